@@ -1,0 +1,22 @@
+"""Every random draw is a function of its address: there is no generator state to save."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def key(seed: int, *path: str | int) -> int:
+    """Hash an address, such as `(seed, "dropout", step, layer)`, to 64 bits, the same on every machine."""
+    address = repr((int(seed), *path)).encode()
+    return int.from_bytes(hashlib.blake2b(address, digest_size=8).digest(), "little")
+
+
+def generator(seed: int, *path: str | int) -> np.random.Generator:
+    """Return a fresh generator for the address; two calls with the same address draw the same numbers.
+
+    Philox is counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), so any
+    key is a good one.
+    """
+    return np.random.Generator(np.random.Philox(key=key(seed, *path)))
