@@ -74,6 +74,12 @@ class Layout:
         """Return {path: view into `row`} in the row's order; the paths are the file format's names."""
         return {slot.name: self._view(slot, row) for slot in self.slots}
 
+    def gaps(self) -> list[slice]:
+        """Return the padding between slots, which belongs to no tensor and is always zero."""
+        stops = [slot.stop for slot in self.slots]
+        starts = [slot.start for slot in self.slots[1:]] + [self.size]
+        return [slice(stop, start) for stop, start in zip(stops, starts, strict=True) if stop < start]
+
     def initialise(self, row: Array, seed: int) -> None:
         """Fill `row` from the Specs; each tensor is drawn at the address of its own name."""
         row[:] = 0

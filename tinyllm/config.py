@@ -1,0 +1,201 @@
+"""Every number that can be chosen: frozen, validated dataclasses, from whose fields argparse is derived.
+
+Order: the field helper, the three sections, Config, then the bridge to argparse. Nothing here imports
+NumPy, so `--help` is instant and the number of BLAS threads can be set from a parsed command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+PHASES = ("pretraining", "instruction_tuning")
+
+
+class ConfigError(ValueError):
+    """A setting is out of range or fits no other; names the option, what was found and what is allowed."""
+
+
+def _option(default: Any, text: str, *, low: float | None = None, high: float | None = None,
+            choices: tuple[str, ...] | None = None, above: float | None = None) -> Any:  # fmt: skip
+    metadata = {"help": text, "low": low, "high": high, "choices": choices, "above": above}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class _Section:
+    """Checks every field against its declared range when an instance is made."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            _check(field, getattr(self, field.name))
+
+
+def flag(name: str) -> str:
+    """Return the command-line spelling of a field's name: `n_layer` -> `--n-layer`."""
+    return "--" + name.replace("_", "-")
+
+
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
+    if value is None or isinstance(value, bool) or not field.metadata:
+        return
+    rule, name = field.metadata, flag(field.name)
+    if rule["choices"]:
+        if value not in rule["choices"]:
+            raise ConfigError(f"{name}: found {value!r}, expected one of {', '.join(rule['choices'])}")
+        return
+    if isinstance(value, str):
+        return
+    if not math.isfinite(value):
+        raise ConfigError(f"{name}: found {value}, expected a finite number")
+    if rule["above"] is not None and not value > rule["above"]:
+        raise ConfigError(f"{name}: found {value}, expected more than {rule['above']}")
+    if rule["low"] is not None and value < rule["low"]:
+        raise ConfigError(f"{name}: found {value}, expected at least {rule['low']}")
+    if rule["high"] is not None and value > rule["high"]:
+        raise ConfigError(f"{name}: found {value}, expected at most {rule['high']}")
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Section):
+    """The shapes of the network; a checkpoint's can never be changed."""
+
+    n_layer: int = _option(4, "transformer blocks", low=1)
+    n_head: int = _option(8, "attention heads; must divide --n-embd", low=1)
+    n_embd: int = _option(256, "channels of the residual stream", low=1)
+    block_size: int = _option(128, "longest context, in tokens", low=1)
+    dropout: float = _option(0.0, "probability of dropping an activation in training", low=0.0, high=0.99)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_embd % self.n_head:
+            raise ConfigError(
+                f"--n-embd {self.n_embd} is not divisible by --n-head {self.n_head}; "
+                f"every head gets the same number of channels"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Section):
+    """How the weights are found; what may be changed at resume is printed as old -> new."""
+
+    batch_size: int = _option(16, "sequences per micro-batch", low=1)
+    accumulate: int = _option(1, "micro-batches summed before each update", low=1)
+    epochs: int = _option(30, "passes over the data, in each phase", low=1)
+    max_steps: int | None = _option(None, "updates in each phase; takes the place of --epochs", low=1)
+    lr: float = _option(1e-3, "peak learning rate", above=0.0)
+    min_lr: float | None = _option(None, "learning rate at the end of a phase (default: a tenth of --lr)", low=0.0)
+    warmup: int | None = _option(
+        None, "updates of linear warm-up (default: a twentieth of the phase, at most 100)", low=0
+    )
+    weight_decay: float = _option(0.0, "decoupled weight decay, on matrices only", low=0.0)
+    beta1: float = _option(0.9, "decay of Adam's first moment", low=0.0, high=0.999999)
+    beta2: float = _option(0.999, "decay of Adam's second moment", low=0.0, high=0.9999999)
+    epsilon: float = _option(1e-8, "Adam's epsilon", above=0.0)
+    grad_clip: float = _option(1.0, "largest global norm of the gradient; 0 turns clipping off", low=0.0)
+    patience: int = _option(30, "epochs without a gain of --min-delta before a phase stops; 0 turns it off", low=0)
+    min_delta: float = _option(0.01, "smallest fall of the monitored loss that counts as a gain", low=0.0)
+    monitor: str = _option(
+        "train", "the loss that best and early stopping look at; val needs --val-fraction", choices=("train", "val")
+    )
+    eval_every: int | None = _option(
+        None, "updates between evaluations on the held-out part (default: once an epoch)", low=1
+    )
+    seed: int = _option(1337, "seed of every random draw", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_lr is not None and self.min_lr > self.lr:
+            raise ConfigError(f"--min-lr {self.min_lr} is above --lr {self.lr}; the rate falls from --lr to --min-lr")
+
+
+@dataclass(frozen=True)
+class DataConfig(_Section):
+    """How text becomes batches; stored, because other choices would be another run."""
+
+    tokenizer: str = _option("bpe", "byte-level BPE, or one token per character", choices=("bpe", "char"))
+    vocab_size: int = _option(2048, "largest vocabulary of the BPE tokenizer", low=257, high=1 << 20)
+    documents: bool = _option(False, "split .txt files into documents at blank lines; without it a file is one stream")
+    train_on_prompts: bool = _option(False, "let the prompts of dialogues carry loss too")
+    val_fraction: float = _option(0.0, "part of the data held out for evaluation", low=0.0, high=0.9)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that decides a run, apart from the texts themselves; stored in every checkpoint."""
+
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    data: DataConfig = DataConfig()
+
+    def __post_init__(self) -> None:
+        if self.train.monitor == "val" and not self.data.val_fraction:
+            raise ConfigError("--monitor val: nothing is held out; give --val-fraction, such as 0.1")
+
+    def document(self) -> dict[str, dict[str, Any]]:
+        """Return the config as nested plain dicts, as they are stored in a checkpoint."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Config:
+        """Rebuild a Config; unknown or missing fields and wrong types raise ConfigError."""
+        if not isinstance(document, dict) or set(document) != set(SECTIONS):
+            raise ConfigError(f"config: expected the sections {', '.join(SECTIONS)}")
+        return cls(**{name: from_fields(SECTIONS[name], document[name], f"config.{name}") for name in SECTIONS})
+
+
+SECTIONS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "data": DataConfig}
+S = TypeVar("S")
+
+
+def from_fields(kind: type[S], document: Any, name: str) -> S:
+    """Build the dataclass `kind` from a plain dict; fields and types must be exactly those declared."""
+    hints = get_type_hints(kind)
+    if not isinstance(document, dict) or set(document) != set(hints):
+        raise ConfigError(f"{name}: expected the fields {', '.join(hints)}")
+    values = {}
+    for field, value in document.items():
+        hint = hints[field]
+        allowed = [get_origin(t) or t for t in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
+        if float in allowed and type(value) is int:
+            value = float(value)
+        if type(value) not in allowed:
+            raise ConfigError(f"{name}.{field}: expected {hint}, found {type(value).__name__}")
+        values[field] = value
+    return kind(**values)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one option per field of every section; absent options are left out of the namespace."""
+    for title, kind in SECTIONS.items():
+        group = parser.add_argument_group(f"{title} options")
+        hints = get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            rule = field.metadata
+            text = rule["help"] if field.default is None else f"{rule['help']} (default: {field.default})"
+            if hints[field.name] is bool:
+                group.add_argument(flag(field.name), action="store_true", default=argparse.SUPPRESS, help=rule["help"])
+                continue
+            number = next(t for t in (get_args(hints[field.name]) or (hints[field.name],)) if t is not type(None))
+            group.add_argument(
+                flag(field.name), type=number, default=argparse.SUPPRESS, choices=rule["choices"],
+                metavar=None if rule["choices"] else {int: "N", float: "X", str: "NAME"}[number], help=text,
+            )  # fmt: skip
+
+
+def given(namespace: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the config options that were given on the command line, by section."""
+    values = vars(namespace)
+    return {
+        name: {f.name: values[f.name] for f in dataclasses.fields(kind) if f.name in values}
+        for name, kind in SECTIONS.items()
+    }
+
+
+def replace(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
+    """Return `config` with the given fields of each section changed, validated anew."""
+    parts = {name: dataclasses.replace(getattr(config, name), **changes.get(name, {})) for name in SECTIONS}
+    return Config(**parts)

@@ -1,0 +1,61 @@
+"""The position-wise network of a block: widen fourfold, GELU, narrow again.
+
+Vaswani et al. 2017, section 3.3, with GELU (Hendrycks & Gimpel 2016) in its tanh form, as in GPT-2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from tinyllm.arena import Array, Spec
+from tinyllm.kernels import bias_gelu_backward, bias_gelu_forward
+from tinyllm.layers import linear
+
+
+class Params(NamedTuple):
+    up_weight: Array  # (F, C)
+    up_bias: Array  # (F,)
+    down_weight: Array  # (C, F)
+    down_bias: Array  # (C,) added by the block, together with the residual
+
+
+class Acts(NamedTuple):
+    up: Array  # (N, F) before the bias
+    gelu: Array  # (N, F)
+    y: Array  # (N, C) the output, without its bias
+
+
+class Scratch(NamedTuple):
+    dgelu: Array  # (N, F), overwritten by its own gradient through GELU
+
+
+def params(C: int, F: int, L: int) -> Params:
+    """Return the Specs; the output projection is scaled by 1/sqrt(2L) as in GPT-2."""
+    return Params(Spec((F, C), std=0.02), Spec((F,)), Spec((C, F), std=0.02 / math.sqrt(2 * L)), Spec((C,)))  # type: ignore[arg-type]
+
+
+def acts(N: int, C: int, F: int) -> Acts:
+    """Return the Specs of what backward must remember."""
+    return Acts(Spec((N, F)), Spec((N, F)), Spec((N, C)))  # type: ignore[arg-type]
+
+
+def scratch(N: int, F: int) -> Scratch:
+    """Return the Specs of working memory, shared by all blocks."""
+    return Scratch(Spec((N, F)))  # type: ignore[arg-type]
+
+
+def forward(p: Params, a: Acts, x: Array) -> Array:
+    """Map x (N, C) to a.y (N, C), without its bias."""
+    linear.forward(a.up, x, p.up_weight)
+    bias_gelu_forward(a.gelu, a.up, p.up_bias)
+    return linear.forward(a.y, a.gelu, p.down_weight)
+
+
+def backward(
+    p: Params, g: Params, a: Acts, s: Scratch, x: Array, dy: Array, dx: Array, product: Array
+) -> None:
+    """Undo `forward`: g +=, dx (N, C) =; dy (N, C) is the gradient of a.y plus its bias."""
+    linear.backward(s.dgelu, g.down_weight, dy, a.gelu, p.down_weight, product)
+    bias_gelu_backward(s.dgelu, g.up_bias, s.dgelu, a.up, p.up_bias)
+    linear.backward(dx, g.up_weight, s.dgelu, x, p.up_weight, product)

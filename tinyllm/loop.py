@@ -1,0 +1,285 @@
+"""The training loop: step, close the epoch, evaluate, judge, save, next phase.
+
+The loop asks the state what is due, does it, and asks again; it remembers nothing of its own. So a
+state that was saved between any two actions continues exactly where it was. Order: the plan of a
+phase, what the loop tells its watcher, the loop.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import numpy as np
+
+from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata
+from tinyllm.config import TrainConfig
+from tinyllm.data import Dataset
+from tinyllm.metrics import Metrics
+from tinyllm.schedule import Schedule
+from tinyllm.state import TrainState
+from tinyllm.step import Engine, Step
+from tinyllm.stopping import EarlyStopping
+
+
+def steps_per_epoch(config: TrainConfig, windows: int) -> int:
+    """Return the number of updates that visit `windows` training windows once."""
+    return -(-windows // (config.batch_size * config.accumulate))
+
+
+def phase_steps(config: TrainConfig, windows: int) -> int:
+    """Return the number of updates of a whole phase."""
+    return config.max_steps or config.epochs * steps_per_epoch(config, windows)
+
+
+def phase_schedule(config: TrainConfig, windows: int, start: int) -> Schedule:
+    """Return the schedule of a phase that begins at update `start`."""
+    steps = phase_steps(config, windows)
+    warmup = min(100, steps // 20) if config.warmup is None else min(config.warmup, steps)
+    return Schedule(config.lr, floor_rate(config), start, warmup, start + steps)
+
+
+def floor_rate(config: TrainConfig) -> float:
+    """Return the rate at the end of a phase: --min-lr, or a tenth of --lr."""
+    return config.lr / 10 if config.min_lr is None else config.min_lr
+
+
+class Watcher(Protocol):
+    """Whoever shows the run to a person; the loop itself prints nothing."""
+
+    def phase(self, state: TrainState, steps: int) -> None:
+        """A phase begins or goes on; it has `steps` updates in all."""
+
+    def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
+        """An update was made."""
+
+    def judged(self, state: TrainState, loss: float, step: Step | None, tokens_per_second: float) -> None:
+        """An epoch (or an evaluation that is monitored) ended with this monitored loss."""
+
+    def evaluated(self, state: TrainState, loss: float) -> None:
+        """The held-out part was evaluated."""
+
+    def notice(self, text: str) -> None:
+        """Something happened that a person should know."""
+
+
+@dataclass(frozen=True)
+class SaveRhythm:
+    """When `checkpoint_last` is saved besides the strategy's own moments; 0 means never."""
+
+    steps: int = 0
+    minutes: float = 0.0
+
+
+class Loop:
+    """Drives a TrainState to the end of its last phase, or until `stop()` is true."""
+
+    def __init__(
+        self, state: TrainState, datasets: Mapping[str, Dataset], engine: Engine, manager: CheckpointManager,
+        metrics: Metrics, watcher: Watcher, rhythm: SaveRhythm = SaveRhythm(),
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        self.state, self.datasets, self.engine, self.manager = state, datasets, engine, manager
+        self.metrics, self.watcher, self.rhythm, self.stop = metrics, watcher, rhythm, stop
+        self.last_step: Step | None = None
+        self.saved_step, self.saved_time = state.progress.step, time.monotonic()
+        self.flushed_time = self.saved_time
+        self.epoch_tokens, self.epoch_seconds = 0, 0.0
+
+    def run(self) -> bool:
+        """Return True when the run is finished, False when it was stopped and saved."""
+        self._announce()
+        while not self.stop():
+            if self._epoch_is_complete():
+                self._close_epoch()
+            elif self._evaluation_is_due():
+                self._evaluate()
+            elif self._judgement_is_due():
+                self._judge()
+            elif self.phase_is_over():
+                if not self._next_phase():
+                    self._finish()
+                    return True
+            else:
+                self._step()
+            self._save_if_due()
+        self._save(forced=True)
+        self.manager.wait()
+        self.metrics.flush()
+        return False
+
+    # What is due: questions to the state alone.
+
+    def phase_is_over(self) -> bool:
+        """Return whether the current phase has stopped early or used up its epochs or steps."""
+        progress, config = self.state.progress, self.state.config.train
+        if progress.status in ("early_stopped", "rolled_back"):
+            return True
+        if config.max_steps:
+            return progress.step - progress.phase_start >= config.max_steps
+        return progress.phase_epoch >= config.epochs
+
+    def _epoch_is_complete(self) -> bool:
+        return self.state.progress.index >= steps_per_epoch(self.state.config.train, self.dataset.windows)
+
+    def _at_epoch_end(self) -> bool:
+        return self.state.progress.index == 0 and self.state.progress.phase_epoch > 0
+
+    def _evaluation_is_due(self) -> bool:
+        progress, every = self.state.progress, self.state.config.train.eval_every
+        if not self.state.config.data.val_fraction or progress.evaluated == progress.step:
+            return False
+        done = progress.step - progress.phase_start
+        return self._at_epoch_end() or self.phase_is_over() or bool(every and done and done % every == 0)
+
+    def _judgement_is_due(self) -> bool:
+        progress = self.state.progress
+        if progress.judged == progress.step:
+            return False
+        by_evaluation = self.state.config.train.monitor == "val" and progress.evaluated == progress.step
+        return self._at_epoch_end() or by_evaluation
+
+    @property
+    def dataset(self) -> Dataset:
+        """The current phase's data."""
+        return self.datasets[self.state.progress.phase]
+
+    # What is done.
+
+    def _step(self) -> None:
+        state, progress, config = self.state, self.state.progress, self.state.config.train
+        began = time.perf_counter()
+        batches = [
+            self.dataset.batch(
+                config.seed, progress.phase_epoch, progress.index * config.accumulate + micro, config.batch_size
+            )
+            for micro in range(config.accumulate)
+        ]
+        step = self.engine.train(state, batches)
+        progress.index += 1
+        progress.loss_sum += step.loss * step.tokens
+        progress.loss_tokens += step.tokens
+        seconds = time.perf_counter() - began
+        self.last_step = step
+        self.epoch_tokens += step.tokens
+        self.epoch_seconds += seconds
+        self.metrics.write(
+            step=progress.step, epoch=progress.epoch, phase=progress.phase, tokens=progress.tokens,
+            train__loss=step.loss, train__lr=step.lr, train__grad_norm=step.grad_norm,
+            train__tokens_per_second=round(step.tokens / seconds, 1),
+        )  # fmt: skip
+        if time.monotonic() - self.flushed_time > 1:
+            self.metrics.flush()
+            self.flushed_time = time.monotonic()
+        self.watcher.step(state, step, step.tokens / seconds)
+
+    def _close_epoch(self) -> None:
+        progress = self.state.progress
+        progress.train_loss = progress.loss_sum / progress.loss_tokens
+        progress.loss_sum, progress.loss_tokens, progress.index = 0.0, 0, 0
+        progress.epoch += 1
+        progress.phase_epoch += 1
+
+    def _evaluate(self) -> None:
+        progress = self.state.progress
+        loss = self.engine.evaluate(self.state, self.dataset.validation(self.state.config.train.batch_size))
+        progress.eval_loss, progress.evaluated = loss, progress.step
+        self.metrics.write(
+            step=progress.step, epoch=progress.epoch, phase=progress.phase, tokens=progress.tokens, eval__loss=loss
+        )
+        self.watcher.evaluated(self.state, loss)
+
+    def _judge(self) -> None:
+        state, progress, config = self.state, self.state.progress, self.state.config.train
+        loss = progress.eval_loss if config.monitor == "val" else progress.train_loss
+        state.stopping = state.stopping.update(progress.epoch, loss, config.min_delta)
+        progress.judged = progress.step
+        if state.stopping.is_over(config.patience):
+            progress.status = "early_stopped"
+        speed = self.epoch_tokens / self.epoch_seconds if self.epoch_seconds else math.nan
+        self.epoch_tokens, self.epoch_seconds = 0, 0.0
+        self.metrics.flush()
+        self.watcher.judged(state, loss, self.last_step, speed)
+        self._save(forced=progress.status == "early_stopped", judged=True)
+
+    def _next_phase(self) -> bool:
+        """Go on to the next phase, from the best state if this one stopped early; False after the last."""
+        state, progress = self.state, self.state.progress
+        if progress.status == "early_stopped":
+            self._roll_back()
+        following = state.phases[state.phases.index(progress.phase) + 1 :]
+        if not following:
+            return False
+        enter_phase(state, following[0], self.datasets[following[0]].windows)
+        self._announce()
+        return True
+
+    def _roll_back(self) -> None:
+        """Take the best state's parameters, moments and timestep; the count of steps goes on."""
+        state, progress = self.state, self.state.progress
+        self.manager.wait()  # the best may still be on its way to the disk
+        path = self.manager.get_best_checkpoint(progress.phase)
+        progress.status = "rolled_back"
+        self.metrics.write(step=progress.step, event="early_stop", phase=progress.phase, epoch=progress.epoch)
+        if path is None:
+            self.watcher.notice(
+                f"{progress.phase} stopped early; strategy {self.manager.strategy} keeps no best checkpoint, "
+                f"so the weights stay those of the last epoch"
+            )
+            return
+        best, metadata = self.manager.load_checkpoint(path)
+        np.copyto(state.rows, best.rows)
+        progress.timestep = best.progress.timestep
+        self.metrics.write(step=progress.step, event="rollback", phase=progress.phase, epoch=metadata.epoch)
+        self.watcher.notice(
+            f"{progress.phase} stopped early: no gain of {state.config.train.min_delta} for "
+            f"{state.stopping.counter} epochs; rolled back to epoch {metadata.epoch}, loss {metadata.loss:.4f}"
+        )
+
+    def _finish(self) -> None:
+        if self.state.progress.status != "rolled_back":
+            self.state.progress.status = "finished"
+        self.manager.save_final(self.state, self._metadata()).result()
+        self.metrics.write(step=self.state.progress.step, event="finished", phase=self.state.progress.phase)
+        self.metrics.flush()
+
+    def _announce(self) -> None:
+        self.watcher.phase(self.state, phase_steps(self.state.config.train, self.dataset.windows))
+
+    # Saving.
+
+    def _save_if_due(self) -> None:
+        rhythm, step = self.rhythm, self.state.progress.step
+        by_steps = rhythm.steps and step > self.saved_step and step % rhythm.steps == 0
+        by_time = rhythm.minutes and time.monotonic() - self.saved_time >= 60 * rhythm.minutes
+        if by_steps or (by_time and step > self.saved_step):
+            self._save(forced=True)
+        self.manager.poll()
+
+    def _save(self, forced: bool, judged: bool = False) -> None:
+        self.manager.save_checkpoint(self.state, self._metadata(), epoch_end=judged, last=forced)
+        self.saved_step, self.saved_time = self.state.progress.step, time.monotonic()
+
+    def _metadata(self) -> CheckpointMetadata:
+        progress, config = self.state.progress, self.state.config.train
+        loss = progress.eval_loss if config.monitor == "val" else progress.train_loss
+        return CheckpointMetadata(
+            epoch=progress.epoch, loss=loss, learning_rate=self.state.schedule.lr(max(progress.step - 1, 0)),
+            timestamp=datetime.now().strftime("%Y-%m-%d %H:%M:%S"), phase=progress.phase,
+        )  # fmt: skip
+
+
+def enter_phase(state: TrainState, phase: str, windows: int) -> None:
+    """Begin `phase` from the state's present weights: a new schedule, new records, epochs counting on."""
+    progress = state.progress
+    state.schedule = phase_schedule(state.config.train, windows, progress.step)
+    state.stopping = EarlyStopping()
+    progress.phase, progress.status = phase, "running"
+    progress.phase_start = progress.evaluated = progress.judged = progress.step
+    progress.phase_epoch = progress.index = 0
+    progress.loss_sum, progress.loss_tokens = 0.0, 0
+    progress.train_loss = progress.eval_loss = math.nan

@@ -1,0 +1,72 @@
+"""metrics.jsonl: one JSON object a line, appended and never rewritten.
+
+A run that was killed and resumed has logged some steps twice; `read` keeps the later of the two.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+FILE_NAME = "metrics.jsonl"
+
+
+class Metrics:
+    """The open file; `write` buffers, `flush` hands everything to the operating system."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / FILE_NAME
+        torn = self.path.exists() and self.path.stat().st_size and not _ends_a_line(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+        if torn:  # a kill in the middle of a line; the next one must not continue it
+            self._file.write("\n")
+
+    def write(self, **values: Any) -> None:
+        """Append one object; `train__loss=...` becomes the tag "train/loss", NaN and infinity become null."""
+        line = {
+            name.replace("__", "/"): None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def flush(self) -> None:
+        """Hand buffered lines to the operating system, so that a killed process keeps them."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) == b"\n"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a metrics file in step order; of lines replayed after a resume, the later.
+
+    Torn lines, which a kill leaves behind, are skipped.
+    """
+    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            kind = "event" if "event" in values else "eval" if "eval/loss" in values else "train"
+            latest[(values["step"], kind, values.get("event"))] = values
+    return sorted(latest.values(), key=lambda values: int(values["step"]))

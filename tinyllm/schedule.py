@@ -1,0 +1,44 @@
+"""The learning rate is a pure function of the step; its inputs are stored, never its output."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up from `start`, then half a cosine from `peak` down to `floor` at `end`.
+
+    Loshchilov & Hutter 2016, arXiv:1608.03983, without restarts. `start` and `end` count updates of
+    the whole run; the cosine begins at `start + warmup`.
+    """
+
+    peak: float
+    floor: float
+    start: int
+    warmup: int
+    end: int
+
+    def lr(self, step: int) -> float:
+        """Return the rate of update number `step` (the first update of the run is number 0)."""
+        done = step - self.start
+        if done < self.warmup:
+            return self.peak * (done + 1) / self.warmup
+        length = max(self.end - self.start - self.warmup, 1)
+        fraction = min((done - self.warmup) / length, 1.0)
+        return self.floor + 0.5 * (self.peak - self.floor) * (1 + math.cos(math.pi * fraction))
+
+    def extended(self, step: int, end: int) -> Schedule:
+        """Return a schedule that ends at `end` and goes on from `step` without a jump."""
+        if end == self.end:
+            return self
+        if step - self.start < self.warmup:  # the rate does not depend on the end yet
+            return dataclasses.replace(self, end=end)
+        rate = self.lr(step)
+        return Schedule(rate, min(self.floor, rate), step, 0, end)
+
+    def restarted(self, step: int, peak: float, floor: float) -> Schedule:
+        """Return a schedule that falls from `peak` at `step` to `floor` at this one's end."""
+        return Schedule(peak, floor, step, 0, self.end)

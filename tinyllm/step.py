@@ -1,0 +1,136 @@
+"""One training step over all ranks: forward, backward, sum, clip, Adam.
+
+Each rank runs the whole model on its share of the sequences with a Workspace of its own; then each
+rank sums the gradients of, clips and updates its slice of the rows. The result depends on the number
+of ranks and on nothing else about them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyllm import model
+from tinyllm.arena import Array, Layout
+from tinyllm.comm import Team
+from tinyllm.config import ModelConfig
+from tinyllm.data import Batch
+from tinyllm.kernels import add_and_clear_, sum_squares
+from tinyllm.layers import dropout
+from tinyllm.optim import clip_factor, slices, update_
+from tinyllm.state import TrainState, Workspace
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: a loss or gradient is not a finite number."""
+
+
+class Step(NamedTuple):
+    """What one update reports."""
+
+    loss: float  # nats per target token, before the update
+    grad_norm: float  # global norm before clipping
+    lr: float
+    tokens: int  # target tokens
+
+
+class Engine:
+    """The ranks' workspaces for batches of `batch_size` sequences, made once for a run."""
+
+    def __init__(self, config: ModelConfig, V: int, batch_size: int, layout: Layout, team: Team) -> None:
+        self.config, self.layout, self.team = config, layout, team
+        borders = [batch_size * rank // team.size for rank in range(team.size + 1)]
+        self.shares = [slice(a, b) for a, b in zip(borders, borders[1:], strict=False)]
+        self.parts = slices(layout.size, team.size)
+        self.workspaces = team.run(
+            lambda rank: Workspace(config, V, self.shares[rank].stop - self.shares[rank].start, layout)
+        )
+
+    def train(self, state: TrainState, batches: Sequence[Batch]) -> Step:
+        """Make one update of `state` from `batches`, whose gradients are accumulated; counts it in progress."""
+        progress, config = state.progress, state.config
+        count = sum(int(np.count_nonzero(batch.targets >= 0)) for batch in batches)
+        if not count:
+            raise TrainingError(f"step {progress.step}: the batch has no target tokens")
+        params = self.layout.views(state.rows[0])
+        losses = self.team.run(lambda rank: self._gradients(rank, params, state, batches, 1 / count))
+        loss = math.fsum(losses) / count
+        norm = math.sqrt(sum(self.team.run(self._sum_slice)))
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise TrainingError(self._diagnosis(progress.step, loss, norm, state.rows[0]))
+        lr = state.schedule.lr(progress.step)
+        factor = clip_factor(norm, config.train.grad_clip)
+        total, timestep = self.workspaces[0].gradient, progress.timestep + 1
+        self.team.run(
+            lambda rank: update_(
+                state.rows, total, self.parts[rank], self.layout, config.train, lr, timestep, factor
+            )
+        )
+        progress.step += 1
+        progress.timestep = timestep
+        progress.tokens += count
+        return Step(loss, norm, lr, count)
+
+    def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> float:
+        """Return the mean loss, in nats per target token, without dropout; NaN when there are no targets."""
+        params, total, count = self.layout.views(state.rows[0]), 0.0, 0
+        for batch in batches:
+            total += math.fsum(self.team.run(lambda rank, b=batch: self._loss(rank, params, b, dropout.OFF)))  # type: ignore[misc]
+            count += int(np.count_nonzero(batch.targets >= 0))
+        return total / count if count else math.nan
+
+    def _gradients(self, rank: int, params: model.Params, state: TrainState, batches: Sequence[Batch],
+                   scale: float) -> float:  # fmt: skip
+        """Add this rank's share of the gradient to its row; return its sum of losses."""
+        work, share = self.workspaces[rank], self.shares[rank]
+        total = 0.0
+        for micro, batch in enumerate(batches):
+            first = micro * len(batch.tokens) + share.start
+            drop = dropout.Address(
+                self.config.dropout, state.config.train.seed, state.progress.step, first, share.stop - share.start
+            )
+            total += self._loss(rank, params, batch, drop)
+            model.backward(params, work.grads, work.acts, work.scratch, work.inputs, drop, scale)
+        return total
+
+    def _loss(self, rank: int, params: model.Params, batch: Batch, drop: dropout.Address) -> float:
+        work, share = self.workspaces[rank], self.shares[rank]
+        load(work.inputs, batch, share)
+        model.forward(params, work.acts, work.scratch, work.losses, work.inputs, drop)
+        return float(work.losses.sum())
+
+    def _sum_slice(self, rank: int) -> float:
+        """Add the other ranks' gradients to rank 0's, in rank order, on one slice; return its squares' sum."""
+        part = self.parts[rank]
+        total = self.workspaces[0].gradient[part]
+        for other in self.workspaces[1:]:
+            add_and_clear_(total, other.gradient[part])
+        return float(sum_squares(total))
+
+    def _diagnosis(self, step: int, loss: float, norm: float, params: Array) -> str:
+        for what, row in (("parameter", params), ("gradient", self.workspaces[0].gradient)):
+            for name, view in self.layout.named(row).items():
+                if not np.isfinite(view).all():
+                    where = f"; the first bad tensor is the {what} of {name}"
+                    break
+            else:
+                continue
+            break
+        else:
+            where = ""
+        return (
+            f"step {step}: loss {loss}, gradient norm {norm}: not finite{where}. Nothing was updated and the "
+            f"checkpoints on disk are good: resume with a lower --lr, a longer --warmup or a lower --grad-clip"
+        )
+
+
+def load(inputs: model.Inputs, batch: Batch, share: slice) -> None:
+    """Copy a share of the batch's sequences into a worker's inputs."""
+    B, T = inputs.starts.shape
+    np.copyto(inputs.tokens.reshape(B, T), batch.tokens[share])
+    np.copyto(inputs.targets.reshape(B, T), batch.targets[share])
+    np.copyto(inputs.starts, batch.starts[share])
+    np.subtract(np.arange(T, dtype=np.int32), inputs.starts, out=inputs.positions.reshape(B, T))

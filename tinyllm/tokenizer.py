@@ -1,0 +1,266 @@
+"""A tokenizer is a value: text to ids and back, exactly, and its fingerprint says which one it is.
+
+Order: errors, what every tokenizer can do, byte pair encoding, one token per character, documents, UTF-8.
+The ids 0 to 255 of BPE are the bytes, so it encodes any string there is. The last id of every tokenizer is
+the end of a text; no text produces it and it decodes to nothing.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyllm.bpe import LONGEST_CHUNK, Pair, apply_merges, count_chunks, learn_merges, split
+
+Ids = npt.NDArray[np.int32]
+
+END_OF_TEXT = "<|endoftext|>"  # the name of the last id, for people; the text "<|endoftext|>" is ordinary
+LARGEST_VOCABULARY = 1 << 20
+CACHED_CHUNKS = 1 << 17
+SPLIT = 1  # version of the rule by which tinyllm.bpe cuts text into chunks
+
+
+class TokenizerError(ValueError):
+    """A text, an id or a stored tokenizer cannot be used; names what was found and what to do."""
+
+
+class Tokenizer(ABC):
+    """What all tokenizers share: from ids to text, and their identity."""
+
+    @property
+    @abstractmethod
+    def pieces(self) -> tuple[bytes, ...]:
+        """The bytes each id stands for, in UTF-8; the last, the end of a text, has none."""
+
+    @abstractmethod
+    def encode(self, text: str) -> Ids:
+        """Return the ids of `text`, int32, shape (number of tokens,)."""
+
+    @abstractmethod
+    def document(self) -> dict[str, Any]:
+        """Return the tokenizer as plain msgpack types, for `from_document`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids; they are 0 to vocab_size - 1."""
+        return len(self.pieces)
+
+    @property
+    def end_of_text(self) -> int:
+        """The last id: the end of a text."""
+        return len(self.pieces) - 1
+
+    def decode(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> str:
+        """Return the text of `ids`: `decode(encode(text)) == text`, for every text `encode` takes.
+
+        A model may well produce ids that are not UTF-8 when joined: what is broken becomes U+FFFD.
+        """
+        return self.decode_bytes(ids).decode("utf-8", _ERRORS)
+
+    def decode_bytes(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> bytes:
+        """Return the bytes of `ids`, which may begin or end inside a character.
+
+        Raises TokenizerError for an id outside the vocabulary.
+        """
+        pieces, found = self.pieces, ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        if found and not 0 <= min(found) <= max(found) < len(pieces):
+            wrong = next(i for i in found if not 0 <= i < len(pieces))
+            raise TokenizerError(
+                f"id {wrong}: expected 0 to {len(pieces) - 1}; these ids are of another tokenizer"
+            )
+        return b"".join([pieces[i] for i in found])
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yield the text of `ids` while they arrive, each character as soon as its last byte is there.
+
+        Joined, what is yielded is `decode` of all the ids.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")(_ERRORS)
+        for token in ids:
+            if text := decoder.decode(self.decode_bytes([token])):
+                yield text
+        if rest := decoder.decode(b"", final=True):
+            yield rest
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hexadecimal, of the document as JSON: equal for equal tokenizers only."""
+        content = json.dumps(self.document(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @staticmethod
+    def from_document(document: Any) -> Tokenizer:
+        """Rebuild the tokenizer that `document()` described; anything else raises TokenizerError."""
+        kind = document.get("kind") if isinstance(document, dict) else None
+        if kind == "bpe":
+            if document.get("split") != SPLIT:
+                raise TokenizerError(
+                    f"tokenizer.split: found {document.get('split')!r}, this version knows {SPLIT}"
+                )
+            merges = _integers(document, "merges", {"kind", "split", "merges"})
+            if len(merges) % 2:
+                raise TokenizerError(f"tokenizer.merges: expected pairs, found {len(merges)} numbers")
+            return BPETokenizer(tuple(zip(merges[::2], merges[1::2], strict=True)))
+        if kind == "char":
+            return CharTokenizer(tuple(_integers(document, "characters", {"kind", "characters"})))
+        raise TokenizerError(f"tokenizer.kind: expected 'bpe' or 'char', found {kind!r}")
+
+
+@dataclass(frozen=True)
+class BPETokenizer(Tokenizer):
+    """Byte pair encoding: bytes are the ids 0 to 255, the i-th merge makes the id 256 + i."""
+
+    merges: tuple[Pair, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.merges) > LARGEST_VOCABULARY - 257:
+            raise TokenizerError(f"{len(self.merges)} merges: at most {LARGEST_VOCABULARY - 257} are allowed")
+        if len(set(self.merges)) < len(self.merges):
+            raise TokenizerError("a merge occurs twice: the second could never be applied")
+        lengths = [1] * 256
+        for i, (first, second) in enumerate(self.merges):
+            if not (0 <= first < 256 + i and 0 <= second < 256 + i):
+                raise TokenizerError(
+                    f"merge {i} joins {first} and {second}: only ids below {256 + i} exist by then"
+                )
+            lengths.append(lengths[first] + lengths[second])
+            if lengths[-1] > LONGEST_CHUNK:
+                raise TokenizerError(
+                    f"merge {i} is {lengths[-1]} bytes long: no chunk has more than {LONGEST_CHUNK}"
+                )
+
+    @cached_property
+    def pieces(self) -> tuple[bytes, ...]:
+        """The bytes of each id: 256 single ones, then each merge's two halves joined, then none."""
+        pieces = [bytes([byte]) for byte in range(256)]
+        for first, second in self.merges:
+            pieces.append(pieces[first] + pieces[second])
+        return (*pieces, b"")
+
+    @cached_property
+    def _encoded(self) -> _EncodedChunks:
+        return _EncodedChunks(self.merges)
+
+    def encode(self, text: str) -> Ids:
+        """Return the ids of `text`; any string at all can be encoded.
+
+        Text may be encoded in parts if it is cut as `tinyllm.bpe.last_safe_cut` says.
+        """
+        return np.frombuffer(bytearray().join(map(self._encoded.__getitem__, split(text))), np.int32)
+
+    def document(self) -> dict[str, Any]:
+        """Return {"kind": "bpe", "split": 1, "merges": [first, second, first, second, ...]}."""
+        return {"kind": "bpe", "split": SPLIT, "merges": [part for pair in self.merges for part in pair]}
+
+
+class _EncodedChunks(dict[str, bytes]):
+    """Chunk -> its ids as the bytes of an int32 array: text repeats itself, so most chunks are known."""
+
+    def __init__(self, merges: Sequence[Pair]) -> None:
+        self._merges = {pair: 256 + i for i, pair in enumerate(merges)}
+
+    def __missing__(self, chunk: str) -> bytes:
+        if len(self) >= CACHED_CHUNKS:
+            self.clear()
+        ids = apply_merges(chunk.encode("utf-8", "surrogatepass"), self._merges)
+        self[chunk] = encoded = np.array(ids, np.int32).tobytes()
+        return encoded
+
+
+@dataclass(frozen=True)
+class CharTokenizer(Tokenizer):
+    """One token per character; `characters` are the known code points, ascending."""
+
+    characters: tuple[int, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.characters:
+            raise TokenizerError("a character tokenizer needs at least one character")
+        if list(self.characters) != sorted(set(self.characters)):
+            raise TokenizerError("characters: expected ascending code points, each once")
+        if self.characters[0] < 0 or self.characters[-1] > 0x10FFFF:
+            raise TokenizerError("characters: code points are 0 to 0x10FFFF")
+
+    @cached_property
+    def pieces(self) -> tuple[bytes, ...]:
+        """The UTF-8 bytes of each character, then none."""
+        return (*(chr(code).encode("utf-8", "surrogatepass") for code in self.characters), b"")
+
+    @cached_property
+    def _codes(self) -> npt.NDArray[np.uint32]:
+        return np.array(self.characters, np.uint32)
+
+    def encode(self, text: str) -> Ids:
+        """Return one id per character; TokenizerError for a character the training texts did not have."""
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        ids = np.searchsorted(self._codes, codes).astype(np.int32)
+        known = self._codes[np.minimum(ids, len(self._codes) - 1)] == codes
+        if not known.all():
+            position = int(known.argmin())
+            character = text[position]
+            raise TokenizerError(
+                f"character {character!r} (U+{ord(character):04X}) at position {position} is not among the "
+                f"{len(self._codes)} that the tokenizer was trained on; leave it out, or train with --tokenizer bpe, "
+                f"which encodes any text"
+            )
+        return ids
+
+    def document(self) -> dict[str, Any]:
+        """Return {"kind": "char", "characters": [code points, ascending]}."""
+        return {"kind": "char", "characters": list(self.characters)}
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
+    """Return the BPE tokenizer of `texts`, with at most `vocab_size` ids: 256 bytes, merges, end of text.
+
+    It has fewer where the texts have no more pairs that occur twice. Raises TokenizerError when there is
+    no text, or `vocab_size` is below 257.
+    """
+    if not 257 <= vocab_size <= LARGEST_VOCABULARY:
+        raise TokenizerError(
+            f"vocab_size {vocab_size}: expected 257 (256 bytes, end of text) to {LARGEST_VOCABULARY}"
+        )
+    counts = count_chunks(texts)
+    if not counts:
+        raise TokenizerError("no text to train the tokenizer on: the corpus is empty")
+    return BPETokenizer(tuple(learn_merges(counts, vocab_size - 257)))
+
+
+def train_char(texts: Iterable[str]) -> CharTokenizer:
+    """Return the tokenizer whose ids are the characters of `texts`, sorted; TokenizerError if there are none."""
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(text)
+    if not characters:
+        raise TokenizerError("no text to train the tokenizer on: the corpus is empty")
+    return CharTokenizer(tuple(sorted(map(ord, characters))))
+
+
+def _integers(document: dict[str, Any], name: str, fields: set[str]) -> list[int]:
+    """Return the field `name`, a list of integers, of a document that has exactly `fields`."""
+    if set(document) != fields:
+        raise TokenizerError(f"tokenizer: expected the fields {', '.join(sorted(fields))}")
+    values = document[name]
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise TokenizerError(f"tokenizer.{name}: expected a list of integers")
+    return values
+
+
+def _surrogate_or_replacement(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Decode a lone surrogate, which `encode` wrote, as itself, and what else is not UTF-8 as U+FFFD."""
+    try:
+        return codecs.lookup_error("surrogatepass")(error)
+    except UnicodeError:
+        return codecs.lookup_error("replace")(error)
+
+
+_ERRORS = "tinyllm.surrogate_or_replacement"
+codecs.register_error(_ERRORS, _surrogate_or_replacement)
