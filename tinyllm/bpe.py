@@ -12,6 +12,7 @@ import heapq
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 Pair = tuple[int, int]
 
@@ -21,9 +22,7 @@ Pair = tuple[int, int]
 BLANK = r" \t\v\f"
 NEWLINE = r"\r\n"
 DIGIT = r"0-9０-９"
-HAN = (
-    r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # and kana: no spaces either
-)
+HAN = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # and kana
 SYMBOL = (
     r"\x00-\x08\x0e-\x1f!-/:-@\[-`{-\xa9\xab-\xb4\xb6-\xb9\xbb-\xbf\xd7\xf7"
     r"\u2000-\u2bff\u2e00-\u2e7f\u3000-\u303f\ufe00-\ufe0f！-／：-＠［-｀｛-･\U0001f000-\U0001faff"
@@ -35,11 +34,14 @@ LETTER = f"^{BLANK}{NEWLINE}{DIGIT}{HAN}{SYMBOL}"
 LONGEST_RUN = 16
 LONGEST_CHUNK = 3 + 4 * LONGEST_RUN  # bytes: the apostrophe ’ and a run of four-byte characters
 _CHUNK = re.compile(
-    f"[ '’]?[{LETTER}]{{1,16}}| ?[{HAN}]{{1,16}}| ?[{DIGIT}]{{1,3}}| ?[{SYMBOL}]{{1,16}}|[{NEWLINE}]{{1,16}}"
-    f"|[{BLANK}]{{1,16}}(?= [^{BLANK}{NEWLINE}])|[{BLANK}]{{1,16}}"  # the last space belongs to what follows it
+    f"[ '’]?[{LETTER}]{{1,{LONGEST_RUN}}}| ?[{HAN}]{{1,{LONGEST_RUN}}}| ?[{DIGIT}]{{1,3}}"
+    f"| ?[{SYMBOL}]{{1,{LONGEST_RUN}}}|[{NEWLINE}]{{1,{LONGEST_RUN}}}"
+    f"|[{BLANK}]{{1,{LONGEST_RUN}}}(?= [^{BLANK}{NEWLINE}])"  # leaves one space to the word that follows
+    f"|[{BLANK}]{{1,{LONGEST_RUN}}}"
 )
-_LAST_CUT = re.compile(
-    rf"(?s:.*)(?:[{HAN}](?=[^{HAN}])|[{DIGIT}](?=[^{DIGIT}])|(?!['’])[{SYMBOL}](?=[^{SYMBOL}])|[{LETTER}](?=[{LETTER[1:]}]))"
+_CUT = re.compile(
+    f"(?s:.*)(?:[{LETTER}](?=[{LETTER[1:]}])|[{HAN}](?=[^{HAN}])|[{DIGIT}](?=[^{DIGIT}])"
+    f"|(?!['’])[{SYMBOL}](?=[^{SYMBOL}]))"
 )
 
 _NEVER = 1 << 62  # above every id: the rank of a pair that no merge joins
@@ -48,7 +50,7 @@ _NEVER = 1 << 62  # above every id: the rank of a pair that no merge joins
 def split(text: str) -> list[str]:
     """Cut `text` into chunks; joined, they are the text again.
 
-    Example: "I don't know 12345 of  these." -> ["I", " don", "'t", " know", " 123", "45", " of", " ", " these", "."]
+    Example: "I don't  know 12345，你好" -> ["I", " don", "'t", " ", " know", " 123", "45", "，", "你好"]
     """
     return _CHUNK.findall(text)
 
@@ -60,7 +62,7 @@ def last_safe_cut(text: str) -> int:
     `split(t[:i]) + split(t[i:]) == split(t)`. Such a place lies between two characters of different classes,
     the first of them neither white space nor an apostrophe; so before the white space after a word, say.
     """
-    found = _LAST_CUT.match(text)
+    found = _CUT.match(text)
     return found.end() if found else 0
 
 
@@ -73,7 +75,7 @@ def apply_merges(chunk: bytes, merges: Mapping[Pair, int]) -> list[int]:
     Example: b"abcab" with {(97, 98): 256, (256, 99): 257} -> [257, 256]
     """
     ids = list(chunk)
-    ranks = [merges.get(pair, _NEVER) for pair in zip(ids, ids[1:], strict=False)]
+    ranks = [merges.get(pair, _NEVER) for pair in pairwise(ids)]
     while (new := min(ranks, default=_NEVER)) != _NEVER:
         i = ranks.index(new)
         ids[i : i + 2] = [new]
@@ -114,7 +116,7 @@ def learn_merges(counts: Mapping[str, int], how_many: int) -> list[Pair]:
     total: dict[Pair, int] = defaultdict(int)  # how often a pair occurs, at any moment
     where: dict[Pair, list[int]] = defaultdict(list)  # words that have, or once had, the pair
     for index, word in enumerate(words):
-        for pair in zip(word, word[1:], strict=False):
+        for pair in pairwise(word):
             total[pair] += times[index]
             where[pair].append(index)
 

@@ -208,8 +208,8 @@ class CharTokenizer(Tokenizer):
             character = text[position]
             raise TokenizerError(
                 f"character {character!r} (U+{ord(character):04X}) at position {position} is not among the "
-                f"{len(self._codes)} that the tokenizer was trained on; leave it out, or train with --tokenizer bpe, "
-                f"which encodes any text"
+                f"{len(self._codes)} that the tokenizer was trained on; leave it out, or train with "
+                f"--tokenizer bpe, which encodes any text"
             )
         return ids
 
@@ -235,7 +235,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
 
 
 def train_char(texts: Iterable[str]) -> CharTokenizer:
-    """Return the tokenizer whose ids are the characters of `texts`, sorted; TokenizerError if there are none."""
+    """Return the tokenizer whose ids are the characters of `texts`, sorted; TokenizerError if none."""
     characters: set[str] = set()
     for text in texts:
         characters.update(text)
