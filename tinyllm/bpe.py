@@ -66,15 +66,14 @@ def last_safe_cut(text: str) -> int:
     return found.end() if found else 0
 
 
-def apply_merges(chunk: bytes, merges: Mapping[Pair, int]) -> list[int]:
-    """Return the ids of `chunk`: its bytes, after every merge that applies, in the order of their learning.
+def apply_merges(ids: list[int], merges: Mapping[Pair, int]) -> list[int]:
+    """Apply every merge that applies to `ids`, in place, in the order of their learning; return `ids`.
 
     `merges` maps a pair to its new id. A later merge has a greater id and may join what earlier ones made,
     so "the smallest new id first, from the left" is the order of learning.
 
-    Example: b"abcab" with {(97, 98): 256, (256, 99): 257} -> [257, 256]
+    Example: list(b"abcab"), {(97, 98): 256, (256, 99): 257} -> [257, 256]
     """
-    ids = list(chunk)
     ranks = [merges.get(pair, _NEVER) for pair in pairwise(ids)]
     while (new := min(ranks, default=_NEVER)) != _NEVER:
         i = ranks.index(new)
@@ -85,6 +84,28 @@ def apply_merges(chunk: bytes, merges: Mapping[Pair, int]) -> list[int]:
         if i < len(ranks):
             ranks[i] = merges.get((new, ids[i + 1]), _NEVER)
     return ids
+
+
+def joinable(first: bytes, second: bytes) -> bool:
+    """Return whether a merge may join the two pieces: a token is whole characters, or a part of one.
+
+    No token then ends inside a character that it did not begin, so a model has less to get wrong, and a
+    character's own merges never depend on its neighbours.
+
+    Example: e4 bd + a0 (你 in the making), 你 + 好, but neither 你 + e5 nor a0 + e5.
+    """
+    if is_whole(first) and is_whole(second):
+        return True
+    return not is_whole(first) and 0x80 <= second[0] < 0xC0 and not is_whole(second)
+
+
+def is_whole(piece: bytes) -> bool:
+    """Return whether the bytes are whole characters, lone surrogates included."""
+    try:
+        piece.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 DISTINCT_CHUNKS = 1 << 18  # bounds memory and time of learning on texts without spaces
@@ -120,9 +141,10 @@ def learn_merges(counts: Mapping[str, int], how_many: int) -> list[Pair]:
             total[pair] += times[index]
             where[pair].append(index)
 
+    pieces = [bytes([byte]) for byte in range(256)]
     # A pair's total can only fall after the merge that made its newer half, so the heap's entries are upper
     # bounds: the top one that is still true is the maximum.
-    heap = [(-count, pair) for pair, count in total.items()]
+    heap = [(-count, pair) for pair, count in total.items() if joinable(pieces[pair[0]], pieces[pair[1]])]
     heapq.heapify(heap)
     merges: list[Pair] = []
     while heap and len(merges) < how_many:
@@ -134,13 +156,15 @@ def learn_merges(counts: Mapping[str, int], how_many: int) -> list[Pair]:
             break
         new = 256 + len(merges)
         merges.append(pair)
+        pieces.append(pieces[pair[0]] + pieces[pair[1]])
         born: dict[Pair, None] = {}
         for index in where.pop(pair):
             for change in _merge(words[index], pair, new, times[index], total):
                 where[change].append(index)
                 born[change] = None
         for change in born:
-            heapq.heappush(heap, (-total[change], change))
+            if joinable(pieces[change[0]], pieces[change[1]]):
+                heapq.heappush(heap, (-total[change], change))
     return merges
 
 

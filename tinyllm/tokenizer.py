@@ -11,6 +11,7 @@ import codecs
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -166,12 +167,19 @@ class _EncodedChunks(dict[str, bytes]):
 
     def __init__(self, merges: Sequence[Pair]) -> None:
         self._merges = {pair: 256 + i for i, pair in enumerate(merges)}
+        self._characters: dict[str, list[int]] = {}
 
     def __missing__(self, chunk: str) -> bytes:
         if len(self) >= CACHED_CHUNKS:
             self.clear()
-        ids = apply_merges(chunk.encode("utf-8", "surrogatepass"), self._merges)
-        self[chunk] = encoded = np.array(ids, np.int32).tobytes()
+        ids: list[int] = []
+        for character in chunk:
+            known = self._characters.get(character)
+            if known is None:
+                known = apply_merges(list(character.encode("utf-8", "surrogatepass")), self._merges)
+                self._characters[character] = known
+            ids += known
+        self[chunk] = encoded = array("i", apply_merges(ids, self._merges)).tobytes()
         return encoded
 
 
