@@ -20,7 +20,7 @@ from tinyllm.arena import Array, Layout, aligned_empty
 from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, from_fields
 from tinyllm.schedule import Schedule
 from tinyllm.stopping import EarlyStopping
-from tinyllm.tokenizer import Tokenizer, tokenizer_from_document
+from tinyllm.tokenizer import Tokenizer
 
 ROLES = ("params", "m", "v")
 
@@ -101,7 +101,7 @@ class TrainState:
         if not isinstance(document, dict) or set(document) != expected:
             raise ConfigError(f"state: expected the fields {', '.join(sorted(expected))}")
         config = Config.from_document(document["config"])
-        tokenizer = tokenizer_from_document(document["tokenizer"])
+        tokenizer = Tokenizer.from_document(document["tokenizer"])
         layout = layout_of(config.model, tokenizer.vocab_size)
         rows = aligned_empty(3 * layout.size, np.float32).reshape(3, layout.size)
         for gap in layout.gaps():
