@@ -1,0 +1,43 @@
+"""Arrays in, arrays out: the loops that NumPy cannot fuse, compiled by Numba.
+
+One file is one operation, forward and backward; `reference.py` holds every kernel again in plain NumPy.
+Outputs come first, then inputs, then scalars. A trailing underscore changes the first argument;
+parameter gradients are added to, everything else is overwritten unless the docstring says otherwise.
+Kernels trust the shapes they are given (the layers' own) and check what comes from data: tokens,
+positions, targets and document starts.
+"""
+
+from .adam import adam_
+from .attention import causal_softmax_backward, causal_softmax_forward
+from .cross_entropy import cross_entropy_backward, cross_entropy_forward
+from .dropout import dropout_backward, dropout_forward
+from .embedding import embedding_backward, embedding_forward
+from .gelu import bias_gelu_backward, bias_gelu_forward
+from .jit import CACHE_DIR
+from .layernorm import layernorm_backward, layernorm_forward
+from .norms import add_, add_and_clear_, add_bias_, bias_backward, sum_squares
+from .warm import compile_all, is_warm
+
+__all__ = [
+    "CACHE_DIR",
+    "adam_",
+    "add_",
+    "add_and_clear_",
+    "add_bias_",
+    "bias_backward",
+    "bias_gelu_backward",
+    "bias_gelu_forward",
+    "causal_softmax_backward",
+    "causal_softmax_forward",
+    "compile_all",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "embedding_backward",
+    "embedding_forward",
+    "is_warm",
+    "layernorm_backward",
+    "layernorm_forward",
+    "sum_squares",
+]

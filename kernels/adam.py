@@ -1,0 +1,33 @@
+"""Adam in one pass: gradient, both moments and parameters are read and written once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .jit import Array, jit
+
+
+@jit
+def adam_(
+    params: Array, grads: Array, m: Array, v: Array, lr: float, beta1: float, beta2: float, epsilon: float,
+    correction1: float, correction2: float, decay: float, scale: float,
+) -> None:  # fmt: skip
+    """Move params along the gradient scale * grads, update m and v, and set grads to 0; all (size,).
+
+    Kingma and Ba 2015, "Adam", algorithm 1, with correction1 = 1 - beta1**t and correction2 = 1 - beta2**t
+    at update t = 1, 2, ...; `decay` is decoupled (Loshchilov and Hutter 2019, "Decoupled Weight Decay
+    Regularization"): params -= lr * (m / correction1 / (sqrt(v / correction2) + epsilon) + decay * params).
+    """
+    dtype = params.dtype.type
+    factor, rate, shrink, tiny = dtype(scale), dtype(lr), dtype(lr * decay), dtype(epsilon)
+    keep1, take1 = dtype(beta1), dtype(1.0 - beta1)
+    keep2, take2 = dtype(beta2), dtype(1.0 - beta2)
+    unbias1, unbias2 = dtype(1.0 / correction1), dtype(1.0 / correction2)
+    for i in range(params.size):
+        g = grads[i] * factor
+        first = keep1 * m[i] + take1 * g
+        second = keep2 * v[i] + take2 * g * g
+        m[i], v[i] = first, second
+        step = rate * (first * unbias1) / (np.sqrt(second * unbias2) + tiny)
+        params[i] = params[i] - step - shrink * params[i]
+        grads[i] = dtype(0)

@@ -1,0 +1,96 @@
+"""The one place where Numba's options live, and why; and where compiled kernels are kept.
+
+Order: the options, the cache directory, the decorator, flat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
+import numba
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+config: Any = numba.config
+
+# - error_model="numpy": x / 0 is inf, as in NumPy. The default tests every divisor, and a branch in a
+#   loop keeps it scalar (GELU 14 times slower).
+# - fastmath without "nnan" and "ninf": sums may be reordered, hence vectorised, but a NaN stays a NaN.
+#   fastmath=True folds isnan(x) to False and so hides the trouble it causes.
+# - nogil: worker threads run kernels side by side, each on its share of the batch.
+# - no parallel=True: threads split the batch, not the loops. Two thread pools would fight for the cores,
+#   and a parallel kernel takes three times longer to compile.
+# - no_cfunc_wrapper: nobody calls a kernel from C; leaving that entry out saves compile time.
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"},
+    "no_cfunc_wrapper": True,
+}
+# For arithmetic whose order is its accuracy, such as exp's reduction of its argument: no "reassoc".
+ORDERED: Any = {"error_model": "numpy", "fastmath": {"contract", "nsz"}}
+
+
+def _fingerprint() -> str:
+    """Hash all that decides the machine code: the kernels' sources, Numba, Python and the processor.
+
+    Numba's own check looks only at the file in which a function stands, and would keep a kernel whose
+    callee in another file has changed.
+    """
+    processor = (config.CPU_NAME or llvm.get_host_cpu_name(), config.CPU_FEATURES)
+    setting = (numba.__version__, sys.version, processor, config.BOUNDSCHECK)
+    digest = hashlib.blake2b(repr(setting).encode(), digest_size=8)
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _user_cache() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def _writable_cache() -> Path | None:
+    try:
+        root = Path(config.CACHE_DIR) if config.CACHE_DIR else _user_cache() / "tinyllm"
+        directory = root / f"jit-{_fingerprint()}"
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
+        return None
+    return directory
+
+
+# Not the sources' __pycache__, Numba's first choice: an install may be read-only, and an uninstall would
+# leave the compiled files behind, in a ghost of the package. None: no writable place, so every process
+# compiles anew.
+CACHE_DIR: Path | None = _writable_cache()
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def jit(function: F) -> F:
+    """Compile `function` at its first call with each combination of argument types, and keep the result."""
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(CACHE_DIR or "")
+    try:
+        return cast(F, numba.njit(cache=CACHE_DIR is not None, **OPTIONS)(function))
+    finally:
+        config.CACHE_DIR = before
+
+
+def flat(x: Array) -> Array:
+    """Return contiguous `x` as (size,), so that one compiled kernel serves arrays of every rank."""
+    if not x.flags.c_contiguous:
+        raise ValueError(f"expected a C-contiguous array, found shape {x.shape} with strides {x.strides}")
+    return x.reshape(-1)

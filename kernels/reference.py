@@ -1,0 +1,181 @@
+"""Every kernel again in plain NumPy: the readable truth, and what the compiled kernels are tested against.
+
+Same names, same arguments, the same arrays changed in place. Nothing here is fast, and nothing is trained
+with it. In the order of the model: embedding, layernorm, linear's bias, attention, GELU, dropout, loss, Adam.
+
+A backward says: given dy = dLoss/dy, what is dLoss/dx = sum over y of dLoss/dy * dy/dx?
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .jit import Array
+
+
+def embedding_forward(
+    x: Array, tokens: Array, positions: Array, token_table: Array, position_table: Array
+) -> None:
+    """x[n] = token_table[tokens[n]] + position_table[positions[n]]  (Vaswani et al. 2017, section 3.4)."""
+    x[...] = token_table[tokens] + position_table[positions]
+
+
+def embedding_backward(
+    dtoken_table: Array, dposition_table: Array, dx: Array, tokens: Array, positions: Array
+) -> None:
+    """A row that was read many times receives the sum of its readers' gradients."""
+    np.add.at(dtoken_table, tokens, dx)
+    np.add.at(dposition_table, positions, dx)
+
+
+def layernorm_forward(y: Array, mean: Array, rstd: Array, x: Array, gain: Array, bias: Array) -> None:
+    """xhat = (x - mean(x)) / sqrt(var(x) + 1e-5), y = xhat * gain + bias, row by row (Ba et al. 2016)."""
+    mean[:] = x.mean(axis=1)
+    rstd[:] = 1 / np.sqrt(x.var(axis=1) + 1e-5)
+    xhat = (x - mean[:, None]) * rstd[:, None]
+    y[...] = xhat * gain + bias
+
+
+def layernorm_backward(
+    dx: Array, dgain: Array, dbias: Array, dy: Array, x: Array, gain: Array, mean: Array, rstd: Array
+) -> None:
+    """The mean and the variance depend on every x of the row: hence the two means that are subtracted."""
+    xhat = (x - mean[:, None]) * rstd[:, None]
+    dxhat = dy * gain
+    through_mean = dxhat.mean(axis=1, keepdims=True)
+    through_variance = xhat * (dxhat * xhat).mean(axis=1, keepdims=True)
+    dx += rstd[:, None] * (dxhat - through_mean - through_variance)
+    dgain += (dy * xhat).sum(axis=0)
+    dbias += dy.sum(axis=0)
+
+
+def add_bias_(y: Array, bias: Array) -> None:
+    """y = y + bias, the same bias for every row."""
+    y += bias
+
+
+def bias_backward(dbias: Array, dy: Array) -> None:
+    """Every row used the bias, so its gradient is the sum over rows."""
+    dbias += dy.sum(axis=0)
+
+
+def _visible(starts: Array) -> Array:
+    """(B, 1, T, T) bool: may query t see key s? From the start of its document up to itself."""
+    T = starts.shape[1]
+    t, s = np.arange(T)[:, None], np.arange(T)
+    return ((starts[:, :, None] <= s) & (s <= t))[:, None]
+
+
+def causal_softmax_forward(p: Array, starts: Array, scale: float) -> None:
+    """p = softmax(scale * scores) over visible keys, 0 elsewhere (Vaswani et al. 2017, equation 1).
+
+    Subtracting a row's maximum changes nothing, e**(z - m) / sum e**(z - m) = e**z / sum e**z, and keeps
+    e**z from overflowing.
+    """
+    z = np.where(_visible(starts), p, -np.inf) * p.dtype.type(scale)
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    p[...] = e / e.sum(axis=-1, keepdims=True)
+
+
+def causal_softmax_backward(dp: Array, p: Array, starts: Array, scale: float) -> None:
+    """dp_i / dz_j = p_i (delta_ij - p_j), hence dz = p * (dp - sum(dp * p)); and z = scale * score."""
+    visible = _visible(starts)
+    weighted = np.where(visible, dp * p, 0)
+    dz = weighted - np.where(visible, p, 0) * weighted.sum(axis=-1, keepdims=True)
+    dp[...] = p.dtype.type(scale) * dz
+
+
+GELU_SLOPE = np.sqrt(2 / np.pi)
+GELU_CUBIC = 0.044715
+
+
+def bias_gelu_forward(y: Array, x: Array, bias: Array) -> None:
+    """y = u/2 * (1 + tanh(sqrt(2/pi) * (u + 0.044715 u^3))), u = x + bias (Hendrycks and Gimpel 2016)."""
+    u = x + bias
+    slope = x.dtype.type(GELU_SLOPE)
+    y[...] = 0.5 * u * (1 + np.tanh(slope * (u + GELU_CUBIC * u**3)))
+
+
+def bias_gelu_backward(dx: Array, dbias: Array, dy: Array, x: Array, bias: Array) -> None:
+    """The product rule on u/2 * (1 + tanh z), with tanh' = 1 - tanh^2."""
+    u = x + bias
+    slope = x.dtype.type(GELU_SLOPE)
+    tanh = np.tanh(slope * (u + GELU_CUBIC * u**3))
+    dz_du = slope * (1 + 3 * GELU_CUBIC * u**2)
+    dx[...] = dy * (0.5 * (1 + tanh) + 0.5 * u * (1 - tanh**2) * dz_du)
+    dbias += dx.sum(axis=0)
+
+
+def add_(y: Array, x: Array) -> None:
+    """y = y + x: the residual connection (He et al. 2016, "Deep Residual Learning")."""
+    y += x
+
+
+def _mix(h: Array) -> Array:
+    """Scatter 32 bits, one to one (lowbias32: Wellons 2018, "Prospecting for hash functions")."""
+    h = (h ^ h >> 16) * np.uint32(0x7FEB352D)
+    h = (h ^ h >> 15) * np.uint32(0x846CA68B)
+    return h ^ h >> 16
+
+
+def dropout_forward(y: Array, x: Array, key: int, start: int, rate: float) -> None:
+    """y = x * mask / (1 - rate), so that the mean stays (Srivastava et al. 2014, inverted).
+
+    Element i is kept if hash(key, start + i) >= rate * 2**32: a counter in place of a generator, as in
+    Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+    """
+    index = np.uint64(start) + np.arange(x.size, dtype=np.uint64)
+    index_low, index_high = index.astype(np.uint32), (index >> np.uint64(32)).astype(np.uint32)
+    key_low, key_high = np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
+    bits = _mix(_mix(index_low ^ key_low) ^ key_high ^ _mix(index_high))
+    mask = (bits >= np.uint32(rate * 2**32)).reshape(x.shape)
+    y[...] = x * (mask * x.dtype.type(1 / (1 - rate)))
+
+
+def dropout_backward(dx: Array, dy: Array, key: int, start: int, rate: float) -> None:
+    """y = D x with a diagonal D; the gradient goes through its transpose, which is D."""
+    dropout_forward(dx, dy, key, start, rate)
+
+
+def cross_entropy_forward(losses: Array, logits: Array, targets: Array) -> None:
+    """loss = -log p[target] = log(sum e**z) - z[target], with the maximum taken out; ignored targets: 0."""
+    rows = np.arange(len(targets))
+    counted = targets >= 0
+    z = logits - logits.max(axis=1, keepdims=True)
+    e = np.exp(z)
+    total = e.sum(axis=1, keepdims=True)
+    losses[:] = np.where(counted, np.log(total[:, 0].astype(np.float64)) - z[rows, targets], 0.0)
+    logits[...] = e / total
+
+
+def cross_entropy_backward(dlogits: Array, targets: Array, scale: float) -> None:
+    """dLoss/dlogit = p - onehot(target), times the scale; nothing from ignored targets."""
+    rows = np.flatnonzero(targets >= 0)
+    dlogits[targets < 0] = 0
+    dlogits[rows, targets[rows]] -= 1
+    dlogits *= dlogits.dtype.type(scale)
+
+
+def sum_squares(x: Array) -> float:
+    """The squared Euclidean norm."""
+    return float(np.square(x.astype(np.float64)).sum())
+
+
+def add_and_clear_(total: Array, other: Array) -> None:
+    """Move what `other` holds into `total`."""
+    total += other
+    other[:] = 0
+
+
+def adam_(
+    params: Array, grads: Array, m: Array, v: Array, lr: float, beta1: float, beta2: float, epsilon: float,
+    correction1: float, correction2: float, decay: float, scale: float,
+) -> None:  # fmt: skip
+    """Kingma and Ba 2015, algorithm 1; decoupled decay as in Loshchilov and Hutter 2019, algorithm 2."""
+    g = grads * params.dtype.type(scale)
+    m[:] = beta1 * m + (1 - beta1) * g
+    v[:] = beta2 * v + (1 - beta2) * g**2
+    m_hat = m / correction1  # m starts at 0, so its first values are too small by this factor
+    v_hat = v / correction2
+    params -= lr * (m_hat / (np.sqrt(v_hat) + epsilon) + decay * params)
+    grads[:] = 0
