@@ -1,0 +1,98 @@
+"""Making bytes durable under one or more names of a directory, each replaced in one instant.
+
+Temp file in the same directory, preallocate, write, fsync; link and rename; fsync the directory: only
+then is it committed. No name is ever without a file in between, and a failed fsync is never tried again
+on the same file. Order: `commit`, its parts, `make_directories`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tinyllm.checkpoint.disk import Disk
+from tinyllm.checkpoint.metadata import printable
+
+TEMP_PREFIX = ".tmp-"
+_WRITE_BYTES = 1 << 26
+
+Notice = Callable[[str], None]
+_number = itertools.count()
+
+
+def commit(disk: Disk, data: memoryview, targets: Sequence[Path], notice: Notice) -> None:
+    """Make `data` durable under all `targets` of one directory, or raise OSError and leave no temp file.
+
+    Each target is replaced in one instant; where links exist all of them are one file.
+    """
+    directory, temps = targets[0].parent, []
+    try:
+        temps.append(_write_temp(disk, data, directory, notice))
+        for target in targets[1:]:
+            twin = temp_name(disk, directory)
+            if disk.link(temps[0], twin):
+                temps.append(twin)
+            else:
+                notice(f"{printable(directory)}: no hard links here; each name gets its own copy")
+                temps.append(_write_temp(disk, data, directory, notice))
+            disk.rename(temps.pop(), target)
+        disk.rename(temps[0], targets[0])
+        temps.pop()
+        if not disk.sync_directory(directory):
+            notice(
+                f"{printable(directory)}: names cannot be made durable here; a power cut may lose the newest"
+            )
+    except BaseException:
+        for temp in temps:
+            with suppress(OSError):
+                disk.unlink(temp)
+        raise
+
+
+def _write_temp(disk: Disk, data: memoryview, directory: Path, notice: Notice) -> Path:
+    path = temp_name(disk, directory)
+    fd = disk.create(path)
+    try:
+        try:
+            if not disk.preallocate(fd, len(data)):
+                notice(f"{printable(directory)}: space cannot be reserved here; a full disk shows late")
+            write_all(disk, fd, data)
+            disk.sync(fd)
+        except BaseException:
+            with suppress(OSError):
+                disk.close(fd)
+            raise
+        disk.close(fd)
+    except BaseException:
+        with suppress(OSError):
+            disk.unlink(path)
+        raise
+    return path
+
+
+def write_all(disk: Disk, fd: int, data: memoryview) -> None:
+    """Write `data` from the file's beginning on, however little the system takes at a time."""
+    offset = 0
+    while offset < len(data):
+        count = disk.write(fd, data[offset : offset + _WRITE_BYTES], offset)
+        if count <= 0:
+            raise OSError(0, "the system takes no more bytes")
+        offset += count
+
+
+def make_directories(disk: Disk, path: Path) -> None:
+    """Make `path` and what is missing above it, each durable in its parent."""
+    if disk.is_directory(path):
+        return
+    if path.parent != path:
+        make_directories(disk, path.parent)
+    with suppress(FileExistsError):
+        disk.make_directory(path)
+    disk.sync_directory(path.parent)
+
+
+def temp_name(disk: Disk, directory: Path) -> Path:
+    """Return a name in `directory` that nothing else uses and that recovery sweeps."""
+    return directory / f"{TEMP_PREFIX}{disk.identity()[0]}-{next(_number)}"

@@ -1,0 +1,165 @@
+"""The one door to the operating system: nothing else in this package opens, writes, renames or lists.
+
+Each method of Disk is one action, so that a test may put another Disk in its place: one that traces,
+fails or dies at the n-th action, or keeps files in memory and shows every state a crash may leave.
+What a platform does not offer is answered with False or None, and whoever asked says so in a notice;
+every other trouble is an OSError. Order: files, names, the directory, the lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import stat
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+_NO_LINKS = _UNSUPPORTED | {errno.EPERM, errno.EMLINK, errno.EXDEV}
+
+
+class Disk:
+    """The real one."""
+
+    # ---- files, by descriptor
+
+    def create(self, path: Path) -> int:
+        """Open a new file for writing; FileExistsError if the name is taken, be it by a link."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOEXEC, 0o666)
+
+    def open(self, path: Path) -> tuple[int, int]:
+        """Open a regular file for reading; return (descriptor, size). Never waits, as a pipe would."""
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _CLOEXEC)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return fd, status.st_size
+
+    def preallocate(self, fd: int, size: int) -> bool:
+        """Reserve `size` bytes, so that a full disk shows now; False where that is not offered."""
+        if not size or not hasattr(os, "posix_fallocate"):
+            return False
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                return False
+            raise
+        return True
+
+    def write(self, fd: int, data: memoryview, offset: int) -> int:
+        """Write `data` at `offset`; return how many bytes were taken, which may be fewer."""
+        if hasattr(os, "pwrite"):
+            return os.pwrite(fd, data, offset)
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.write(fd, data)
+
+    def read(self, fd: int, into: memoryview, offset: int) -> int:
+        """Read at `offset` into memory; return how many bytes came, 0 at the end of the file."""
+        if hasattr(os, "preadv"):
+            return os.preadv(fd, [into], offset)
+        os.lseek(fd, offset, os.SEEK_SET)
+        data = os.read(fd, len(into))
+        into[: len(data)] = data
+        return len(data)
+
+    def sync(self, fd: int) -> None:
+        """Make the file's bytes durable. An error is final: the kernel may have dropped the bytes."""
+        os.fsync(fd)
+
+    def close(self, fd: int) -> None:
+        """Close the descriptor, locks included; a quota or network error may show only here."""
+        os.close(fd)
+
+    # ---- names
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give `source` the name `target`, atomically in the place of what has it."""
+        os.replace(source, target)
+
+    def link(self, source: Path, target: Path) -> bool:
+        """Give a file a second name, which must be free; False where links are not offered."""
+        if not hasattr(os, "link"):
+            return False
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                return False
+            raise
+        return True
+
+    def unlink(self, path: Path) -> None:
+        """Take a name away; FileNotFoundError if there is none."""
+        os.unlink(path)
+
+    # ---- the directory
+
+    def is_directory(self, path: Path) -> bool:
+        """Whether `path` is a directory."""
+        return os.path.isdir(path)
+
+    def make_directory(self, path: Path) -> None:
+        """Make one directory in an existing one; FileExistsError if the name is taken."""
+        os.mkdir(path)
+
+    def names(self, path: Path) -> list[str]:
+        """Return the sorted names in a directory."""
+        return sorted(os.listdir(path))
+
+    def sync_directory(self, path: Path) -> bool:
+        """Make a directory's names durable; False where that is not offered."""
+        if os.name == "nt":
+            return False
+        fd = os.open(path, os.O_RDONLY | _CLOEXEC)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                return False
+            raise
+        finally:
+            os.close(fd)
+        return True
+
+    def free(self, path: Path) -> int:
+        """Return the bytes that may still be written to the directory's file system."""
+        return shutil.disk_usage(path).free
+
+    # ---- the lock
+
+    def lock(self, path: Path) -> tuple[int, bool]:
+        """Open (or create) `path` and lock it until it is closed or the process ends, however it ends.
+
+        Returns (descriptor, whether locks are offered here); BlockingIOError if another holds it.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | _CLOEXEC, 0o666)
+        if fcntl is None:
+            return fd, False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise
+        except OSError as error:
+            if error.errno in _UNSUPPORTED | {errno.ENOLCK}:
+                return fd, False
+            os.close(fd)
+            raise
+        return fd, True
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Make the file `size` bytes long."""
+        os.truncate(fd, size)
+
+    def identity(self) -> tuple[int, str]:
+        """Return (process id, host name), by which a lock's holder is found."""
+        return os.getpid(), socket.gethostname()

@@ -1,0 +1,121 @@
+"""Weights without Adam's moments: read from any .bin for generation, or written as .bin or .json for others.
+
+Order: reading, writing, the .json form.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyllm.arena import Array
+from tinyllm.checkpoint import reader
+from tinyllm.checkpoint.commit import commit, make_directories
+from tinyllm.checkpoint.disk import Disk
+from tinyllm.checkpoint.format import DTYPES, Head
+from tinyllm.checkpoint.image import Image, pack_map
+from tinyllm.checkpoint.manager import resolve
+from tinyllm.checkpoint.metadata import CheckpointError, printable
+
+
+def load_weights(path: str | Path, disk: Disk | None = None) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return (document, {path of a parameter: array}) of a .bin, or of the newest valid one in a directory.
+
+    The paths are those of the layout ("params/" is taken off). Adam's moments are skipped, not read, so a
+    full state costs a third. Raises CheckpointError as `load_checkpoint` does.
+    """
+    disk = disk or Disk()
+    head, weights = reader.read_weights(resolve(Path(path), disk), disk)
+    return head.document, weights
+
+
+def export_weights(source: str | Path, target: str | Path, disk: Disk | None = None) -> Path:
+    """Write the weights of `source` to `target`, a .bin or a .json by its suffix, and compare what is there.
+
+    Returns the file that was read. The document (config, tokenizer, progress) goes with the weights.
+    """
+    disk, target = disk or Disk(), Path(target)
+    found = resolve(Path(source), disk)
+    head, weights = reader.read_weights(found, disk)
+    if target.suffix == ".bin":
+        image = Image()
+        packed = pack_map(head.document, head.metadata, kind="weights", epoch_end=head.epoch_end)
+        image.fill(packed, {f"params/{name}": array for name, array in weights.items()})
+        data = image.seal(head.header.sequence)
+    elif target.suffix == ".json":
+        data = memoryview("".join(_json_parts(head, weights)).encode())
+    else:
+        raise CheckpointError(f"{printable(target)}: export writes .bin or .json, found {target.suffix!r}")
+    try:
+        make_directories(disk, target.parent)
+        commit(disk, data, [target], lambda _: None)
+    except OSError as error:
+        raise CheckpointError(f"{printable(target)}: not written: {error.strerror or error}") from error
+    again = (
+        reader.read_weights(target, disk)[1]
+        if target.suffix == ".bin"
+        else _read_json(target, len(data), disk)
+    )
+    same = again.keys() == weights.keys() and all(_same(again[name], weights[name]) for name in weights)
+    if not same:
+        raise CheckpointError(f"{printable(target)}: what was read back is not what was written")
+    return found
+
+
+def _same(one: Array, other: Array) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+def _json_parts(head: Head, weights: Mapping[str, Array]) -> Iterator[str]:
+    """Yield {"metadata", "document", "weights": {name: {"dtype", "shape", "data": flat}}} tensor by tensor.
+
+    JSON has no bytes, NaN or infinity: in the document these become {"base64": ...} and null. Numbers are
+    written such that they read back to the same bits.
+    """
+    yield f'{{"metadata": {dump(head.metadata.document())},\n"document": {dump(head.document)},\n"weights": {{'
+    for number, (name, array) in enumerate(weights.items()):
+        about = json.dumps({"dtype": str(array.dtype), "shape": array.shape})[:-1]
+        yield f'{"," * bool(number)}\n{json.dumps(name)}: {about}, "data": {json.dumps(array.reshape(-1).tolist())}}}'
+    yield "\n}}\n"
+
+
+def dump(document: Any, indent: int | None = None) -> str:
+    """Return any plain document as JSON."""
+    return json.dumps(_plain(document), indent=indent, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_plain(child) for child in value]
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _read_json(path: Path, size: int, disk: Disk) -> dict[str, Array]:
+    data = bytearray(size)
+    try:
+        fd, found = disk.open(path)
+        try:
+            done = 0
+            while done < size and (count := disk.read(fd, memoryview(data)[done:], done)):
+                done += count
+        finally:
+            disk.close(fd)
+        tensors = json.loads(data[:done])["weights"] if found == size else {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{printable(path)}: cannot be read back: {error}") from error
+    return {
+        name: np.array(each["data"], DTYPES[each["dtype"]]).reshape(each["shape"])
+        for name, each in tensors.items()
+    }

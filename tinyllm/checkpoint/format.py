@@ -1,0 +1,267 @@
+"""A snapshot (document, tensors) <-> the bytes of a .bin: pure, no file is touched here.
+
+The file is a plain msgpack stream; any msgpack library walks it from end to end:
+
+    header   a bin object of 64 bytes (_HEADER): magic, version, sequence, lengths, checksums
+    map      {kind, epoch_end, metadata, document}
+    index    [[name, dtype, shape, [[offset, length, codec, store, crc32], ...]], ...]
+    chunks   bin objects of at most 64 MiB, each payload at a multiple of 64 bytes: where the distance
+             needs it, a bin of zeros (a pad) stands before
+
+Numbers in payloads are little-endian. The places of all chunks follow from the lengths before them, so
+a reader computes them and accepts no others: overlaps, holes and trailing bytes cannot be expressed.
+Codec 0 is raw and store 0 is this file; other values are kept for compression and shards.
+Order: the records, what both directions share, reading. Writing is image.py.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyllm.checkpoint import packing
+from tinyllm.checkpoint.metadata import (
+    LARGEST_COUNT,
+    CheckpointMetadata,
+    DamagedError,
+    UnknownVersionError,
+    is_count,
+    progress,
+)
+
+MAGIC = b"\x89TLM\r\n\x1a\n"  # as PNG's: shows text-mode and 7-bit damage
+VERSION = 1
+HEADER_BYTES = 64
+CHUNK_BYTES = 1 << 26
+PIECE_BYTES = 1 << 20  # one pass of checksum and finiteness: stays in the cache
+DTYPES = {name: np.dtype(code) for name, code in
+          {"float32": "<f4", "float64": "<f8", "int32": "<i4", "int64": "<i8"}.items()}  # fmt: skip
+
+# c4 3e, magic, version, flags, then the fields of Header in their order, zeros
+_HEADER = struct.Struct("<2s8sHHQQIIQII6s")
+_CRC = struct.Struct("<I")  # of the 60 bytes before it
+
+
+class Chunk(NamedTuple):
+    """Bytes `offset` to `offset + length` of the file; crc32 of the payload."""
+
+    offset: int
+    length: int
+    codec: int
+    store: int
+    crc: int
+
+
+class Tensor(NamedTuple):
+    """One tensor of the index; `role` of "params/wte" is "params"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def role(self) -> str:
+        return self.name.partition("/")[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all payloads together; exact, however hostile the shape."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+class Header(NamedTuple):
+    """The first 64 bytes; `sequence` orders all saves of a directory."""
+
+    sequence: int
+    file_bytes: int
+    map_bytes: int
+    map_crc: int
+    index_at: int
+    index_bytes: int
+    index_crc: int
+
+
+class Head(NamedTuple):
+    """All of a file but its payloads; `kind` is "state" (training can go on) or "weights"."""
+
+    header: Header
+    kind: str
+    epoch_end: bool
+    metadata: CheckpointMetadata
+    document: dict[str, Any]
+    tensors: tuple[Tensor, ...]
+
+
+def lead(end: int, length: int) -> bytes:
+    """Return the bytes between `end` and the next payload: a pad if one is needed, then the bin's header."""
+    pad = _gap(end) - 5
+    zeros = bytes((0xC4, pad - 2)) + bytes(pad - 2) if pad else b""
+    return zeros + b"\xc6" + length.to_bytes(4, "big")
+
+
+def check(payload: memoryview, dtype: str, crc: int = 0) -> tuple[int, bool]:
+    """Return (crc32 continued from `crc`, whether every number is finite) in one pass."""
+    finite = True
+    for start in range(0, len(payload), PIECE_BYTES):
+        piece = payload[start : start + PIECE_BYTES]
+        crc = zlib.crc32(piece, crc)
+        if finite and dtype.startswith("float"):
+            numbers = np.frombuffer(piece, DTYPES[dtype])
+            finite = bool(
+                np.isfinite(numbers.min()) and np.isfinite(numbers.max())
+            )  # NaN passes through both
+    return crc, finite
+
+
+def place(end: int, nbytes: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of the chunks of a tensor of `nbytes` that follow the byte `end`."""
+    while nbytes:
+        length = min(nbytes, CHUNK_BYTES)
+        offset = end + _gap(end)
+        yield offset, length
+        end, nbytes = offset + length, nbytes - length
+
+
+def _gap(end: int) -> int:
+    pad = -(end + 5) % 64
+    return 5 + (65 if pad == 1 else pad)  # a pad takes two bytes at least
+
+
+def pack_header(header: Header) -> bytes:
+    """Return the file's first 64 bytes."""
+    data = _HEADER.pack(b"\xc4\x3e", MAGIC, VERSION, 0, *header, bytes(6))
+    return data + _CRC.pack(zlib.crc32(data))
+
+
+# ---- reading; `file` is only named in errors
+
+
+def parse_header(data: bytes, size: int, file: str) -> Header:
+    """Return the header in the first 64 bytes of a file of `size` bytes."""
+    if len(data) != HEADER_BYTES or size < HEADER_BYTES:
+        raise DamagedError(f"{file}: {size} bytes are no checkpoint; the header alone has {HEADER_BYTES}")
+    start, magic, version, flags, *numbers, zeros = _HEADER.unpack(data[:-4])
+    if magic != MAGIC or start != b"\xc4\x3e":
+        raise DamagedError(f"{file}: header: does not begin as a tinyllm checkpoint does")
+    if _CRC.unpack(data[-4:])[0] != zlib.crc32(data[:-4]):
+        raise DamagedError(f"{file}: header: checksum differs")
+    if version != VERSION or flags:
+        raise UnknownVersionError(
+            f"{file}: format version {version} (flags {flags:#x}), this program reads version {VERSION}; "
+            f"use the tinyllm that wrote it, or a newer one"
+        )
+    header = Header(*numbers)
+    if header.file_bytes != size:
+        raise DamagedError(f"{file}: {size} bytes, the header says {header.file_bytes}")
+    room = size - HEADER_BYTES
+    if header.map_bytes > min(packing.MAX_BYTES, room):
+        raise DamagedError(
+            f"{file}: header.map_bytes: {header.map_bytes} is more than is allowed or there is"
+        )
+    if header.index_bytes > min(packing.MAX_BYTES, room - header.map_bytes):
+        raise DamagedError(
+            f"{file}: header.index_bytes: {header.index_bytes} is more than is allowed or there is"
+        )
+    if (
+        header.index_at != HEADER_BYTES + header.map_bytes
+        or zeros != bytes(6)
+        or header.sequence >= LARGEST_COUNT
+    ):
+        raise DamagedError(f"{file}: header: the index, the sequence or the reserved bytes are out of place")
+    return header
+
+
+def parse_head(header: Header, data: bytes, file: str) -> Head:
+    """Return the head of a file from the bytes of its map and index."""
+    packed_map, packed_index = data[: header.map_bytes], data[header.map_bytes :]
+    if zlib.crc32(packed_map) != header.map_crc:
+        raise DamagedError(f"{file}: map: checksum differs")
+    if zlib.crc32(packed_index) != header.index_crc or len(packed_index) != header.index_bytes:
+        raise DamagedError(f"{file}: index: checksum differs")
+    try:
+        kind, epoch_end, metadata, document = _parse_map(packing.unpack(packed_map))
+    except (ValueError, MemoryError) as error:
+        raise DamagedError(f"{file}: map: {error}") from error
+    try:
+        tensors = _parse_index(packing.unpack(packed_index), header)
+    except (ValueError, MemoryError) as error:
+        raise DamagedError(f"{file}: index: {error}") from error
+    return Head(header, kind, epoch_end, metadata, document, tensors)
+
+
+def _parse_map(found: Any) -> tuple[str, bool, CheckpointMetadata, dict[str, Any]]:
+    if not isinstance(found, dict):
+        raise ValueError("expected a map")
+    kind, epoch_end, document = (found.get(key) for key in ("kind", "epoch_end", "document"))
+    if kind not in ("state", "weights"):
+        raise ValueError(f"kind: expected state or weights, found {kind!r:.80}")
+    if not isinstance(epoch_end, bool):
+        raise ValueError(f"epoch_end: expected true or false, found {epoch_end!r:.80}")
+    try:
+        metadata = CheckpointMetadata.from_document(found.get("metadata"))
+    except ValueError as error:
+        raise ValueError(f"metadata: {error}") from error
+    if not isinstance(document, dict):
+        raise ValueError("document: expected a map")
+    progress(document)
+    return kind, epoch_end, metadata, document
+
+
+def _parse_index(found: Any, header: Header) -> tuple[Tensor, ...]:
+    if not isinstance(found, list):
+        raise ValueError("expected an array")
+    tensors: dict[str, Tensor] = {}
+    end = header.index_at + header.index_bytes
+    for number, entry in enumerate(found):
+        try:
+            tensor = _parse_tensor(entry)
+            if tensor.name in tensors:
+                raise ValueError("its name occurs twice")
+            end = _check_places(tensor, end, header.file_bytes)
+        except ValueError as error:
+            raise ValueError(f"entry {number}: {error}") from error
+        tensors[tensor.name] = tensor
+    if end != header.file_bytes:
+        raise ValueError(f"its chunks end at byte {end}, the file at {header.file_bytes}")
+    return tuple(tensors.values())
+
+
+def _parse_tensor(entry: Any) -> Tensor:
+    if not isinstance(entry, list) or len(entry) != 4:
+        raise ValueError("expected [name, dtype, shape, chunks]")
+    name, dtype, shape, chunks = entry
+    if not isinstance(name, str) or not 0 < len(name) <= 512:
+        raise ValueError(f"name: expected 1 to 512 characters, found {name!r:.80}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"{name!r}: dtype: expected one of {', '.join(DTYPES)}, found {dtype!r:.80}")
+    if not isinstance(shape, list) or len(shape) > 32 or not all(is_count(side) for side in shape):
+        raise ValueError(f"{name!r}: shape: expected at most 32 whole numbers, found {shape!r:.80}")
+    if math.prod(max(side, 1) for side in shape) > LARGEST_COUNT // 8:  # NumPy counts zero-sized ones too
+        raise ValueError(f"{name!r}: shape: {shape!r:.80} is larger than any memory")
+    if not isinstance(chunks, list):
+        raise ValueError(f"{name!r}: chunks: expected an array")
+    for chunk in chunks:
+        if not isinstance(chunk, list) or len(chunk) != 5 or not all(is_count(number) for number in chunk):
+            raise ValueError(f"{name!r}: chunk: expected [offset, length, codec, store, crc32]")
+        if chunk[2:4] != [0, 0]:
+            raise ValueError(
+                f"{name!r}: chunk: codec {chunk[2]}, store {chunk[3]}: this program knows only 0, 0"
+            )
+    return Tensor(name, dtype, tuple(shape), tuple(Chunk(*chunk) for chunk in chunks))
+
+
+def _check_places(tensor: Tensor, end: int, file_bytes: int) -> int:
+    """Return the end of the tensor's last chunk, all being where the format puts them after `end`."""
+    if tensor.nbytes > file_bytes:
+        raise ValueError(f"{tensor.name!r}: {tensor.nbytes} bytes, more than the file has")
+    places = list(place(end, tensor.nbytes))
+    if [chunk[:2] for chunk in tensor.chunks] != places:
+        found = [chunk[:2] for chunk in tensor.chunks]
+        raise ValueError(f"{tensor.name!r}: chunks (offset, length) {found!r:.80}, expected {places!r:.80}")
+    return sum(places[-1]) if places else end

@@ -1,0 +1,294 @@
+"""CheckpointManager: saves as a strategy says, while the training goes on, and finds what to go on from.
+
+Order: opening and closing, saving, loading, the writer's part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from tinyllm.arena import Array
+from tinyllm.checkpoint import policy, reader
+from tinyllm.checkpoint.disk import Disk
+from tinyllm.checkpoint.image import pack_map
+from tinyllm.checkpoint.metadata import CheckpointError, CheckpointMetadata, Entry, printable, progress
+from tinyllm.checkpoint.policy import CheckpointStrategy
+from tinyllm.checkpoint.store import Store
+from tinyllm.checkpoint.writer import Job, Save, Writer
+
+
+class State(Protocol):
+    """What can be saved: TrainState, or anything with these two."""
+
+    def document(self) -> dict[str, Any]:
+        """Return everything but the tensors, of plain msgpack types, `progress` among them."""
+        ...
+
+    def tensors(self) -> Mapping[str, Array]:
+        """Return {"params/...", "m/...", "v/...": array} in the file's order."""
+        ...
+
+
+class CheckpointManager:
+    """The checkpoints of one training run, in one directory that it locks until `close`.
+
+    Args:
+        directory: made if it is missing.
+        strategy: which epochs leave which files.
+        keep_best_n: how many best checkpoints of each phase are kept, at least 1.
+        asynchronous: a save costs the caller one memory copy and is durable later; otherwise at return.
+        read_only: takes no lock, changes nothing, cannot save.
+        disk: another door to the operating system, for tests.
+        on_notice: called with each notice; all are also in `notices`. May be called by the writer thread.
+
+    Raises CheckpointError if the directory is in use, cannot be written, or holds a newer format's files.
+    A save that failed is raised by the next `save_checkpoint`, `poll` or `close`, unless `Save.result`
+    has raised it already; the checkpoints before it stay, and the next save works.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        strategy: CheckpointStrategy = CheckpointStrategy.BEST_AND_LAST,
+        keep_best_n: int = 3,
+        *,
+        asynchronous: bool = True,
+        read_only: bool = False,
+        disk: Disk | None = None,
+        on_notice: Callable[[str], None] | None = None,
+    ) -> None:
+        if type(keep_best_n) is not int or keep_best_n < 1:
+            raise ValueError(f"keep_best_n: expected a whole number of at least 1, found {keep_best_n!r}")
+        self.directory, self.strategy, self.keep_best_n = Path(directory), strategy, keep_best_n
+        self.read_only, self.notices = read_only, list[str]()
+        self._on_notice = on_notice
+        self._pinned: set[str] = set()
+        self._closed = False
+        self._disk = disk or Disk()
+        self._store = Store(self.directory, self._disk, self._notice)
+        self._writer = Writer(self._write, asynchronous=asynchronous)
+        if not read_only:
+            self._store.open()
+        try:
+            self._entries = self._store.entries()  # what is committed; replaced, never changed in place
+        except BaseException:
+            self._store.close()
+            raise
+        self._sequence = max((entry.sequence for entry in self._entries), default=0)
+
+    def close(self) -> None:
+        """Finish what is under way, give the lock back, and raise a failure nobody has heard of."""
+        if not self._closed:
+            self._closed = True
+            self._writer.stop()
+            self._store.close()
+        self._writer.poll()
+
+    def __enter__(self) -> CheckpointManager:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except CheckpointError as error:
+            if kind is None:
+                raise
+            self._notice(str(error))  # another error is on its way up already
+
+    @property
+    def failures(self) -> int:
+        """How many saves have failed."""
+        return self._writer.failures
+
+    def poll(self) -> None:
+        """Raise the failure of an earlier save, if there is one that was not raised yet."""
+        self._writer.poll()
+
+    # ---- saving
+
+    def should_save(self, epoch: int, loss: float, phase: str = "pretraining") -> bool:
+        """Whether the strategy saves anything at the end of this epoch."""
+        return bool(policy.labels(self.strategy, epoch, loss, self._best_loss(phase)))
+
+    def save_checkpoint(
+        self, state: State, metadata: CheckpointMetadata, *, epoch_end: bool = True, last: bool = False
+    ) -> Save:
+        """Save what the strategy says of this state, under as many names as it says, in one file.
+
+        `epoch_end` False marks a save in the middle of an epoch: never best, never periodic. `last` writes
+        checkpoint_last whatever the strategy. Raises CheckpointError, with nothing saved, if an earlier
+        save failed or this state cannot be stored (not asynchronous: also if this save fails).
+        """
+        self._check_open()
+        self.poll()
+        found = policy.labels(
+            self.strategy, metadata.epoch, metadata.loss, self._best_loss(metadata.phase),
+            epoch_end=epoch_end, last=last,
+        )  # fmt: skip
+        if not found:
+            nothing = Save()
+            nothing.finish(None)
+            return nothing
+        paths = [(self.directory / policy.file_name(label, metadata), label) for label in found]
+        return self._save(state, metadata, paths, epoch_end)
+
+    def save_final(self, state: State, metadata: CheckpointMetadata, path: str | Path | None = None) -> Path:
+        """Save `model_final.bin` (or `path`), a whole state too, and return when it is durable."""
+        self._check_open()
+        self.poll()
+        target = self.directory / policy.FINAL_NAME if path is None else Path(path)
+        saved = self._save(state, metadata, [(target, "final")], True).result()
+        assert saved is not None
+        return saved
+
+    def reserve(self, state: State) -> None:
+        """Get the memory of one snapshot now, so that the first save is no slower than the others."""
+        tensors = state.tensors().values()
+        self._writer.reserve(sum(array.nbytes + (array.nbytes >> 10) + 512 for array in tensors))
+
+    def pin(self, path: str | Path) -> None:
+        """Keep the checkpoint of this name from retention, whatever its loss."""
+        self._pinned.add(Path(path).name)
+
+    # ---- loading
+
+    @staticmethod
+    def load_checkpoint(
+        path: str | Path, state_type: Any = None, disk: Disk | None = None
+    ) -> tuple[Any, CheckpointMetadata]:
+        """Return (state, metadata) of a .bin, or of the newest valid one in a directory.
+
+        Needs no manager. `state_type` makes the state from a document (default TrainState). Raises
+        CheckpointError, which names the file and the field, if anything at all is wrong with it.
+        """
+        if state_type is None:
+            from tinyllm.state import TrainState  # the package is usable without the model
+
+            state_type = TrainState
+        disk = disk or Disk()
+        return reader.read_state(resolve(Path(path), disk), disk, state_type)
+
+    def get_last_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint, of whatever name, that is sound to its last byte."""
+        return self._first_sound(policy.newest(self._settled()))
+
+    def get_best_checkpoint(self, phase: str | None = None) -> Path | None:
+        """Return the sound checkpoint of a phase's lowest loss; None if there is none.
+
+        Without `phase`, of the phase that the newest checkpoint is in. Where no file carries the label
+        best (other strategies), the lowest loss among the complete epochs that were kept.
+        """
+        entries = self._settled()
+        if phase is None:
+            ordered = policy.newest(entries)
+            if not ordered or ordered[0].metadata is None:
+                return None
+            phase = ordered[0].metadata.phase
+        return self._first_sound(policy.best_first(entries, phase))
+
+    def list_checkpoints(self) -> list[Entry]:
+        """Return all checkpoints in the order of their saving; a bad file is an entry with a problem."""
+        return [replace(entry, pinned=entry.path.name in self._pinned) for entry in self._settled()]
+
+    # ---- inside
+
+    def _save(
+        self, state: State, metadata: CheckpointMetadata, paths: list[tuple[Path, str]], epoch_end: bool
+    ) -> Save:
+        document = state.document()
+        packed = pack_map(document, metadata, epoch_end=epoch_end)
+        step, status, tokens = progress(document)
+        entries = [
+            Entry(path, label, metadata, 0, step, status, epoch_end=epoch_end, tokens=tokens)
+            for path, label in paths
+        ]
+        job = self._writer.begin(entries)
+        try:
+            job.image.fill(packed, state.tensors())
+        except BaseException as error:
+            self._writer.abandon(job, CheckpointError(f"{printable(paths[0][0])}: not saved: {error}"))
+            raise
+        return self._writer.submit(job)
+
+    def _best_loss(self, phase: str) -> float | None:
+        """The lowest loss of a phase, what is still being written included."""
+        outstanding = self._writer.outstanding()  # first: a save passes from here to there
+        return policy.best_loss([*outstanding, *self._entries], phase)
+
+    def _settled(self) -> list[Entry]:
+        self._writer.drain()
+        self._entries = self._store.entries()
+        for entry in self._entries:
+            if entry.problem:
+                self._notice(entry.problem)
+        return self._entries
+
+    def _first_sound(self, candidates: list[Entry]) -> Path | None:
+        found = self._store.first_sound(candidates)
+        if candidates and found is not candidates[0]:
+            instead = f"{printable(found.path)} is used instead" if found else "no sound one is left"
+            self._notice(f"{printable(candidates[0].path)} is damaged: {instead}")
+            self._entries = self._store.entries()
+        return found.path if found else None
+
+    def _check_open(self) -> None:
+        if self.read_only or self._closed:
+            raise CheckpointError(f"{self._store}: opened {'read-only' if self.read_only else 'no more'}")
+
+    def _notice(self, text: str) -> None:
+        if text not in self.notices:
+            self.notices.append(text)
+            if self._on_notice is not None:
+                self._on_notice(text)
+
+    def _write(self, job: Job) -> None:
+        """Make one save durable, then its sidecars, then delete what is surplus."""
+        self._sequence += 1
+        data = job.image.seal(self._sequence)
+        targets = [entry.path for entry in job.entries]
+        try:
+            self._make_room(len(data), targets[0])
+            self._store.put(data, targets)
+        except BaseException:
+            with suppress(CheckpointError):
+                self._entries = self._store.entries()  # some of the names may be the new file's already
+            raise
+        saved = [replace(entry, sequence=self._sequence, size=len(data)) for entry in job.entries]
+        here = [entry for entry in saved if entry.path.parent == self.directory]
+        self._entries = [entry for entry in self._entries if entry.path not in targets] + here
+        for entry in here:
+            self._store.write_sidecar(entry)
+        self._delete_surplus()
+
+    def _delete_surplus(self) -> None:
+        known = [replace(entry, pinned=entry.path.name in self._pinned) for entry in self._entries]
+        surplus = policy.victims(known, self.keep_best_n)
+        for entry in surplus:
+            self._store.delete(entry)
+        gone = {entry.path for entry in surplus}
+        self._entries = [entry for entry in self._entries if entry.path not in gone]
+
+    def _make_room(self, size: int, target: Path) -> None:
+        if not self._store.lacking(size):
+            return
+        self._delete_surplus()
+        lacking = self._store.lacking(size)
+        if lacking:
+            raise CheckpointError(
+                f"{printable(target)}: not saved: the disk lacks {lacking} bytes of {size}; "
+                f"free some or keep fewer checkpoints; all that were saved before are still there"
+            )
+
+
+def resolve(path: Path, disk: Disk) -> Path:
+    """Return `path`, or the newest valid checkpoint in it if it is a directory."""
+    if not disk.is_directory(path):
+        return path
+    ordered = policy.newest(Store(path, disk, lambda _: None).entries())
+    if not ordered:
+        raise CheckpointError(f"{printable(path)}: no checkpoint here that training can go on from")
+    return ordered[0].path

@@ -1,0 +1,143 @@
+"""What can be said about a checkpoint without its tensors, and the errors that name what is wrong with one.
+
+Order: the errors, CheckpointMetadata (the user's five fields), Entry (one name in a directory), the
+sidecar's text, and `printable`, which keeps a hostile name from speaking to the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+LARGEST_COUNT = 1 << 62  # of steps, epochs, tokens, saves: all fit a signed 64-bit integer with room
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, read or trusted; names the file and the field."""
+
+
+class DamagedError(CheckpointError):
+    """The bytes are not those of any one save: the file may be set aside, and must not be used."""
+
+
+class UnknownVersionError(CheckpointError):
+    """Written by another version of the format: not damaged, and not to be touched."""
+
+
+@dataclass(frozen=True)
+class CheckpointMetadata:
+    """The five fields a person asks for first. `loss` may be NaN, which is never best.
+
+    `timestamp` is "YYYY-mm-dd HH:MM:SS". Anything else raises ValueError with the field's name.
+    """
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    timestamp: str
+    phase: str
+
+    def __post_init__(self) -> None:
+        if not is_count(self.epoch):
+            raise ValueError(f"epoch: expected a whole number of at least 0, found {self.epoch!r}")
+        for name in ("loss", "learning_rate"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not hasattr(value, "__float__"):
+                raise ValueError(f"{name}: expected a number, found {value!r:.80}")
+            object.__setattr__(self, name, float(value))  # NumPy's scalars too
+        if not math.isfinite(self.learning_rate):
+            raise ValueError(f"learning_rate: expected a finite number, found {self.learning_rate}")
+        if not isinstance(self.timestamp, str) or not _TIMESTAMP.fullmatch(self.timestamp):
+            raise ValueError(f"timestamp: expected YYYY-mm-dd HH:MM:SS, found {self.timestamp!r:.80}")
+        if not isinstance(self.phase, str) or not 0 < len(self.phase) <= 64 or not self.phase.isprintable():
+            raise ValueError(f"phase: expected 1 to 64 printable characters, found {self.phase!r:.80}")
+
+    def document(self) -> dict[str, Any]:
+        """Return the fields as a plain dict, as they are stored in the .bin."""
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: Any) -> CheckpointMetadata:
+        """Rebuild from a plain dict; ValueError names a missing, unknown or wrong field."""
+        names = [*cls.__dataclass_fields__]
+        if not isinstance(document, dict) or set(document) != set(names):
+            raise ValueError(f"expected the fields {', '.join(names)}")
+        return cls(**document)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One checkpoint name in a directory. A bad file has a `problem`; what could not be read is None."""
+
+    path: Path
+    label: str  # best, last, periodic or final
+    metadata: CheckpointMetadata | None = None
+    sequence: int = 0
+    step: int | None = None
+    status: str | None = None
+    size: int = 0
+    weights_only: bool = False
+    epoch_end: bool = False
+    problem: str | None = None
+    tokens: int | None = None
+    pinned: bool = False
+
+    @property
+    def seq(self) -> int:
+        """The place in the order of all saves of this directory; the newest is the largest."""
+        return self.sequence
+
+    @property
+    def valid(self) -> bool:
+        """Whether training can go on from this file, as far as its head tells."""
+        return self.problem is None and not self.weights_only
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The reasons for which this file is kept."""
+        return (self.label, "pinned") if self.pinned else (self.label,)
+
+
+def progress(document: Mapping[str, Any]) -> tuple[int, str, int | None]:
+    """Return (step, status, tokens or None) of a state's document; ValueError names a wrong field."""
+    found = document.get("progress")
+    if not isinstance(found, dict):
+        raise ValueError("progress: expected a map")
+    step, status, tokens = found.get("step"), found.get("status"), found.get("tokens")
+    if not is_count(step):
+        raise ValueError(f"progress.step: expected a whole number of at least 0, found {step!r:.80}")
+    if not isinstance(status, str) or not 0 < len(status) <= 64:
+        raise ValueError(f"progress.status: expected 1 to 64 characters, found {status!r:.80}")
+    return step, status, tokens if is_count(tokens) else None
+
+
+def sidecar(entry: Entry) -> bytes:
+    """Return the .json beside a .bin: the user's five fields, then what a person looks for next.
+
+    JSON has no NaN or infinity: such a loss is null.
+    """
+    assert entry.metadata is not None
+    fields = entry.metadata.document()
+    if not math.isfinite(entry.metadata.loss):
+        fields["loss"] = None
+    fields["step"] = entry.step
+    if entry.tokens is not None:
+        fields["tokens"] = entry.tokens
+    fields |= {"status": entry.status, "size": entry.size, "sequence": entry.sequence}
+    return (json.dumps(fields, indent=2, allow_nan=False) + "\n").encode()
+
+
+def printable(text: object) -> str:
+    """Return `text` on one line, every control or invisible character spelt out as an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether `value` is a whole number that a count of anything here may be (True is none)."""
+    return type(value) is int and 0 <= value < LARGEST_COUNT

@@ -1,0 +1,183 @@
+"""What to save when, under which name, and what to keep: decisions only, nothing is done here.
+
+Order: CheckpointStrategy, names, when to save, what is newest and best, what may be deleted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tinyllm.checkpoint.metadata import CheckpointMetadata, Entry
+
+FINAL_NAME = "model_final.bin"
+LAST_NAME = "checkpoint_last.bin"
+_PATTERNS = {
+    "last": re.compile(r"checkpoint_last\.(bin|json)"),
+    "final": re.compile(r"model_final\.(bin|json)"),
+    "periodic": re.compile(r"checkpoint_epoch_\d+\.(bin|json)"),
+    "best": re.compile(r"checkpoint_best_epoch_\d+_loss_-?\d[\d.e+-]*\.(bin|json)"),
+}
+# Of several names of one save the first is the one to speak of.
+LABELS = tuple(_PATTERNS)
+
+
+@dataclass(frozen=True)
+class CheckpointStrategy:
+    """What an epoch leaves behind: one of the constants, `periodic(n)`, `best_and_periodic(n)`."""
+
+    best: bool
+    last: bool
+    every: int = 0  # epochs; 0: no periodic ones
+
+    BEST: ClassVar[CheckpointStrategy]
+    LAST: ClassVar[CheckpointStrategy]
+    BEST_AND_LAST: ClassVar[CheckpointStrategy]
+
+    def __post_init__(self) -> None:
+        if type(self.every) is not int or self.every < 0 or not (self.best or self.last or self.every):
+            raise ValueError("a strategy saves the best, the last, or every n-th epoch with n of at least 1")
+
+    @classmethod
+    def periodic(cls, n: int) -> CheckpointStrategy:
+        """Save every n-th epoch; n < 1 raises ValueError."""
+        return cls(best=False, last=False, every=_at_least_one(n))
+
+    @classmethod
+    def best_and_periodic(cls, n: int) -> CheckpointStrategy:
+        """Save the best epochs and every n-th; n < 1 raises ValueError."""
+        return cls(best=True, last=False, every=_at_least_one(n))
+
+    @classmethod
+    def parse(cls, text: str) -> CheckpointStrategy:
+        """Return the strategy spelt `text`: best, last, best-and-last, periodic:N or best-and-periodic:N."""
+        plain = {"best": cls.BEST, "last": cls.LAST, "best-and-last": cls.BEST_AND_LAST}
+        if text in plain:
+            return plain[text]
+        name, _, number = text.partition(":")
+        counted = {"periodic": cls.periodic, "best-and-periodic": cls.best_and_periodic}
+        if name in counted and re.fullmatch(r"[0-9]{1,9}", number):
+            return counted[name](int(number))
+        raise ValueError(
+            f"checkpoint strategy {text!r}: "
+            f"expected best, last, best-and-last, periodic:N or best-and-periodic:N"
+        )
+
+    def __str__(self) -> str:
+        kinds = ["best"] * self.best + ["last"] * self.last + ["periodic"] * (self.every > 0)
+        return "-and-".join(kinds) + (f":{self.every}" if self.every else "")
+
+
+CheckpointStrategy.BEST = CheckpointStrategy(best=True, last=False)
+CheckpointStrategy.LAST = CheckpointStrategy(best=False, last=True)
+CheckpointStrategy.BEST_AND_LAST = CheckpointStrategy(best=True, last=True)
+
+
+def _at_least_one(n: int) -> int:
+    if type(n) is not int or n < 1:
+        raise ValueError(f"checkpoint strategy: every {n!r} epochs: expected a whole number of at least 1")
+    return n
+
+
+# ---- names
+
+
+def file_name(label: str, metadata: CheckpointMetadata) -> str:
+    """Return the .bin's name for one of the labels."""
+    if label == "best":
+        digits = ".4f" if abs(metadata.loss) < 1e15 else ".4e"  # a name has at most 255 characters
+        return f"checkpoint_best_epoch_{metadata.epoch}_loss_{metadata.loss:{digits}}.bin"
+    if label == "periodic":
+        return f"checkpoint_epoch_{metadata.epoch}.bin"
+    return {"last": LAST_NAME, "final": FINAL_NAME}[label]
+
+
+def label_of(name: str) -> str | None:
+    """Return the label of a .bin's or .json's name, None if it is none of ours."""
+    return next((label for label, pattern in _PATTERNS.items() if pattern.fullmatch(name)), None)
+
+
+# ---- when to save
+
+
+def labels(
+    strategy: CheckpointStrategy,
+    epoch: int,
+    loss: float,
+    best_loss: float | None,
+    *,
+    epoch_end: bool = True,
+    last: bool = False,
+) -> tuple[str, ...]:
+    """Return the labels under which a state is to be saved now; none at all if it is not.
+
+    `best_loss` is the lowest so far in this phase. A save in the middle of an epoch (`epoch_end` False)
+    is never best and never periodic; `last` asks for a checkpoint_last whatever the strategy.
+    """
+    found = []
+    if last or strategy.last:
+        found.append("last")
+    if epoch_end and strategy.every and epoch % strategy.every == 0:
+        found.append("periodic")
+    if epoch_end and strategy.best and improves(loss, best_loss):
+        found.append("best")
+    return tuple(found)
+
+
+def improves(loss: float, best_loss: float | None) -> bool:
+    """Whether `loss` is strictly lower than all before; NaN and infinity never are."""
+    return math.isfinite(loss) and (best_loss is None or loss < best_loss)
+
+
+# ---- newest and best
+
+
+def newest(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the valid entries, the newest save first; of one save's names checkpoint_last first."""
+    valid = [entry for entry in entries if entry.valid]
+    return sorted(valid, key=lambda entry: (-entry.sequence, LABELS.index(entry.label), entry.path.name))
+
+
+def best_first(entries: Iterable[Entry], phase: str) -> list[Entry]:
+    """Return a phase's complete-epoch checkpoints, the lowest loss first, of equal ones the later.
+
+    Those that carry the label best come before all others, which only serve where there is none.
+    """
+    found = [entry for entry in entries if entry.valid and entry.epoch_end and entry.label != "final"]
+    return sorted(
+        (entry for entry in found if _of_phase(entry, phase)),
+        key=lambda entry: (entry.label != "best", _loss(entry), -entry.sequence, entry.path.name),
+    )
+
+
+def _of_phase(entry: Entry, phase: str) -> bool:
+    return entry.metadata is not None and entry.metadata.phase == phase and math.isfinite(entry.metadata.loss)
+
+
+def _loss(entry: Entry) -> float:
+    return entry.metadata.loss if entry.metadata else math.inf
+
+
+def best_loss(entries: Iterable[Entry], phase: str) -> float | None:
+    """Return the lowest loss among a phase's checkpoints that carry the label best."""
+    found = best_first((entry for entry in entries if entry.label == "best"), phase)
+    return _loss(found[0]) if found else None
+
+
+# ---- what to keep
+
+
+def victims(entries: Sequence[Entry], keep_best_n: int) -> list[Entry]:
+    """Return what may be deleted: a phase's best ones beyond the lowest `keep_best_n`.
+
+    Last, periodic and final ones never are, nor pinned ones, nor the newest save under any name.
+    """
+    ordered = newest(entries)
+    phases = {entry.metadata.phase for entry in ordered if entry.metadata}
+    surplus = []
+    for phase in sorted(phases):
+        surplus += best_first((entry for entry in ordered if entry.label == "best"), phase)[keep_best_n:]
+    return [entry for entry in surplus if not entry.pinned and entry.sequence != ordered[0].sequence]

@@ -1,0 +1,179 @@
+"""Reading a .bin from the disk: its head, its tensors into given memory, or all of it to verify.
+
+Order: CheckpointFile, then the three readings of it that others ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyllm.arena import Array
+from tinyllm.checkpoint.disk import Disk
+from tinyllm.checkpoint.format import (
+    DTYPES,
+    HEADER_BYTES,
+    Head,
+    Tensor,
+    check,
+    lead,
+    parse_head,
+    parse_header,
+)
+from tinyllm.checkpoint.metadata import CheckpointError, CheckpointMetadata, DamagedError, printable
+
+_SCRATCH_BYTES = 1 << 22
+
+
+class CheckpointFile:
+    """An open .bin whose head was read and checked; sees the same bytes even if its name is replaced."""
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self.path, self._disk = path, disk
+        self.file = printable(path)
+        with _named(self.file):
+            self._fd, self.size = disk.open(path)
+        try:
+            with _named(self.file):
+                first = self._read(0, min(HEADER_BYTES, self.size))
+                header = parse_header(first, self.size, self.file)
+                rest = self._read(HEADER_BYTES, header.map_bytes + header.index_bytes)
+                self.head = parse_head(header, rest, self.file)
+        except BaseException:
+            disk.close(self._fd)
+            raise
+
+    def __enter__(self) -> CheckpointFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._disk.close(self._fd)
+
+    def payloads(self, tensor: Tensor, end: int, into: memoryview | None = None) -> Iterator[memoryview]:
+        """Read a tensor's chunks, which follow byte `end`, in order; yield them piece by piece, checked.
+
+        With `into` (the tensor's bytes) every piece is read there; otherwise into a small scratch that the
+        next piece reuses. Padding, checksums and finiteness are checked.
+        """
+        scratch = memoryview(bytearray(min(_SCRATCH_BYTES, tensor.nbytes))) if into is None else into
+        done = 0
+        for number, chunk in enumerate(tensor.chunks):
+            where = f"{self.file}: {printable(tensor.name)}: chunk {number}"
+            with _named(self.file):
+                if self._read(end, chunk.offset - end) != lead(end, chunk.length):
+                    raise DamagedError(f"{where}: the bytes before it are not the padding that belongs there")
+            crc, finite = 0, True
+            for start in range(0, chunk.length, _SCRATCH_BYTES):
+                length = min(_SCRATCH_BYTES, chunk.length - start)
+                piece = scratch[:length] if into is None else into[done : done + length]
+                with _named(self.file):
+                    self._read_into(piece, chunk.offset + start)
+                crc, fine = check(piece, tensor.dtype, crc)
+                finite, done = finite and fine, done + length
+                yield piece
+            if crc != chunk.crc:
+                raise DamagedError(
+                    f"{where}: checksum differs in bytes {chunk.offset} to {chunk.offset + chunk.length}"
+                )
+            if not finite:
+                raise DamagedError(f"{where}: holds NaN or infinity")
+            end = chunk.offset + chunk.length
+
+    def tensors(self, role: str | None = None) -> Iterator[tuple[Tensor, int]]:
+        """Yield (tensor, end of what lies before it), all or those of one role."""
+        end = self.head.header.index_at + self.head.header.index_bytes
+        for tensor in self.head.tensors:
+            if role is None or tensor.role == role:
+                yield tensor, end
+            if tensor.chunks:
+                end = tensor.chunks[-1].offset + tensor.chunks[-1].length
+
+    def _read(self, offset: int, size: int) -> bytes:
+        data = bytearray(size)
+        self._read_into(memoryview(data), offset)
+        return bytes(data)
+
+    def _read_into(self, view: memoryview, offset: int) -> None:
+        while len(view):
+            count = self._disk.read(self._fd, view, offset)
+            if not count:
+                raise DamagedError(f"{self.file}: ends at byte {offset}, where more was promised")
+            view, offset = view[count:], offset + count
+
+
+@contextmanager
+def _named(file: str) -> Iterator[None]:
+    """Turn an OSError into a CheckpointError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
+
+
+def read_head(path: Path, disk: Disk) -> Head:
+    """Return the head of a .bin; the payloads are not looked at."""
+    with CheckpointFile(path, disk) as file:
+        return file.head
+
+
+def verify(path: Path, disk: Disk) -> Head:
+    """Read every byte of a .bin against its checksums and return its head; CheckpointError otherwise."""
+    with CheckpointFile(path, disk) as file:
+        for tensor, end in file.tensors():
+            for _ in file.payloads(tensor, end):
+                pass
+        return file.head
+
+
+def read_state(path: Path, disk: Disk, state_type: Any) -> tuple[Any, CheckpointMetadata]:
+    """Return (state, metadata): payloads go straight into the views of `state_type.blank(document)`."""
+    with CheckpointFile(path, disk) as file:
+        head = file.head
+        if head.kind != "state":
+            raise CheckpointError(
+                f"{file.file}: holds weights only, without Adam's moments; training cannot go on from it "
+                f"(generate and chat can use it)"
+            )
+        try:
+            state = state_type.blank(head.document)
+            views: Mapping[str, Array] = state.tensors()
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, MemoryError) as error:
+            raise CheckpointError(f"{file.file}: document: no state can be made of it: {error}") from error
+        _compare(head, views, file.file)
+        for tensor, end in file.tensors():
+            into = views[tensor.name].reshape(-1).view(np.uint8).data
+            for _ in file.payloads(tensor, end, into):
+                pass
+        return state, head.metadata
+
+
+def read_weights(path: Path, disk: Disk) -> tuple[Head, dict[str, Array]]:
+    """Return (head, {path of a parameter: array}); Adam's moments are skipped, not read."""
+    with CheckpointFile(path, disk) as file:
+        found: dict[str, Array] = {}
+        for tensor, end in file.tensors("params"):
+            array = np.empty(tensor.shape, DTYPES[tensor.dtype])
+            for _ in file.payloads(tensor, end, array.reshape(-1).view(np.uint8).data):
+                pass
+            found[tensor.name.partition("/")[2]] = array
+        if not found:
+            raise CheckpointError(f"{file.file}: holds no parameters")
+        return file.head, found
+
+
+def _compare(head: Head, views: Mapping[str, Array], file: str) -> None:
+    expected = {name: (str(view.dtype), view.shape) for name, view in views.items()}
+    found = {tensor.name: (tensor.dtype, tensor.shape) for tensor in head.tensors}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            said = [
+                f"{each[0]} {each[1]}" if each else "nothing"
+                for each in (expected.get(name), found.get(name))
+            ]
+            raise CheckpointError(
+                f"{file}: {printable(name)}: the document asks for {said[0]}, the index has {said[1]}"
+            )

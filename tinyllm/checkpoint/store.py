@@ -1,0 +1,252 @@
+"""A directory of checkpoints: locked, recovered, listed, and changed such that no instant of dying loses one.
+
+What is derived (sidecars) and what is surplus (deletions) comes after the commit of what is needed.
+Order: the lock and recovery, then put, list and delete, then small parts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tinyllm.checkpoint import policy, reader
+from tinyllm.checkpoint.commit import TEMP_PREFIX, Notice, commit, make_directories, temp_name, write_all
+from tinyllm.checkpoint.disk import Disk
+from tinyllm.checkpoint.format import Head
+from tinyllm.checkpoint.metadata import (
+    CheckpointError,
+    DamagedError,
+    Entry,
+    UnknownVersionError,
+    printable,
+    progress,
+    sidecar,
+)
+
+LOCK_NAME = ".lock"
+RESERVE_BYTES = 1 << 16  # for sidecars and the directory itself
+_SMALL_BYTES = 1 << 16  # no sidecar or lock file of ours is larger
+
+
+def describe(path: Path, label: str, head: Head) -> Entry:
+    """Return the entry of a file whose head is `head`."""
+    step, status, tokens = progress(head.document)
+    return Entry(
+        path, label, head.metadata, head.header.sequence, step, status, head.header.file_bytes,
+        weights_only=head.kind == "weights", epoch_end=head.epoch_end, tokens=tokens,
+    )  # fmt: skip
+
+
+class Store:
+    """The checkpoints of one directory. Only a locked store (`open`) may change anything."""
+
+    def __init__(self, directory: Path, disk: Disk, notice: Notice) -> None:
+        self.directory, self.disk, self._notice = directory, disk, notice
+        self._lock: int | None = None
+
+    # ---- the lock, and what is put right under it
+
+    def open(self) -> None:
+        """Make the directory, lock it until `close`, sweep and repair; CheckpointError if it is in use."""
+        try:
+            make_directories(self.disk, self.directory)
+            self._lock = self._take_lock()
+        except OSError as error:
+            raise CheckpointError(f"{self}: cannot be written to: {error.strerror or error}") from error
+        try:
+            self._recover()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            fd, self._lock = self._lock, None
+            with suppress(OSError):
+                self.disk.close(fd)
+
+    def _take_lock(self) -> int:
+        path = self.directory / LOCK_NAME
+        try:
+            fd, offered = self.disk.lock(path)
+        except BlockingIOError as error:
+            raise CheckpointError(
+                f"{self}: in use by {self._holder()}; two writers must not share a directory: "
+                f"end that one or use another directory"
+            ) from error
+        try:
+            if not offered:
+                self._notice(
+                    f"{self}: no file locks here; nothing keeps a second trainer out of the directory"
+                )
+            pid, host = self.disk.identity()
+            self.disk.truncate(fd, 0)
+            write_all(self.disk, fd, memoryview(json.dumps({"pid": pid, "host": host}).encode()))
+        except OSError:  # the text is only for the other one's error message
+            pass
+        return fd
+
+    def _holder(self) -> str:
+        try:
+            found = json.loads(self._read_small(self.directory / LOCK_NAME))
+            return f"process {printable(int(found['pid']))} on {printable(found['host'])}"
+        except (OSError, ValueError, LookupError, TypeError):
+            return "another process"
+
+    def _recover(self) -> None:
+        try:
+            names = self.disk.names(self.directory)
+        except OSError as error:
+            raise CheckpointError(f"{self}: cannot be listed: {error.strerror or error}") from error
+        for name in names:
+            if name.startswith(TEMP_PREFIX):
+                self._remove(self.directory / name)
+        bins = set()
+        for path, found in self._heads(names):
+            if isinstance(found, UnknownVersionError):
+                raise CheckpointError(f"{found}; this directory belongs to it, choose another") from found
+            if isinstance(found, DamagedError):
+                self.set_aside(path, found)
+                continue
+            bins.add(path)
+            if isinstance(found, CheckpointError):
+                self._notice(str(found))
+            else:
+                self._repair_sidecar(describe(path, policy.label_of(path.name) or "", found))
+        for name in names:
+            path = self.directory / name
+            if name.endswith(".json") and policy.label_of(name) and path.with_suffix(".bin") not in bins:
+                self._remove(path)
+
+    def set_aside(self, path: Path, problem: CheckpointError) -> None:
+        """Rename a bad file to `<name>.corrupt`, so that nothing takes it for good; never delete it."""
+        try:
+            taken = set(self.disk.names(self.directory))
+            names = (
+                f"{path.name}.corrupt{number}" for number in itertools.chain([""], range(2, len(taken) + 3))
+            )
+            target = self.directory / next(name for name in names if name not in taken)
+            self.disk.rename(path, target)
+            self._notice(f"{problem}; set aside as {printable(target.name)}")
+        except OSError as error:
+            self._notice(f"{problem}; it could not be set aside: {error.strerror or error}")
+
+    # ---- put, list, delete
+
+    def put(self, data: memoryview, targets: Sequence[Path]) -> None:
+        """Save `data` under `targets`, the first being the name to speak of; CheckpointError if it failed."""
+        try:
+            commit(self.disk, data, targets, self._notice)
+        except OSError as error:
+            raise CheckpointError(
+                f"{printable(targets[0])}: not saved: {error.strerror or error}; "
+                f"those before it are still there"
+            ) from error
+
+    def lacking(self, size: int) -> int:
+        """Return how many bytes are missing for a file of `size`; 0 where that cannot be known."""
+        try:
+            return max(0, size + RESERVE_BYTES - self.disk.free(self.directory))
+        except OSError:
+            return 0
+
+    def entries(self) -> list[Entry]:
+        """Return what is in the directory, by sequence; a bad file is an entry with a problem."""
+        try:
+            names = self.disk.names(self.directory)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise CheckpointError(f"{self}: cannot be listed: {error.strerror or error}") from error
+        found = []
+        for path, head in self._heads(names):
+            label = policy.label_of(path.name) or ""
+            if isinstance(head, CheckpointError):
+                found.append(Entry(path, label, problem=str(head)))
+            else:
+                found.append(describe(path, label, head))
+        return sorted(found, key=lambda entry: (entry.sequence, entry.path.name))
+
+    def delete(self, entry: Entry) -> None:
+        """Delete a checkpoint; one that cannot be deleted is left, with a notice."""
+        self._remove(entry.path)
+        self._remove(entry.path.with_suffix(".json"))
+
+    def write_sidecar(self, entry: Entry) -> None:
+        """Write the .json beside a .bin; it is derived, so that a failure is only a notice."""
+        if entry.label == "final" or entry.metadata is None:
+            return
+        temp = temp_name(self.disk, self.directory)
+        try:
+            fd = self.disk.create(temp)
+            try:
+                write_all(self.disk, fd, memoryview(sidecar(entry)))
+            finally:
+                self.disk.close(fd)
+            self.disk.rename(temp, entry.path.with_suffix(".json"))
+        except OSError as error:
+            with suppress(OSError):
+                self.disk.unlink(temp)
+            self._notice(
+                f"{printable(entry.path.with_suffix('.json'))}: not written: {error.strerror or error}"
+            )
+
+    def first_sound(self, candidates: Iterable[Entry]) -> Entry | None:
+        """Return the first entry all of whose bytes are right; the bad ones before it are set aside."""
+        for entry in candidates:
+            try:
+                reader.verify(entry.path, self.disk)
+                return entry
+            except DamagedError as problem:
+                if self._lock is None:
+                    self._notice(f"{problem}; passed over")
+                else:
+                    self.set_aside(entry.path, problem)
+            except CheckpointError as problem:
+                self._notice(f"{problem}; passed over")
+        return None
+
+    # ---- small parts
+
+    def __str__(self) -> str:
+        return printable(self.directory)
+
+    def _heads(self, names: Iterable[str]) -> Iterable[tuple[Path, Head | CheckpointError]]:
+        for name in names:
+            if not name.endswith(".bin") or policy.label_of(name) is None:
+                continue
+            path = self.directory / name
+            try:
+                yield path, reader.read_head(path, self.disk)
+            except CheckpointError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):  # gone since it was listed
+                    yield path, error
+
+    def _repair_sidecar(self, entry: Entry) -> None:
+        try:
+            if self._read_small(entry.path.with_suffix(".json")) == sidecar(entry):
+                return
+        except OSError:
+            pass
+        self.write_sidecar(entry)
+
+    def _remove(self, path: Path) -> None:
+        try:
+            self.disk.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._notice(f"{printable(path)}: not deleted: {error.strerror or error}")
+
+    def _read_small(self, path: Path) -> bytes:
+        fd, size = self.disk.open(path)
+        try:
+            data = bytearray(min(size, _SMALL_BYTES))
+            count = self.disk.read(fd, memoryview(data), 0)
+        finally:
+            self.disk.close(fd)
+        return bytes(data[:count])
