@@ -15,7 +15,9 @@ def relative_error(found: Array, expected: Array) -> float:
     return float(np.linalg.norm(found - expected)) / size if size > 1e-9 else 0.0
 
 
-def numeric_gradient(loss: Callable[[], float], tensor: Array, rng: np.random.Generator, most: int = 24) -> tuple[Array, Array]:
+def numeric_gradient(
+    loss: Callable[[], float], tensor: Array, rng: np.random.Generator, most: int = 24
+) -> tuple[Array, Array]:
     """Return (flat indices, central differences) of `loss` for up to `most` drawn elements of `tensor`.
 
     Fourth order: its error at step 1e-4 is far below the 1e-6 that is asked.
@@ -36,14 +38,18 @@ def numeric_gradient(loss: Callable[[], float], tensor: Array, rng: np.random.Ge
     return chosen, slopes
 
 
-def check(loss: Callable[[], float], tensor: Array, gradient: Array, rng: np.random.Generator, name: str) -> None:
+def check(
+    loss: Callable[[], float], tensor: Array, gradient: Array, rng: np.random.Generator, name: str
+) -> None:
     """Assert that `gradient` is dloss/dtensor to a relative error of 1e-6."""
     chosen, slopes = numeric_gradient(loss, tensor, rng)
     error = relative_error(gradient.reshape(-1)[chosen], slopes)
     assert error <= 1e-6, f"{name}: relative error {error:.2e}"
 
 
-def check_row(loss: Callable[[], float], layout: Layout, row: Array, gradient: Array, rng: np.random.Generator) -> None:
+def check_row(
+    loss: Callable[[], float], layout: Layout, row: Array, gradient: Array, rng: np.random.Generator
+) -> None:
     """Assert `check` for every tensor of a row."""
     named = layout.named(gradient)
     for name, tensor in layout.named(row).items():

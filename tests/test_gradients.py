@@ -75,7 +75,9 @@ def test_layernorm_backward_is_the_derivative_and_adds_into_dx(N, C, seed):
 
 
 @FAST
-@given(B=st.integers(1, 3), T=small, H=st.integers(1, 3), D=small, rate=st.sampled_from([0.0, 0.3]), seed=seeds)
+@given(
+    B=st.integers(1, 3), T=small, H=st.integers(1, 3), D=small, rate=st.sampled_from([0.0, 0.3]), seed=seeds
+)
 def test_attention_backward_is_the_derivative(B, T, H, D, rate, seed):
     rng = np.random.default_rng(seed)
     C = H * D
@@ -137,7 +139,9 @@ def test_residual_backward_is_the_derivative(N, C, rate, seed):
 
 
 @FAST
-@given(N=small, V=st.integers(1, 6), T=st.integers(1, 6), C=small, rate=st.sampled_from([0.0, 0.4]), seed=seeds)
+@given(
+    N=small, V=st.integers(1, 6), T=st.integers(1, 6), C=small, rate=st.sampled_from([0.0, 0.4]), seed=seeds
+)
 def test_embedding_backward_is_the_derivative(N, V, T, C, rate, seed):
     rng = np.random.default_rng(seed)
     layout = Layout(embedding.params(V, T, C))

@@ -87,7 +87,9 @@ class TrainConfig(_Section):
     epochs: int = _option(30, "passes over the data, in each phase", low=1)
     max_steps: int | None = _option(None, "updates in each phase; takes the place of --epochs", low=1)
     lr: float = _option(1e-3, "peak learning rate", above=0.0)
-    min_lr: float | None = _option(None, "learning rate at the end of a phase (default: a tenth of --lr)", low=0.0)
+    min_lr: float | None = _option(
+        None, "learning rate at the end of a phase (default: a tenth of --lr)", low=0.0
+    )
     warmup: int | None = _option(
         None, "updates of linear warm-up (default: a twentieth of the phase, at most 100)", low=0
     )
@@ -96,10 +98,14 @@ class TrainConfig(_Section):
     beta2: float = _option(0.999, "decay of Adam's second moment", low=0.0, high=0.9999999)
     epsilon: float = _option(1e-8, "Adam's epsilon", above=0.0)
     grad_clip: float = _option(1.0, "largest global norm of the gradient; 0 turns clipping off", low=0.0)
-    patience: int = _option(30, "epochs without a gain of --min-delta before a phase stops; 0 turns it off", low=0)
+    patience: int = _option(
+        30, "epochs without a gain of --min-delta before a phase stops; 0 turns it off", low=0
+    )
     min_delta: float = _option(0.01, "smallest fall of the monitored loss that counts as a gain", low=0.0)
     monitor: str = _option(
-        "train", "the loss that best and early stopping look at; val needs --val-fraction", choices=("train", "val")
+        "train",
+        "the loss that best and early stopping look at; val needs --val-fraction",
+        choices=("train", "val"),
     )
     eval_every: int | None = _option(
         None, "updates between evaluations on the held-out part (default: once an epoch)", low=1
@@ -109,7 +115,9 @@ class TrainConfig(_Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_lr is not None and self.min_lr > self.lr:
-            raise ConfigError(f"--min-lr {self.min_lr} is above --lr {self.lr}; the rate falls from --lr to --min-lr")
+            raise ConfigError(
+                f"--min-lr {self.min_lr} is above --lr {self.lr}; the rate falls from --lr to --min-lr"
+            )
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,9 @@ class DataConfig(_Section):
 
     tokenizer: str = _option("bpe", "byte-level BPE, or one token per character", choices=("bpe", "char"))
     vocab_size: int = _option(2048, "largest vocabulary of the BPE tokenizer", low=257, high=1 << 20)
-    documents: bool = _option(False, "split .txt files into documents at blank lines; without it a file is one stream")
+    documents: bool = _option(
+        False, "split .txt files into documents at blank lines; without it a file is one stream"
+    )
     train_on_prompts: bool = _option(False, "let the prompts of dialogues carry loss too")
     val_fraction: float = _option(0.0, "part of the data held out for evaluation", low=0.0, high=0.9)
 
@@ -144,7 +154,9 @@ class Config:
         """Rebuild a Config; unknown or missing fields and wrong types raise ConfigError."""
         if not isinstance(document, dict) or set(document) != set(SECTIONS):
             raise ConfigError(f"config: expected the sections {', '.join(SECTIONS)}")
-        return cls(**{name: from_fields(SECTIONS[name], document[name], f"config.{name}") for name in SECTIONS})
+        return cls(
+            **{name: from_fields(SECTIONS[name], document[name], f"config.{name}") for name in SECTIONS}
+        )
 
 
 SECTIONS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "data": DataConfig}
@@ -177,9 +189,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             rule = field.metadata
             text = rule["help"] if field.default is None else f"{rule['help']} (default: {field.default})"
             if hints[field.name] is bool:
-                group.add_argument(flag(field.name), action="store_true", default=argparse.SUPPRESS, help=rule["help"])
+                group.add_argument(
+                    flag(field.name), action="store_true", default=argparse.SUPPRESS, help=rule["help"]
+                )
                 continue
-            number = next(t for t in (get_args(hints[field.name]) or (hints[field.name],)) if t is not type(None))
+            number = next(
+                t for t in (get_args(hints[field.name]) or (hints[field.name],)) if t is not type(None)
+            )
             group.add_argument(
                 flag(field.name), type=number, default=argparse.SUPPRESS, choices=rule["choices"],
                 metavar=None if rule["choices"] else {int: "N", float: "X", str: "NAME"}[number], help=text,

@@ -1,8 +1,8 @@
 """The training loop: step, close the epoch, evaluate, judge, save, next phase.
 
 The loop asks the state what is due, does it, and asks again; it remembers nothing of its own. So a
-state that was saved between any two actions continues exactly where it was. Order: the plan of a
-phase, what the loop tells its watcher, the loop.
+state that was saved between any two actions continues exactly where it was. Order: what the
+loop tells its watcher, the loop.
 """
 
 from __future__ import annotations
@@ -17,35 +17,11 @@ from typing import Protocol
 import numpy as np
 
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata
-from tinyllm.config import TrainConfig
 from tinyllm.data import Dataset
 from tinyllm.metrics import Metrics
-from tinyllm.schedule import Schedule
+from tinyllm.phases import enter_phase, phase_steps, steps_per_epoch
 from tinyllm.state import TrainState
 from tinyllm.step import Engine, Step
-from tinyllm.stopping import EarlyStopping
-
-
-def steps_per_epoch(config: TrainConfig, windows: int) -> int:
-    """Return the number of updates that visit `windows` training windows once."""
-    return -(-windows // (config.batch_size * config.accumulate))
-
-
-def phase_steps(config: TrainConfig, windows: int) -> int:
-    """Return the number of updates of a whole phase."""
-    return config.max_steps or config.epochs * steps_per_epoch(config, windows)
-
-
-def phase_schedule(config: TrainConfig, windows: int, start: int) -> Schedule:
-    """Return the schedule of a phase that begins at update `start`."""
-    steps = phase_steps(config, windows)
-    warmup = min(100, steps // 20) if config.warmup is None else min(config.warmup, steps)
-    return Schedule(config.lr, floor_rate(config), start, warmup, start + steps)
-
-
-def floor_rate(config: TrainConfig) -> float:
-    """Return the rate at the end of a phase: --min-lr, or a tenth of --lr."""
-    return config.lr / 10 if config.min_lr is None else config.min_lr
 
 
 class Watcher(Protocol):
@@ -58,7 +34,7 @@ class Watcher(Protocol):
         """An update was made."""
 
     def judged(self, state: TrainState, loss: float, step: Step | None, tokens_per_second: float) -> None:
-        """An epoch (or an evaluation that is monitored) ended with this monitored loss."""
+        """An epoch ended with this monitored loss."""
 
     def evaluated(self, state: TrainState, loss: float) -> None:
         """The held-out part was evaluated."""
@@ -137,11 +113,7 @@ class Loop:
         return self._at_epoch_end() or self.phase_is_over() or bool(every and done and done % every == 0)
 
     def _judgement_is_due(self) -> bool:
-        progress = self.state.progress
-        if progress.judged == progress.step:
-            return False
-        by_evaluation = self.state.config.train.monitor == "val" and progress.evaluated == progress.step
-        return self._at_epoch_end() or by_evaluation
+        return self._at_epoch_end() and self.state.progress.judged != self.state.progress.step
 
     @property
     def dataset(self) -> Dataset:
@@ -155,7 +127,10 @@ class Loop:
         began = time.perf_counter()
         batches = [
             self.dataset.batch(
-                config.seed, progress.phase_epoch, progress.index * config.accumulate + micro, config.batch_size
+                config.seed,
+                progress.phase_epoch,
+                progress.index * config.accumulate + micro,
+                config.batch_size,
             )
             for micro in range(config.accumulate)
         ]
@@ -189,7 +164,11 @@ class Loop:
         loss = self.engine.evaluate(self.state, self.dataset.validation(self.state.config.train.batch_size))
         progress.eval_loss, progress.evaluated = loss, progress.step
         self.metrics.write(
-            step=progress.step, epoch=progress.epoch, phase=progress.phase, tokens=progress.tokens, eval__loss=loss
+            step=progress.step,
+            epoch=progress.epoch,
+            phase=progress.phase,
+            tokens=progress.tokens,
+            eval__loss=loss,
         )
         self.watcher.evaluated(self.state, loss)
 
@@ -266,20 +245,13 @@ class Loop:
 
     def _metadata(self) -> CheckpointMetadata:
         progress, config = self.state.progress, self.state.config.train
-        loss = progress.eval_loss if config.monitor == "val" else progress.train_loss
+        if config.monitor == "val":
+            loss = progress.eval_loss
+        elif progress.loss_tokens:
+            loss = progress.loss_sum / progress.loss_tokens
+        else:
+            loss = progress.train_loss
         return CheckpointMetadata(
             epoch=progress.epoch, loss=loss, learning_rate=self.state.schedule.lr(max(progress.step - 1, 0)),
             timestamp=datetime.now().strftime("%Y-%m-%d %H:%M:%S"), phase=progress.phase,
         )  # fmt: skip
-
-
-def enter_phase(state: TrainState, phase: str, windows: int) -> None:
-    """Begin `phase` from the state's present weights: a new schedule, new records, epochs counting on."""
-    progress = state.progress
-    state.schedule = phase_schedule(state.config.train, windows, progress.step)
-    state.stopping = EarlyStopping()
-    progress.phase, progress.status = phase, "running"
-    progress.phase_start = progress.evaluated = progress.judged = progress.step
-    progress.phase_epoch = progress.index = 0
-    progress.loss_sum, progress.loss_tokens = 0.0, 0
-    progress.train_loss = progress.eval_loss = math.nan

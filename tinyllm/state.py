@@ -70,7 +70,9 @@ class TrainState:
     environment: dict[str, str | int] = field(default_factory=dict)
 
     @classmethod
-    def fresh(cls, config: Config, tokenizer: Tokenizer, schedule: Schedule, phases: tuple[str, ...]) -> TrainState:
+    def fresh(
+        cls, config: Config, tokenizer: Tokenizer, schedule: Schedule, phases: tuple[str, ...]
+    ) -> TrainState:
         """Return a new run: parameters drawn from the seed, moments zero."""
         layout = layout_of(config.model, tokenizer.vocab_size)
         rows = aligned_empty(3 * layout.size, np.float32).reshape(3, layout.size)
@@ -139,7 +141,9 @@ def layout_of(config: ModelConfig, V: int) -> Layout:
 class Workspace:
     """One worker's memory for B sequences: never saved, filled once, nothing is allocated in a step."""
 
-    def __init__(self, config: ModelConfig, V: int, B: int, layout: Layout, dtype: npt.DTypeLike = np.float32):
+    def __init__(
+        self, config: ModelConfig, V: int, B: int, layout: Layout, dtype: npt.DTypeLike = np.float32
+    ):
         N = B * config.block_size
         self.gradient = aligned_empty(layout.size, dtype)
         self.gradient[:] = 0

@@ -90,7 +90,11 @@ class Engine:
         for micro, batch in enumerate(batches):
             first = micro * len(batch.tokens) + share.start
             drop = dropout.Address(
-                self.config.dropout, state.config.train.seed, state.progress.step, first, share.stop - share.start
+                self.config.dropout,
+                state.config.train.seed,
+                state.progress.step,
+                first,
+                share.stop - share.start,
             )
             total += self._loss(rank, params, batch, drop)
             model.backward(params, work.grads, work.acts, work.scratch, work.inputs, drop, scale)

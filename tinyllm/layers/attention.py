@@ -62,7 +62,9 @@ def heads(x: Array, k: int, B: int, H: int) -> Array:
     return x.reshape(B, x.shape[0] // B, k, H, -1).transpose(2, 0, 3, 1, 4)
 
 
-def forward(p: Params, a: Acts, s: Scratch, x: Array, starts: Array, drop: dropout.Address, layer: int) -> Array:
+def forward(
+    p: Params, a: Acts, s: Scratch, x: Array, starts: Array, drop: dropout.Address, layer: int
+) -> Array:
     """Attend within each document; x (N, C), starts int32 (B, T); return a.y (N, C) without its bias."""
     B, H, _, D = a.prob.shape[:3] + (x.shape[1] // a.prob.shape[1],)
     linear.forward(a.qkv, x, p.qkv_weight)

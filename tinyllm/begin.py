@@ -1,0 +1,190 @@
+"""How a run begins: fresh from texts, or from a checkpoint with what may be changed changed.
+
+Order: sources, a fresh run, a resumed run, what a resume may change, the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+from tinyllm.config import PHASES, Config, ConfigError, flag, replace
+from tinyllm.data import Dataset, prepare
+from tinyllm.phases import enter_phase, floor_rate, phase_schedule, phase_steps
+from tinyllm.state import Sources, TrainState
+from tinyllm.texts import Texts, strings, training_sample
+from tinyllm.tokenizer import train_bpe, train_char
+
+BUNDLED = {"pretraining": "bundled:pretraining.json", "instruction_tuning": "bundled:chat.json"}
+# Changing these would make the checkpoint's cursor, shapes or records meaningless: that is another run.
+FIXED = {
+    "model": {"n_layer", "n_head", "n_embd", "block_size"},
+    "train": {"batch_size", "accumulate", "seed", "monitor"},
+    "data": {"tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction"},
+}
+Notice = Callable[[str], None]
+
+
+class DataMismatch(RuntimeError):
+    """The texts are not those of the checkpoint."""
+
+
+def located(source: str) -> Path:
+    """Return the path of a source; `bundled:NAME` is a text that comes with tinyllm."""
+    kind, _, name = source.partition("bundled:")
+    return Path(str(resources.files("tinyllm.corpus").joinpath(name))) if name and not kind else Path(source)
+
+
+def open_texts(config: Config, phase: str, sources: list[str]) -> Texts:
+    """Return the texts of a phase; those of instruction tuning are dialogues."""
+    dialogues = phase == "instruction_tuning"
+    return Texts(
+        [located(source) for source in sources], dialogues=dialogues, documents=config.data.documents
+    )
+
+
+def open_dataset(
+    config: Config, phase: str, sources: list[str], tokenizer: Any, directory: Path, notice: Notice
+) -> Dataset:
+    """Return a phase's tokens, from the cache in `directory` where it fits."""
+    texts = open_texts(config, phase, sources)
+    dataset = prepare(
+        texts, tokenizer, config.data, config.model.block_size, config.train.seed, directory / "data", phase
+    )
+    for text in texts.notices:
+        notice(text)
+    return dataset
+
+
+def fresh(config: Config, sources: dict[str, list[str]], directory: Path, notice: Notice
+          ) -> tuple[TrainState, dict[str, Dataset]]:  # fmt: skip
+    """Return a new run over the phases of `sources`, its tokenizer trained on all their texts."""
+    texts = [open_texts(config, phase, paths) for phase, paths in sources.items()]
+    if config.data.tokenizer == "char":
+        tokenizer = train_char(string for each in texts for string in strings(each))
+    else:
+        tokenizer = train_bpe((s for each in texts for s in training_sample(each)), config.data.vocab_size)
+    datasets = {
+        phase: open_dataset(config, phase, paths, tokenizer, directory, notice)
+        for phase, paths in sources.items()
+    }
+    first = next(iter(sources))
+    state = TrainState.fresh(
+        config, tokenizer, phase_schedule(config.train, datasets[first].windows, 0), tuple(sources)
+    )
+    state.sources = {phase: Sources(paths, datasets[phase].fingerprint) for phase, paths in sources.items()}
+    return state, datasets
+
+
+def resumed(
+    state: TrainState, changes: dict[str, dict[str, Any]], sources: dict[str, list[str]], phase: str | None,
+    allow_new_data: bool, directory: Path, notice: Notice,
+) -> dict[str, Dataset]:  # fmt: skip
+    """Prepare a loaded `state` to go on, with `changes` to its config; return the data it still needs.
+
+    `sources` are the texts named on the command line; the checkpoint's own are used otherwise.
+    Raises ConfigError for a change that cannot be, DataMismatch for texts other than the checkpoint's.
+    """
+    if phase is not None and phase not in state.phases:
+        state.phases = tuple(p for p in PHASES if p in (*state.phases, phase))
+    current = phase or state.progress.phase
+    needed = state.phases[state.phases.index(current) :]
+    config = changed_config(state, changes, notice)
+    datasets = {}
+    for name in needed:
+        stored = state.sources.get(name)
+        paths = sources.get(name) or (stored.paths if stored else [BUNDLED[name]])
+        datasets[name] = dataset = open_dataset(config, name, paths, state.tokenizer, directory, notice)
+        if stored and stored.fingerprint != dataset.fingerprint:
+            if not allow_new_data:
+                raise DataMismatch(
+                    f"{name}: the texts in {', '.join(paths)} are not those of the checkpoint (found fingerprint "
+                    f"{dataset.fingerprint[:12]}, expected {stored.fingerprint[:12]}); give the same texts, or "
+                    f"--allow-new-data to train on these"
+                )
+            notice(f"{name}: new texts; the epoch that was under way begins again on them")
+            if name == state.progress.phase:
+                state.progress.index, state.progress.loss_sum, state.progress.loss_tokens = 0, 0.0, 0
+        state.sources[name] = Sources(paths, dataset.fingerprint)
+    previous, state.config = state.config, config
+    if current != state.progress.phase:
+        enter_phase(state, current, datasets[current].windows)
+    else:
+        _continue_phase(state, previous, datasets[current].windows)
+    return datasets
+
+
+def changed_config(state: TrainState, changes: dict[str, dict[str, Any]], notice: Notice) -> Config:
+    """Return the state's config with `changes`, each told as `old -> new`."""
+    for section, values in changes.items():
+        for name, value in values.items():
+            old = getattr(getattr(state.config, section), name)
+            if value == old:
+                continue
+            if name in FIXED[section]:
+                raise ConfigError(
+                    f"{flag(name)} {value}: the checkpoint has {old}, and this cannot change within a run; "
+                    f"drop {flag(name)}, or start a new run in another --checkpoint-dir"
+                )
+            notice(f"{flag(name)}: {old} -> {value}")
+    if "epochs" in changes["train"] and state.config.train.max_steps and "max_steps" not in changes["train"]:
+        changes = {**changes, "train": {**changes["train"], "max_steps": None}}
+        notice("--epochs takes the place of the checkpoint's --max-steps")
+    return replace(state.config, changes)
+
+
+def _continue_phase(state: TrainState, previous: Config, windows: int) -> None:
+    """Fit schedule, patience and status to a changed config; without changes, nothing changes."""
+    old, new, progress = previous.train, state.config.train, state.progress
+    end = progress.phase_start + phase_steps(new, windows)
+    if (new.lr, new.min_lr) != (old.lr, old.min_lr):
+        state.schedule = state.schedule.extended(progress.step, end).restarted(
+            progress.step, new.lr, floor_rate(new)
+        )
+    else:
+        state.schedule = state.schedule.extended(progress.step, end)
+    stopped = progress.status in ("early_stopped", "rolled_back")
+    longer = (new.epochs, new.max_steps, new.patience, new.min_delta) != (
+        old.epochs, old.max_steps, old.patience, old.min_delta,
+    )  # fmt: skip
+    if stopped and longer:
+        state.stopping = state.stopping.renewed()
+    if longer:
+        progress.status = "running"
+
+
+def is_finished(state: TrainState, windows: int) -> bool:
+    """Return whether the last phase has used up its steps or stopped early and was rolled back."""
+    progress, config = state.progress, state.config.train
+    if progress.phase != state.phases[-1]:
+        return False
+    return progress.status in ("finished", "rolled_back")
+
+
+def environment(workers: int, blas_threads: int) -> dict[str, str | int]:
+    """Return what bits depend on besides the state: versions, processor, threads."""
+    return {
+        "python": platform.python_version(), "numpy": np.__version__, "numba": numba.__version__,
+        "processor": _processor(), "blas_core": os.environ.get("OPENBLAS_CORETYPE", "detected"),
+        "workers": workers, "blas_threads": blas_threads,
+    }  # fmt: skip
+
+
+def environment_changes(old: dict[str, str | int], new: dict[str, str | int]) -> list[str]:
+    """Return `name old -> new` for every difference that may change the last bits of a continued run."""
+    return [f"{name} {old[name]} -> {new[name]}" for name in new if name in old and old[name] != new[name]]
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        return platform.processor() or platform.machine()

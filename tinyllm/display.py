@@ -1,0 +1,150 @@
+"""What a person sees of a run: one aligned line per epoch, and a progress bar where there is a terminal.
+
+Order: numbers as people write them, plain lines, the bar around them (with rich, where it is installed).
+Progress goes to stdout, notices to stderr.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any, TextIO
+
+from tinyllm.state import TrainState
+from tinyllm.step import Step
+
+HEARTBEAT = 10.0  # seconds between lines while an epoch takes its time
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as people do: `42s`, `3m05s`, `2h07m`."""
+    if not math.isfinite(seconds):
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def perplexity(loss: float) -> str:
+    """Write exp(loss) in at most eight characters."""
+    value = math.exp(loss) if loss < 20 else math.inf
+    return f"{value:8.2f}" if value < 1e5 else f"{value:8.1e}"
+
+
+class Lines:
+    """The plain watcher: aligned lines on stdout."""
+
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self.out, self.err = out or sys.stdout, err or sys.stderr
+        self.total = 0
+        self.began = self.spoke = time.monotonic()
+        self.first_step: int | None = None
+        self.best = math.inf
+
+    def phase(self, state: TrainState, steps: int) -> None:
+        progress = state.progress
+        self.total, self.first_step, self.best = progress.phase_start + steps, None, state.stopping.best
+        done = progress.step - progress.phase_start
+        begun = f"at step {done:,} of" if done else "for"
+        self.line(f"\n{progress.phase}: {begun} {steps:,} steps")
+
+    def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
+        now = time.monotonic()
+        if self.first_step is None:
+            self.first_step, self.began, self.spoke = state.progress.step - 1, now, now
+        elif now - self.spoke >= HEARTBEAT:
+            self.line(self._row(state, "step", step.loss, step, tokens_per_second))
+
+    def judged(self, state: TrainState, loss: float, step: Step | None, tokens_per_second: float) -> None:
+        mark = " *" if loss < self.best else ""
+        self.best = min(self.best, loss) if loss == loss else self.best
+        self.line(self._row(state, "epoch", loss, step, tokens_per_second) + mark)
+
+    def evaluated(self, state: TrainState, loss: float) -> None:
+        if state.progress.index:  # in the middle of an epoch; at its end the epoch's line says it
+            self.line(f"{f'step {state.progress.step:,}':>12}  val {loss:.4f}  ppl {perplexity(loss)}")
+
+    def notice(self, text: str) -> None:
+        print(text, file=self.err, flush=True)
+
+    def line(self, text: str) -> None:
+        """Write one line to stdout at once."""
+        print(text, file=self.out, flush=True)
+        self.spoke = time.monotonic()
+
+    def close(self) -> None:
+        """End the display."""
+
+    def _row(self, state: TrainState, unit: str, loss: float, step: Step | None, speed: float) -> str:
+        progress = state.progress
+        where = f"{unit} {progress.epoch if unit == 'epoch' else progress.step:,}"
+        row = f"{where:>12}  loss {loss:7.4f}  ppl {perplexity(loss)}"
+        if unit == "epoch" and math.isfinite(progress.eval_loss):
+            other = (
+                ("train", progress.train_loss)
+                if state.config.train.monitor == "val"
+                else ("val", progress.eval_loss)
+            )
+            row += f"  {other[0]} {other[1]:7.4f}"
+        if step is not None:
+            row += f"  lr {step.lr:.2e}  |g| {step.grad_norm:6.3f}  {speed:8,.0f} tok/s  ETA {self._eta(state):>6}"
+        return row
+
+    def _eta(self, state: TrainState) -> str:
+        done = state.progress.step - (self.first_step or 0)
+        seconds = time.monotonic() - self.began
+        return duration(seconds / max(done - 1, 1) * (self.total - state.progress.step)) if done > 1 else "?"
+
+
+class Bar(Lines):
+    """The same lines, with a live bar of the phase below them."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console(highlight=False, soft_wrap=True)
+        super().__init__()
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[now]}"),
+            TimeRemainingColumn(), console=self.console, transient=True,
+        )  # fmt: skip
+        self.bar.start()
+        self.task: Any = None
+
+    def phase(self, state: TrainState, steps: int) -> None:
+        super().phase(state, steps)
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+        done = state.progress.step - state.progress.phase_start
+        self.task = self.bar.add_task(state.progress.phase, total=steps, completed=done, now="")
+
+    def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
+        self.spoke = time.monotonic()  # the bar itself is the heartbeat
+        super().step(state, step, tokens_per_second)
+        now = f"loss {step.loss:.4f}  {tokens_per_second:,.0f} tok/s"
+        self.bar.update(self.task, completed=state.progress.step - state.progress.phase_start, now=now)
+
+    def notice(self, text: str) -> None:
+        self.line(text)
+
+    def line(self, text: str) -> None:
+        self.console.print(text, markup=False)
+        self.spoke = time.monotonic()
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+def watcher(plain: bool) -> Lines:
+    """Return a Bar on a terminal where rich is installed, else Lines."""
+    if plain or not sys.stdout.isatty():
+        return Lines()
+    try:
+        return Bar()
+    except ImportError:
+        return Lines()

@@ -1,0 +1,244 @@
+"""Train a GPT: `python -m tinyllm.train`. The order of a run, from the command line to the last word.
+
+Order: stopping by signal, main, the run, its parts. NumPy is imported only after the options are read,
+so that the number of BLAS threads can still be set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from tinyllm import __version__
+from tinyllm.config import ConfigError
+from tinyllm.options import options
+from tinyllm.threads import set_blas_threads
+
+if TYPE_CHECKING:
+    from tinyllm.checkpoint import CheckpointManager
+    from tinyllm.data import Dataset
+    from tinyllm.display import Lines
+    from tinyllm.state import TrainState
+
+
+class Interrupt:
+    """Turns the first SIGINT or SIGTERM into a question the loop asks; a second SIGINT ends at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        return bool(self.signal)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+        name = signal.Signals(number).name
+        print(f"\n{name}: finishing the step and saving ...", file=sys.stderr, flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 1 failed, 128 + signal when stopped and saved."""
+    args = options(argv)
+    began = time.monotonic()
+    print(f"tinyllm {__version__}", flush=True)
+    set_blas_threads(args.blas_threads)
+    from tinyllm.checkpoint import CheckpointError
+    from tinyllm.step import TrainingError
+
+    try:
+        with Interrupt() as interrupt:
+            return _run(args, interrupt, began)
+    except (CheckpointError, TrainingError, ValueError, OSError, RuntimeError, MemoryError) as error:
+        text = str(error) or type(error).__name__
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        print(
+            "stopped at once; the checkpoints on disk are good: --resume goes on from the newest",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
+    from tinyllm import begin, report
+    from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
+    from tinyllm.comm import Team
+    from tinyllm.display import duration, watcher
+    from tinyllm.loop import Loop, SaveRhythm
+    from tinyllm.metrics import Metrics
+    from tinyllm.step import Engine
+
+    directory = Path(args.checkpoint_dir)
+    try:
+        strategy = CheckpointStrategy.parse(args.strategy)
+    except ValueError as error:
+        raise ConfigError(f"--strategy: {error}") from error
+    _compile()
+    with CheckpointManager(directory, strategy, args.keep_best_n, asynchronous=not args.no_async) as manager:
+        watch = watcher(args.plain)
+        try:
+            for notice in manager.notices:
+                watch.notice(f"note: {notice}")
+            state, datasets = _state(args, manager, watch)
+            dataset = datasets[state.progress.phase]
+            if args.resuming and begin.is_finished(state, dataset.windows):
+                watch.line(_finished_already(state, args))
+                return 0
+            workers = _workers(args, state)
+            environment = begin.environment(workers, args.blas_threads)
+            for change in begin.environment_changes(state.environment, environment):
+                watch.notice(f"warning: {change}: the run goes on, but not with the same last bits")
+            state.environment = environment
+            with Team(workers) as team, Metrics(directory) as metrics:
+                watch.line(_description(state, datasets, workers, args, directory))
+                engine = Engine(
+                    state.config.model,
+                    state.tokenizer.vocab_size,
+                    state.config.train.batch_size,
+                    state.layout,
+                    team,
+                )
+                rhythm = SaveRhythm(args.save_every_steps, args.save_every_minutes)
+                loop = Loop(state, datasets, engine, manager, metrics, watch, rhythm, interrupt)
+                if args.resuming:
+                    metrics.write(step=state.progress.step, event="resume", phase=state.progress.phase)
+                done = loop.run()
+        finally:
+            watch.close()
+        report.write(directory)
+    if not done:
+        where = f"epoch {state.progress.epoch}, step {state.progress.step:,}"
+        print(f"saved at {where}; go on with: {_command(args)} --resume", file=sys.stderr, flush=True)
+        return 128 + interrupt.signal
+    print(
+        f"\n{directory / 'model_final.bin'} and {directory / 'report.html'} written in {duration(time.monotonic() - began)}"
+    )
+    if not args.no_samples:
+        _samples(state, datasets)
+    print(f"\ntalk to it: python -m tinyllm.chat {directory / 'model_final.bin'}")
+    return 0
+
+
+def _compile() -> None:
+    """Compile the kernels, or say nothing if an earlier run has."""
+    from tinyllm.kernels import compile_all, is_warm
+
+    if not is_warm():
+        began = time.monotonic()
+        print("compiling the kernels, once (about 10 s) ...", end=" ", flush=True)
+        compile_all()
+        print(f"done in {time.monotonic() - began:.1f} s", flush=True)
+
+
+def _sources(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Return the texts named on the command line, by phase."""
+    named = {"pretraining": args.data or args.pretraining_data, "instruction_tuning": args.chat_data}
+    return {phase: [str(Path(path).resolve()) for path in paths] for phase, paths in named.items() if paths}
+
+
+def _state(
+    args: argparse.Namespace, manager: CheckpointManager, watch: Lines
+) -> tuple[TrainState, dict[str, Dataset]]:
+    """Return the run to go on with: fresh, or from the checkpoint that was asked for."""
+    from tinyllm import begin
+
+    directory, sources = Path(args.checkpoint_dir), _sources(args)
+    if not args.resuming:
+        held = manager.list_checkpoints()
+        if held and not args.fresh:
+            raise FileExistsError(
+                f"{directory} already holds a run ({len(held)} checkpoints): --resume goes on with it, --fresh sets "
+                f"it aside, and --checkpoint-dir names another place"
+            )
+        if held:
+            watch.notice(f"note: the earlier run is now in {manager.set_aside()}")
+        if not args.data:
+            sources = {**{phase: [text] for phase, text in begin.BUNDLED.items()}, **sources}
+        if args.phase:
+            sources = {args.phase: sources[args.phase]}
+        return begin.fresh(args.config, sources, directory, watch.notice)
+    if args.resume_from:
+        path: Path | None = Path(args.resume_from)
+    else:
+        path = manager.get_last_checkpoint()
+        if path is not None and args.resume_best:
+            path = manager.get_best_checkpoint(manager.load_checkpoint(path)[1].phase)
+    if path is None:
+        raise FileNotFoundError(
+            f"{directory}: found no {'best ' if args.resume_best else ''}checkpoint to resume from; "
+            f"drop --resume to begin, or give the run's --checkpoint-dir"
+        )
+    state, metadata = manager.load_checkpoint(path)
+    manager.pin(path)
+    watch.notice(
+        f"resuming from {path.name}: {metadata.phase}, epoch {metadata.epoch}, step {state.progress.step:,}"
+    )
+    datasets = begin.resumed(
+        state, args.changes, sources, args.phase, args.allow_new_data, directory, watch.notice
+    )
+    return state, datasets
+
+
+def _workers(args: argparse.Namespace, state: TrainState) -> int:
+    """Return --workers, else as many as the checkpoint was trained with, else one a core."""
+    stored = state.environment.get("workers")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = args.workers or (stored if isinstance(stored, int) else cores)
+    return max(1, min(wanted, state.config.train.batch_size))
+
+
+def _description(
+    state: TrainState, datasets: dict[str, Dataset], workers: int, args: argparse.Namespace, directory: Path
+) -> str:
+    """Say in a few lines what is about to be trained, on what, and where it is kept."""
+    model = state.config.model
+    rows = [
+        f"model        {state.layout.count:,} parameters: {model.n_layer} layers, {model.n_head} heads, "
+        f"{model.n_embd} channels, context {model.block_size}",
+        f"tokenizer    {state.config.data.tokenizer}, {state.tokenizer.vocab_size:,} tokens",
+    ]
+    for phase, dataset in datasets.items():
+        rows.append(
+            f"{'texts' if len(rows) == 2 else '':<12} {phase}: {dataset.tokens:,} tokens in {dataset.documents:,} "
+            f"documents, {dataset.windows:,} windows an epoch"
+        )
+    rows.append(f"machine      {workers} workers x {args.blas_threads} BLAS threads")
+    rows.append(f"checkpoints  {directory}, strategy {args.strategy}")
+    return "\n".join(rows)
+
+
+def _finished_already(state: TrainState, args: argparse.Namespace) -> str:
+    progress, train = state.progress, state.config.train
+    if progress.status == "rolled_back":
+        why = f"{progress.phase} stopped early (no gain for {train.patience} epochs) and was rolled back"
+    else:
+        done = f"{train.max_steps:,} steps" if train.max_steps else f"{train.epochs} epochs"
+        why = f"{progress.phase} has had its {done}"
+    extend = f"--max-steps {2 * train.max_steps}" if train.max_steps else f"--epochs {2 * train.epochs}"
+    return f"this run is finished: {why}. To train on: {_command(args)} --resume {extend}"
+
+
+def _command(args: argparse.Namespace) -> str:
+    where = "" if args.checkpoint_dir == "checkpoints" else f" --checkpoint-dir {args.checkpoint_dir}"
+    return f"python -m tinyllm.train{where}"
