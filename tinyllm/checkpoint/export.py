@@ -36,7 +36,7 @@ def load_weights(path: str | Path, disk: Disk | None = None) -> tuple[dict[str, 
 
 
 def export_weights(source: str | Path, target: str | Path, disk: Disk | None = None) -> Path:
-    """Write the weights of `source` to `target`, a .bin or a .json by its suffix, and compare what is there.
+    """Write the weights of `source` to `target`, a .bin or a .json by its suffix, and read them back.
 
     Returns the file that was read. The document (config, tokenizer, progress) goes with the weights.
     """
@@ -78,10 +78,12 @@ def _json_parts(head: Head, weights: Mapping[str, Array]) -> Iterator[str]:
     JSON has no bytes, NaN or infinity: in the document these become {"base64": ...} and null. Numbers are
     written such that they read back to the same bits.
     """
-    yield f'{{"metadata": {dump(head.metadata.document())},\n"document": {dump(head.document)},\n"weights": {{'
+    metadata, document = dump(head.metadata.document()), dump(head.document)
+    yield f'{{"metadata": {metadata},\n"document": {document},\n"weights": {{'
     for number, (name, array) in enumerate(weights.items()):
         about = json.dumps({"dtype": str(array.dtype), "shape": array.shape})[:-1]
-        yield f'{"," * bool(number)}\n{json.dumps(name)}: {about}, "data": {json.dumps(array.reshape(-1).tolist())}}}'
+        data = json.dumps(array.reshape(-1).tolist())
+        yield f'{"," * bool(number)}\n{json.dumps(name)}: {about}, "data": {data}}}'
     yield "\n}}\n"
 
 

@@ -74,6 +74,8 @@ class CheckpointManager:
         if not read_only:
             self._store.open()
         try:
+            if not read_only:
+                self._store.recover()
             self._entries = self._store.entries()  # what is committed; replaced, never changed in place
         except BaseException:
             self._store.close()

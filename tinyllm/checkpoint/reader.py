@@ -1,10 +1,11 @@
 """Reading a .bin from the disk: its head, its tensors into given memory, or all of it to verify.
 
-Order: CheckpointFile, then the three readings of it that others ask for.
+Order: CheckpointFile, then the readings of it that others ask for.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,6 +128,17 @@ def verify(path: Path, disk: Disk) -> Head:
             for _ in file.payloads(tensor, end):
                 pass
         return file.head
+
+
+def digests(path: Path, disk: Disk) -> tuple[Head, dict[str, str]]:
+    """Return (head, {role: sha256 in hex}): over all payload bytes of a role's tensors in file order."""
+    with CheckpointFile(path, disk) as file:
+        found: dict[str, Any] = {}
+        for tensor, end in file.tensors():
+            digest = found.setdefault(tensor.role, hashlib.sha256())
+            for piece in file.payloads(tensor, end):
+                digest.update(piece)
+        return file.head, {role: digest.hexdigest() for role, digest in found.items()}
 
 
 def read_state(path: Path, disk: Disk, state_type: Any) -> tuple[Any, CheckpointMetadata]:

@@ -50,17 +50,12 @@ class Store:
     # ---- the lock, and what is put right under it
 
     def open(self) -> None:
-        """Make the directory, lock it until `close`, sweep and repair; CheckpointError if it is in use."""
+        """Make the directory and lock it until `close`; CheckpointError if it is in use."""
         try:
             make_directories(self.disk, self.directory)
             self._lock = self._take_lock()
         except OSError as error:
             raise CheckpointError(f"{self}: cannot be written to: {error.strerror or error}") from error
-        try:
-            self._recover()
-        except BaseException:
-            self.close()
-            raise
 
     def close(self) -> None:
         """Give the lock back."""
@@ -97,7 +92,8 @@ class Store:
         except (OSError, ValueError, LookupError, TypeError):
             return "another process"
 
-    def _recover(self) -> None:
+    def recover(self) -> None:
+        """Sweep temp files, set bad files aside, rebuild sidecars; CheckpointError at a newer format's."""
         try:
             names = self.disk.names(self.directory)
         except OSError as error:

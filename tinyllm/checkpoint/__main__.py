@@ -1,0 +1,199 @@
+"""`python -m tinyllm.checkpoint ls|show|verify|export|rm PATH`: look at checkpoints without a trainer.
+
+Exit codes: 0, 1 for a failure or a bad checkpoint, 2 for wrong usage. Order: one function a command,
+then the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tinyllm.checkpoint import policy, reader
+from tinyllm.checkpoint.disk import Disk
+from tinyllm.checkpoint.export import dump, export_weights
+from tinyllm.checkpoint.manager import resolve
+from tinyllm.checkpoint.metadata import CheckpointError, Entry, printable
+from tinyllm.checkpoint.store import Store
+
+_COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "state")
+
+
+def ls(path: Path, disk: Disk) -> int:
+    """Print a table of a directory's checkpoints, in the order of their saving."""
+    if not disk.is_directory(path):
+        raise CheckpointError(f"{printable(path)}: not a directory")
+    entries = Store(path, disk, _say).entries()
+    if not entries:
+        print(f"{printable(path)}: no checkpoints")
+        return 0
+    rows = [_COLUMNS, *(_row(entry) for entry in entries)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    for row in rows:
+        cells = [cell.rjust(w) if name in ("epoch", "step", "loss", "size") else cell.ljust(w)
+                 for cell, w, name in zip(row, widths, _COLUMNS, strict=True)]  # fmt: skip
+        print("  ".join(cells).rstrip())
+    for entry in entries:
+        if entry.problem:
+            _say(entry.problem)
+    return 0
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    name = printable(entry.path.name)
+    if entry.metadata is None:
+        return (name, *["-"] * 6, "bad")
+    about = entry.metadata
+    loss = (
+        f"{about.loss:.4f}"
+        if abs(about.loss) < 1e15 or not math.isfinite(about.loss)
+        else f"{about.loss:.4e}"
+    )
+    return (
+        name, printable(about.phase), str(about.epoch), str(entry.step), loss, _bytes(entry.size),
+        printable(entry.status), "weights only" if entry.weights_only else "valid",
+    )  # fmt: skip
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.1f} {unit}" if unit != "B" else f"{size:.0f} B"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def show(path: Path, disk: Disk, as_json: bool) -> int:
+    """Print a checkpoint's metadata, progress, config and digests; every byte of it is read and checked."""
+    path = resolve(path, disk)
+    head, sha256 = reader.digests(path, disk)
+    found = {
+        "file": str(path),
+        "size": head.header.file_bytes,
+        "sequence": head.header.sequence,
+        "kind": head.kind,
+        "tensors": len(head.tensors),
+        "metadata": head.metadata.document(),
+        "progress": head.document["progress"],
+        "config": head.document.get("config"),
+        "sha256": sha256,
+    }
+    if as_json:
+        print(dump(found, indent=2))
+        return 0
+    for name, value in found.items():
+        if not isinstance(value, dict):
+            print(f"{name:<14}{printable(value)}")
+            continue
+        for line_name, line in value.items():
+            text = dump(line) if isinstance(line, dict | list) else line
+            title = name if line_name == next(iter(value)) else ""
+            print(f"{title:<14}{printable(line_name)}: {printable(text)}")
+    return 0
+
+
+def verify(paths: Sequence[Path], disk: Disk) -> int:
+    """Read every byte of the given checkpoints against its checksums; 1 if any is bad or there is none."""
+    files = []
+    for path in paths:
+        if disk.is_directory(path):
+            inside = [entry.path for entry in Store(path, disk, _say).entries()]
+            if not inside:
+                raise CheckpointError(f"{printable(path)}: no checkpoints")
+            files += inside
+        else:
+            files.append(path)
+    bad = 0
+    for file in files:
+        try:
+            head = reader.verify(file, disk)
+            print(f"{printable(file)}: good, {len(head.tensors)} tensors, {_bytes(head.header.file_bytes)}")
+        except CheckpointError as error:
+            bad += 1
+            _say(str(error))
+    return 1 if bad else 0
+
+
+def export(path: Path, out: Path, disk: Disk) -> int:
+    """Write the weights alone to `out`."""
+    print(
+        f"{printable(out)}: the weights of {printable(export_weights(path, out, disk))}, read back and equal"
+    )
+    return 0
+
+
+def rm(path: Path, disk: Disk, force: bool) -> int:
+    """Delete a checkpoint and its sidecar; the last valid one of a directory only if `force`."""
+    if disk.is_directory(path):
+        raise CheckpointError(f"{printable(path)}: a directory; name the file to be removed")
+    if path.suffix != ".bin" or not (policy.label_of(path.name) or reader.read_head(path, disk)):
+        raise CheckpointError(f"{printable(path)}: not the name of a checkpoint")
+    if path.name not in disk.names(path.parent):
+        raise CheckpointError(f"{printable(path)}: there is no such file")
+    notices: list[str] = []
+    store = Store(path.parent, disk, notices.append)
+    store.open()
+    try:
+        valid = [entry.path.name for entry in store.entries() if entry.valid]
+        if valid == [path.name] and not force:
+            raise CheckpointError(
+                f"{printable(path)}: the only valid checkpoint of its directory; --force removes it all the same"
+            )
+        store.delete(Entry(path, policy.label_of(path.name) or ""))
+    finally:
+        store.close()
+    for notice in notices:
+        _say(notice)
+    if path.name in disk.names(path.parent):
+        return 1
+    print(f"{printable(path)}: removed")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(printable(text), file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tinyllm.checkpoint", description="Look at checkpoints, check, export and remove them."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    about = {"ls": "list a directory", "show": "print what a checkpoint holds (a directory: its newest)",
+             "verify": "read every byte against its checksum", "export": "write the weights alone",
+             "rm": "remove a checkpoint and its sidecar"}  # fmt: skip
+    sub = {name: commands.add_parser(name, help=text, description=text) for name, text in about.items()}
+    for name, parser_ in sub.items():
+        parser_.add_argument("path", type=Path, metavar="PATH", nargs="+" if name == "verify" else None)
+    sub["show"].add_argument("--json", action="store_true", help="for programs")
+    sub["export"].add_argument("out", type=Path, metavar="OUT", help="OUT.bin or OUT.json")
+    sub["rm"].add_argument("--force", action="store_true", help="remove even the only valid one")
+    given = parser.parse_args(argv)
+    disk = Disk()
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure:
+        reconfigure(errors="backslashreplace")
+    try:
+        if given.command == "ls":
+            return ls(given.path, disk)
+        if given.command == "show":
+            return show(given.path, disk, given.json)
+        if given.command == "verify":
+            return verify(given.path, disk)
+        if given.command == "export":
+            return export(given.path, given.out, disk)
+        return rm(given.path, disk, given.force)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        sys.stderr.close()  # or the interpreter's last flush complains
+        return 1
+    except (CheckpointError, OSError) as error:
+        _say(f"error: {error}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
