@@ -1,0 +1,204 @@
+"""A batch is a pure function of (seed, epoch, index): nothing about the data needs to be saved.
+
+Every target that carries loss and is not held out is met exactly once per epoch. A window may hold several
+documents, `starts` keeps them apart. How texts become windows:
+
+- a document (JSON entry, or paragraph with --documents) is end_of_text, its tokens, end_of_text. It is cut
+  into pieces of at most block_size targets, and pieces are packed whole into windows, once; pieces without
+  loss are dropped. The held-out part is drawn: whole documents, at least one.
+- a stream (.txt) is one document per file, but its windows begin at an offset drawn in each epoch, and its
+  held-out part is its end. A stream shorter than a window is packed like a document.
+
+Windows are shuffled in each epoch. Order: Batch, prepare, Dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyllm.arena import Array
+from tinyllm.config import DataConfig
+from tinyllm.dialogue import Tokenizer
+from tinyllm.files import DataError
+from tinyllm.packing import cut, pack, stream_window, stream_windows
+from tinyllm.rng import generator
+from tinyllm.texts import Text, digest
+from tinyllm.tokens import FORMAT, Tokens, load, write
+
+
+class Batch(NamedTuple):
+    """B windows of T positions; a padding position has token 0, target -1, and is a document of its own."""
+
+    tokens: Array  # (B, T) int32
+    targets: Array  # (B, T) int32: the token that follows; -1 where it carries no loss (padding, prompts)
+    starts: Array  # (B, T) int32: where in the row the position's document begins
+
+
+def prepare(
+    texts: Iterable[Text], tokenizer: Tokenizer, config: DataConfig, block_size: int, seed: int,
+    directory: Path, name: str,
+) -> Dataset:  # fmt: skip
+    """Return the data of phase `name`, from `<directory>/<name>.tokens` if that was made of the same texts.
+
+    `texts` is iterated twice: for its digest, and for its tokens if the file is missing, stale or damaged.
+    Raises DataError for texts that cannot be read or are too few.
+    """
+    path = directory / f"{name}.tokens"
+    made_of = {"texts": digest(texts), "tokenizer": tokenizer.fingerprint()}
+    tokens = load(path, made_of)
+    if tokens is None:
+        write(path, texts, tokenizer, made_of)
+        tokens = load(path, made_of)
+        if tokens is None:
+            raise DataError(f"{path}: cannot be read back as it was written; check the disk")
+    return Dataset(tokens, config, block_size, seed, name, made_of)
+
+
+class Dataset:
+    """The windows of a corpus, and the batches made of them."""
+
+    def __init__(
+        self,
+        corpus: Tokens,
+        config: DataConfig,
+        block_size: int,
+        seed: int,
+        name: str,
+        made_of: dict[str, str],
+    ) -> None:
+        self.name, self.block_size = name, block_size
+        self.tokens, self.documents = len(corpus.tokens), len(corpus.streams)
+        options = [
+            block_size,
+            config.val_fraction,
+            config.train_on_prompts,
+            seed if config.val_fraction else None,
+        ]
+        content = json.dumps([FORMAT, name, made_of, options], sort_keys=True)
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
+
+        self._tokens = corpus.tokens
+        self._silent = corpus.silent[:0] if config.train_on_prompts else corpus.silent
+        spans = np.stack([corpus.starts[:-1], corpus.starts[1:] - 1], axis=1)
+        lossy = self._loss_in(spans) > 0
+        spans, streams = spans[lossy], corpus.streams[lossy]
+        if not len(spans):
+            raise DataError(f"{name}: found {self.documents} documents, none has a token that carries loss")
+        train, held_out, streams = _split(spans, streams, config.val_fraction, seed, name)
+        length = train[:, 1] - train[:, 0]
+        if streams.all() and length.sum() < block_size:
+            raise DataError(
+                f"{name}: found {length.sum() + 1} tokens to train on, expected {block_size + 1} or more for "
+                f"one window; give more text, or a smaller --block-size"
+            )
+        own = streams & (length > block_size)
+        self._streams = train[own]
+        self._packed = pack(self._pieces(train[~own]), block_size)
+        self._held_out = pack(self._pieces(held_out), block_size)
+        counts = stream_windows(length[own], block_size)
+        self._stream_first = len(self._packed) + np.cumsum(counts) - counts
+        self.windows = len(self._packed) + int(counts.sum())
+        self.targets = int(self._loss_in(train).sum())
+        self._epoch: tuple[tuple[int, int], Array, Array] | None = None
+
+    def batch(self, seed: int, epoch: int, index: int, batch_size: int) -> Batch:
+        """Return batch `index` of the epoch, whatever was asked for before; past the epoch's end, padding."""
+        order, offsets = self._drawn(seed, epoch)
+        chosen = order[index * batch_size : (index + 1) * batch_size]
+        return self._gather([self._window(w, offsets) for w in chosen.tolist()], batch_size)
+
+    def validation(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the whole held-out part, always the same; nothing if nothing is held out."""
+        for first in range(0, len(self._held_out), batch_size):
+            chosen = range(first, min(first + batch_size, len(self._held_out)))
+            yield self._gather([self._held_out[w] for w in chosen], batch_size)
+
+    def _drawn(self, seed: int, epoch: int) -> tuple[Array, Array]:
+        """Return the epoch's order of windows and offset of each stream; the latest are kept."""
+        latest = self._epoch
+        if latest is None or latest[0] != (seed, epoch):
+            order = generator(seed, "shuffle", self.name, epoch).permutation(self.windows)
+            offsets = generator(seed, "offset", self.name, epoch)
+            drawn = offsets.integers(0, self.block_size, len(self._streams))
+            latest = self._epoch = (seed, epoch), order, drawn
+        return latest[1], latest[2]
+
+    def _window(self, w: int, offsets: Array) -> Array:
+        """Return the spans (k, 2) of training window w."""
+        if w < len(self._packed):
+            return self._packed[w]
+        s = int(np.searchsorted(self._stream_first, w, "right")) - 1
+        start, stop = self._streams[s].tolist()
+        return stream_window(start, stop, int(offsets[s]), w - int(self._stream_first[s]), self.block_size)
+
+    def _gather(self, windows: Sequence[Array], batch_size: int) -> Batch:
+        """Return the batch whose rows are these windows, and padding below them."""
+        shape = batch_size, self.block_size
+        tokens, targets = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
+        starts = np.tile(np.arange(self.block_size, dtype=np.int32), (batch_size, 1))
+        if windows:
+            spans = np.concatenate(windows)
+            counts = np.array([len(window) for window in windows])
+            lengths = spans[:, 1] - spans[:, 0]
+            before = np.cumsum(lengths) - lengths  # positions in all earlier spans
+            row = np.repeat(np.arange(len(windows)), counts)
+            column = before - before[np.cumsum(counts) - counts][row]
+            within = np.arange(lengths.sum()) - np.repeat(before, lengths)
+            source = np.repeat(spans[:, 0], lengths) + within
+            place = np.repeat(row * self.block_size + column, lengths) + within
+            tokens.reshape(-1)[place] = self._tokens[source]
+            targets.reshape(-1)[place] = self._targets(source + 1)
+            starts.reshape(-1)[place] = np.repeat(column, lengths)
+        return Batch(tokens, targets, starts)
+
+    def _pieces(self, spans: Array) -> Array:
+        pieces = cut(spans, self.block_size)
+        return pieces[self._loss_in(pieces) > 0]
+
+    def _targets(self, i: Array) -> Array:
+        """Return the tokens at `i` as targets: -1 for those that carry no loss."""
+        tokens = self._tokens[i].astype(np.int32)
+        if self._silent.size:
+            tokens[np.searchsorted(self._silent, i, "right") % 2 == 1] = -1
+        return tokens
+
+    def _loss_in(self, spans: Array) -> Array:
+        """Return the number of targets with loss of each span."""
+        begins, ends = self._silent[::2], self._silent[1::2]
+        before = np.concatenate([[0], np.cumsum(ends - begins)])
+
+        def silent_below(i: Array) -> Any:
+            runs = np.searchsorted(begins, i)  # runs that begin below i; the last may go on beyond it
+            beyond = np.maximum(ends[runs - 1] - i, 0) if len(ends) else 0
+            return before[runs] - np.where(runs > 0, beyond, 0)
+
+        targets = spans + 1
+        silent: Array = silent_below(targets[:, 1]) - silent_below(targets[:, 0])
+        return spans[:, 1] - spans[:, 0] - silent
+
+
+def _split(spans: Array, streams: Array, fraction: float, seed: int, name: str) -> tuple[Array, Array, Array]:
+    """Return the spans to train on, those held out, and which of the first are streams."""
+    if not fraction:
+        return spans, spans[:0], streams
+    documents = spans[~streams]
+    order = generator(seed, "split", name).permutation(len(documents))
+    count = min(max(int(fraction * len(documents)), 1), len(documents) - 1) if len(documents) else 0
+    held, kept = np.sort(order[:count]), np.sort(order[count:])
+    begin, end = spans[streams, 0], spans[streams, 1]
+    border = end - (fraction * (end - begin)).astype(np.int64)
+    ends = np.stack([border, end], axis=1)
+    held_out = np.concatenate([documents[held], ends[border < end]])
+    if not len(held_out):
+        raise DataError(
+            f"{name}: found {len(documents)} documents and {int((end - begin).sum())} tokens of streams, too "
+            f"few to hold out a part of {fraction}; give more text, or leave --val-fraction out"
+        )
+    train = np.concatenate([documents[kept], np.stack([begin, border], axis=1)])
+    return train, held_out, np.arange(len(train)) >= len(kept)

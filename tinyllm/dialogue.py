@@ -1,0 +1,140 @@
+"""The one template of a conversation: training and chat make their tokens here, so they cannot differ.
+
+    用户：你好！助手：|你好！有什么我能帮你的吗？        User: hi Assistant:| hello
+
+Left of the bar is the prompt, which carries no loss; right of it the answer, which does. Each question
+chooses the Chinese or the English markers by its own text, so the same question always makes the same prompt.
+Prompt and answer are encoded apart, and an answer ends in end_of_text: that is how the model learns to stop,
+in the middle of a conversation too. Order: Segment, Turn, templates, text to turns to segments to tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from tinyllm.arena import Array
+
+ROLES = ("system", "user", "assistant")
+# A model that has seen few answers end may ask itself the next question: chat stops before these.
+STOP_MARKERS = ("用户：", "User:")
+
+
+class Segment(NamedTuple):
+    """A part of a document that is encoded by itself."""
+
+    text: str
+    carries_loss: bool = True
+
+
+class Turn(NamedTuple):
+    """What one of ROLES said."""
+
+    role: str
+    content: str
+
+
+class Template(NamedTuple):
+    """What stands before and after a question, before an answer, and between marker and answer."""
+
+    user: str
+    question_end: str
+    assistant: str
+    answer_start: str
+
+
+# The space before an English answer is part of the answer: " hello" is the word's token in running text.
+CHINESE = Template("用户：", "", "助手：", "")
+ENGLISH = Template("User: ", " ", "Assistant:", " ")
+
+_CJK = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
+_USER = re.compile(r"(?P<chinese>用户[：:])|(?<!\S)User[：:]")
+_ASSISTANT = {True: re.compile(r"助手[：:]"), False: re.compile(r"(?<!\S)Assistant[：:]")}
+_NEXT_USER = {True: re.compile(r"用户[：:]"), False: re.compile(r"(?<!\S)User[：:]")}
+
+
+def parse(text: str) -> tuple[Turn, ...]:
+    """Return the turns of `用户：…助手：…` or `User: … Assistant: …`; none if it is not a conversation.
+
+    The first marker decides the language of all. A question ends at the answer's marker, an answer at the
+    next question's, so an answer may speak of 助手：. Text before the first marker is a system turn. White
+    space around a turn is dropped, and so are empty turns.
+    """
+    first = _USER.search(text)
+    if first is None:
+        return ()
+    chinese = first["chinese"] is not None
+    if not _ASSISTANT[chinese].search(text, first.end()):
+        return ()
+    turns, role, start, marker = [Turn("system", text[: first.start()])], "user", first.end(), None
+    while True:
+        marker = (_ASSISTANT if role == "user" else _NEXT_USER)[chinese].search(text, start)
+        turns.append(Turn(role, text[start : marker.start() if marker else None]))
+        if marker is None:
+            return stripped(turns)
+        role, start = "assistant" if role == "user" else "user", marker.end()
+
+
+def stripped(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    """Return the turns without the white space around them, and without the empty ones."""
+    return tuple(Turn(role, content.strip()) for role, content in turns if content.strip())
+
+
+def render(turns: Sequence[Turn]) -> tuple[Segment, ...]:
+    """Return prompts (no loss) and answers (loss) in turn."""
+    segments, prompt, template = [], "", None
+    for role, content in turns:
+        if role == "system":
+            prompt += content + "\n"
+        elif role == "user":
+            template = _template(content)
+            prompt += template.user + content + template.question_end
+        else:
+            template = template or _template(content)
+            segments += [
+                Segment(prompt + template.assistant, carries_loss=False),
+                Segment(template.answer_start + content),
+            ]
+            prompt, template = "", None
+    return (*segments, Segment(prompt, carries_loss=False)) if prompt else tuple(segments)
+
+
+def prompt_for(turns: Sequence[Turn]) -> tuple[Segment, ...]:
+    """Return the segments after which the model writes its answer to the last of `turns`, a question.
+
+    They are those that `render` makes of the same turns and any answer, without that answer.
+    """
+    return render([*turns, Turn("assistant", "")])[:-1]
+
+
+def _template(text: str) -> Template:
+    return CHINESE if _CJK.search(text) else ENGLISH
+
+
+class Tokenizer(Protocol):
+    """What turning documents into tokens needs of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def end_of_text(self) -> int: ...
+    def encode(self, text: str) -> Array: ...
+    def fingerprint(self) -> str: ...
+
+
+def encode(tokenizer: Tokenizer, segments: Sequence[Segment]) -> tuple[Array, Array]:
+    """Return a document's tokens (n,) int32 and which of them carry loss as targets (n,) bool.
+
+    end_of_text stands before the document and after every segment that carries loss. The first token is no
+    target of anything; it counts as carrying loss.
+    """
+    end = np.array([tokenizer.end_of_text], np.int32)
+    tokens, loss = [end], [np.ones(1, np.bool_)]
+    for segment in segments:
+        part = tokenizer.encode(segment.text)
+        tokens += [part, end] if segment.carries_loss else [part]
+        loss.append(np.full(part.size + segment.carries_loss, segment.carries_loss))
+    return np.concatenate(tokens), np.concatenate(loss)

@@ -1,0 +1,86 @@
+"""Every position of every document gets its place in a window of T positions.
+
+A position is a token that has a successor, its target; a span is [start, stop) of positions of one document.
+Documents are cut into spans of at most T, which are packed whole, once and for all. A stream longer than T
+fills windows of its own, cut anew in every epoch. Order: cutting, packing, streams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyllm.arena import Array
+
+
+def cut(spans: Array, T: int) -> Array:
+    """Return (P, 2) spans of at most T positions that follow each other through the given (S, 2) ones."""
+    lengths = spans[:, 1] - spans[:, 0]
+    counts = -(-lengths // T)
+    source = np.repeat(np.arange(len(spans)), counts)
+    nth = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = spans[source, 0] + T * nth
+    return np.stack([starts, np.minimum(starts + T, spans[source, 1])], axis=1)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Packed windows: number w is spans[first[w]:first[w + 1]], at most T positions together."""
+
+    spans: Array  # (P, 2) int64
+    first: Array  # (W + 1,) int64
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    def __getitem__(self, w: int) -> Array:
+        return self.spans[self.first[w] : self.first[w + 1]]
+
+
+def pack(spans: Array, T: int) -> Windows:
+    """Pack (P, 2) spans of at most T positions into windows of T: best fit, the longest first.
+
+    Johnson 1973, "Near-optimal bin packing algorithms": at most 11/9 of the fewest possible windows, plus 4.
+    """
+    lengths = spans[:, 1] - spans[:, 0]
+    window_of = np.empty(len(spans), np.int64)
+    with_room: list[list[int]] = [[] for _ in range(T)]  # with_room[r]: the windows with r positions left
+    rooms, count = 0, 0  # bit r of rooms is set where with_room[r] has a window
+    order = np.argsort(-lengths, kind="stable")
+    for i, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        if fitting := rooms >> length:
+            room = length + (fitting & -fitting).bit_length() - 1  # the tightest that fits
+            window = with_room[room].pop()
+            if not with_room[room]:
+                rooms ^= 1 << room
+        else:
+            room, window, count = T, count, count + 1
+        window_of[i] = window
+        if room > length:
+            with_room[room - length].append(window)
+            rooms |= 1 << (room - length)
+    by_window = np.argsort(window_of, kind="stable")
+    return Windows(spans[by_window], np.searchsorted(window_of[by_window], np.arange(count + 1)))
+
+
+def stream_windows(lengths: Array, T: int) -> Array:
+    """Return how many windows streams of these many positions fill in every epoch, whatever the offset."""
+    counts: Array = -(-lengths // T)
+    return counts
+
+
+def stream_window(start: int, stop: int, offset: int, w: int, T: int) -> Array:
+    """Return the spans (1 or 2, 2) of window w of the stream [start, stop), which is longer than T.
+
+    Windows of T positions begin at `offset` < T. What is left before and after them is the last window, or
+    the last two where it is more than T: so the number of windows does not depend on the offset.
+    """
+    first = start + offset
+    full = (stop - first) // T
+    if w < full:
+        return np.array([[first + w * T, first + (w + 1) * T]])
+    head, tail = [start, first], [first + full * T, stop]
+    if -(-(stop - start) // T) - full == 2:
+        return np.array([head if w == full else tail])
+    return np.array([span for span in (head, tail) if span[0] < span[1]])
