@@ -31,6 +31,7 @@ LETTER = f"^{BLANK}{NEWLINE}{DIGIT}{HAN}{SYMBOL}"
 
 # A chunk is a run of one class, with at most one space before it (letters: or an apostrophe). Runs are
 # bounded, so that a chunk is short whatever the text, and its merges take bounded time.
+SPLIT_VERSION = 1  # stored with every tokenizer: a changed pattern is another tokenizer
 LONGEST_RUN = 16
 LONGEST_CHUNK = 3 + 4 * LONGEST_RUN  # bytes: the apostrophe ’ and a run of four-byte characters
 _CHUNK = re.compile(
@@ -89,14 +90,14 @@ def apply_merges(ids: list[int], merges: Mapping[Pair, int]) -> list[int]:
 def joinable(first: bytes, second: bytes) -> bool:
     """Return whether a merge may join the two pieces: a token is whole characters, or a part of one.
 
-    No token then ends inside a character that it did not begin, so a model has less to get wrong, and a
-    character's own merges never depend on its neighbours.
+    So no token ends inside a character that it did not begin, which a model would only get wrong; and how a
+    character is encoded does not depend on its neighbours.
 
-    Example: e4 bd + a0 (你 in the making), 你 + 好, but neither 你 + e5 nor a0 + e5.
+    Example: e4 bd + a0 (they make 你) and 你 + 好, but neither 你 + e5 nor a0 + e5.
     """
-    if is_whole(first) and is_whole(second):
-        return True
-    return not is_whole(first) and 0x80 <= second[0] < 0xC0 and not is_whole(second)
+    if is_whole(first) or is_whole(second):
+        return is_whole(first) and is_whole(second)
+    return 0x80 <= second[0] < 0xC0  # goes on with a character
 
 
 def is_whole(piece: bytes) -> bool:
@@ -108,7 +109,7 @@ def is_whole(piece: bytes) -> bool:
     return True
 
 
-DISTINCT_CHUNKS = 1 << 18  # bounds memory and time of learning on texts without spaces
+DISTINCT_CHUNKS = 1 << 17  # bounds memory and time of learning on texts without spaces
 
 
 def count_chunks(texts: Iterable[str]) -> Counter[str]:

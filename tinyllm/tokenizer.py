@@ -2,7 +2,7 @@
 
 Order: errors, what every tokenizer can do, byte pair encoding, one token per character, documents, UTF-8.
 The ids 0 to 255 of BPE are the bytes, so it encodes any string there is. The last id of every tokenizer is
-the end of a text; no text produces it and it decodes to nothing.
+the end of a text, <|endoftext|>: no text produces it, that name neither, and it decodes to nothing.
 """
 
 from __future__ import annotations
@@ -20,14 +20,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinyllm.bpe import LONGEST_CHUNK, Pair, apply_merges, count_chunks, learn_merges, split
+from tinyllm.bpe import (
+    LONGEST_CHUNK,
+    SPLIT_VERSION,
+    Pair,
+    apply_merges,
+    count_chunks,
+    joinable,
+    learn_merges,
+    split,
+)
 
 Ids = npt.NDArray[np.int32]
 
-END_OF_TEXT = "<|endoftext|>"  # the name of the last id, for people; the text "<|endoftext|>" is ordinary
 LARGEST_VOCABULARY = 1 << 20
-CACHED_CHUNKS = 1 << 17
-SPLIT = 1  # version of the rule by which tinyllm.bpe cuts text into chunks
+CACHED_CHUNKS = 1 << 17  # some 30 MB
+_NO_TEXT = "found no text to train the tokenizer on; expected at least one character"
 
 
 class TokenizerError(ValueError):
@@ -37,10 +45,7 @@ class TokenizerError(ValueError):
 class Tokenizer(ABC):
     """What all tokenizers share: from ids to text, and their identity."""
 
-    @property
-    @abstractmethod
-    def pieces(self) -> tuple[bytes, ...]:
-        """The bytes each id stands for, in UTF-8; the last, the end of a text, has none."""
+    pieces: tuple[bytes, ...]  # what each id stands for, in UTF-8; the last, the end of a text, is empty
 
     @abstractmethod
     def encode(self, text: str) -> Ids:
@@ -76,7 +81,7 @@ class Tokenizer(ABC):
         if found and not 0 <= min(found) <= max(found) < len(pieces):
             wrong = next(i for i in found if not 0 <= i < len(pieces))
             raise TokenizerError(
-                f"id {wrong}: expected 0 to {len(pieces) - 1}; these ids are of another tokenizer"
+                f"id {wrong}: expected 0 to {len(pieces) - 1}; these are the ids of another tokenizer"
             )
         return b"".join([pieces[i] for i in found])
 
@@ -102,11 +107,11 @@ class Tokenizer(ABC):
         """Rebuild the tokenizer that `document()` described; anything else raises TokenizerError."""
         kind = document.get("kind") if isinstance(document, dict) else None
         if kind == "bpe":
-            if document.get("split") != SPLIT:
-                raise TokenizerError(
-                    f"tokenizer.split: found {document.get('split')!r}, this version knows {SPLIT}"
-                )
             merges = _integers(document, "merges", {"kind", "split", "merges"})
+            if document["split"] is True or document["split"] != SPLIT_VERSION:
+                raise TokenizerError(
+                    f"tokenizer.split: found {document['split']!r}, this program knows only {SPLIT_VERSION}"
+                )
             if len(merges) % 2:
                 raise TokenizerError(f"tokenizer.merges: expected pairs, found {len(merges)} numbers")
             return BPETokenizer(tuple(zip(merges[::2], merges[1::2], strict=True)))
@@ -120,31 +125,26 @@ class BPETokenizer(Tokenizer):
     """Byte pair encoding: bytes are the ids 0 to 255, the i-th merge makes the id 256 + i."""
 
     merges: tuple[Pair, ...] = field(repr=False)
+    pieces: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.merges) > LARGEST_VOCABULARY - 257:
-            raise TokenizerError(f"{len(self.merges)} merges: at most {LARGEST_VOCABULARY - 257} are allowed")
+            raise TokenizerError(
+                f"tokenizer: found {len(self.merges)} merges, expected at most {LARGEST_VOCABULARY - 257}"
+            )
         if len(set(self.merges)) < len(self.merges):
-            raise TokenizerError("a merge occurs twice: the second could never be applied")
-        lengths = [1] * 256
-        for i, (first, second) in enumerate(self.merges):
-            if not (0 <= first < 256 + i and 0 <= second < 256 + i):
-                raise TokenizerError(
-                    f"merge {i} joins {first} and {second}: only ids below {256 + i} exist by then"
-                )
-            lengths.append(lengths[first] + lengths[second])
-            if lengths[-1] > LONGEST_CHUNK:
-                raise TokenizerError(
-                    f"merge {i} is {lengths[-1]} bytes long: no chunk has more than {LONGEST_CHUNK}"
-                )
-
-    @cached_property
-    def pieces(self) -> tuple[bytes, ...]:
-        """The bytes of each id: 256 single ones, then each merge's two halves joined, then none."""
+            raise TokenizerError("tokenizer: a merge occurs twice; the second could never apply")
         pieces = [bytes([byte]) for byte in range(256)]
-        for first, second in self.merges:
+        for i, (first, second) in enumerate(self.merges):
+            name, known = f"tokenizer: merge {i} joins {first} and {second}", range(256 + i)
+            if first not in known or second not in known:
+                raise TokenizerError(f"{name}; expected ids below {256 + i}, which exist by then")
+            if len(pieces[first]) + len(pieces[second]) > LONGEST_CHUNK:
+                raise TokenizerError(f"{name}; expected at most {LONGEST_CHUNK} bytes, the longest chunk")
+            if not joinable(pieces[first], pieces[second]):
+                raise TokenizerError(f"{name}; expected whole characters, or parts of one")
             pieces.append(pieces[first] + pieces[second])
-        return (*pieces, b"")
+        object.__setattr__(self, "pieces", (*pieces, b""))
 
     @cached_property
     def _encoded(self) -> _EncodedChunks:
@@ -159,7 +159,11 @@ class BPETokenizer(Tokenizer):
 
     def document(self) -> dict[str, Any]:
         """Return {"kind": "bpe", "split": 1, "merges": [first, second, first, second, ...]}."""
-        return {"kind": "bpe", "split": SPLIT, "merges": [part for pair in self.merges for part in pair]}
+        return {
+            "kind": "bpe",
+            "split": SPLIT_VERSION,
+            "merges": [part for pair in self.merges for part in pair],
+        }
 
 
 class _EncodedChunks(dict[str, bytes]):
@@ -188,19 +192,17 @@ class CharTokenizer(Tokenizer):
     """One token per character; `characters` are the known code points, ascending."""
 
     characters: tuple[int, ...] = field(repr=False)
+    pieces: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.characters:
-            raise TokenizerError("a character tokenizer needs at least one character")
+            raise TokenizerError("tokenizer: found no characters, expected at least one")
         if list(self.characters) != sorted(set(self.characters)):
-            raise TokenizerError("characters: expected ascending code points, each once")
+            raise TokenizerError("tokenizer: expected ascending characters, each once")
         if self.characters[0] < 0 or self.characters[-1] > 0x10FFFF:
-            raise TokenizerError("characters: code points are 0 to 0x10FFFF")
-
-    @cached_property
-    def pieces(self) -> tuple[bytes, ...]:
-        """The UTF-8 bytes of each character, then none."""
-        return (*(chr(code).encode("utf-8", "surrogatepass") for code in self.characters), b"")
+            raise TokenizerError("tokenizer: expected characters from 0 to 0x10FFFF")
+        pieces = [chr(code).encode("utf-8", "surrogatepass") for code in self.characters]
+        object.__setattr__(self, "pieces", (*pieces, b""))
 
     @cached_property
     def _codes(self) -> npt.NDArray[np.uint32]:
@@ -213,11 +215,11 @@ class CharTokenizer(Tokenizer):
         known = self._codes[np.minimum(ids, len(self._codes) - 1)] == codes
         if not known.all():
             position = int(known.argmin())
-            character = text[position]
             raise TokenizerError(
-                f"character {character!r} (U+{ord(character):04X}) at position {position} is not among the "
-                f"{len(self._codes)} that the tokenizer was trained on; leave it out, or train with "
-                f"--tokenizer bpe, which encodes any text"
+                f"found {text[position]!r} (U+{codes[position]:04X}) at position {position}, near "
+                f"{text[max(0, position - 10) : position + 10]!r}; expected one of the {len(self._codes)} "
+                f"characters of the training texts. Leave it out, or train with --tokenizer bpe, which "
+                f"encodes any text"
             )
         return ids
 
@@ -238,7 +240,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
         )
     counts = count_chunks(texts)
     if not counts:
-        raise TokenizerError("no text to train the tokenizer on: the corpus is empty")
+        raise TokenizerError(_NO_TEXT)
     return BPETokenizer(tuple(learn_merges(counts, vocab_size - 257)))
 
 
@@ -248,7 +250,7 @@ def train_char(texts: Iterable[str]) -> CharTokenizer:
     for text in texts:
         characters.update(text)
     if not characters:
-        raise TokenizerError("no text to train the tokenizer on: the corpus is empty")
+        raise TokenizerError(_NO_TEXT)
     return CharTokenizer(tuple(sorted(map(ord, characters))))
 
 

@@ -1,0 +1,434 @@
+"""Every text round-trips; learning and encoding equal the plainest program that does the same.
+
+Order: cutting text into chunks, learning, encoding, decoding, the character tokenizer, documents, errors.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tinyllm import bpe, tokenizer
+from tinyllm.bpe import Pair, apply_merges, last_safe_cut, learn_merges, split
+from tinyllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, TokenizerError, train_bpe, train_char
+
+PROSE = (
+    "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in "
+    "want of a wife.\r\nHowever little known the feelings or views of such a man may be, it's fixed in the "
+    "minds of 1234567 families.\n\n    return {'x': -1}\t# ok 🎉🎉\n"
+    "道可道，非常道；名可名，非常名。无名天地之始，有名万物之母。故常无欲以观其妙，常有欲以观其徼。\n"
+) * 3
+TRAINED = train_bpe([PROSE], 400)
+
+any_text = st.text(st.characters())  # unlike st.text(), lone surrogates included
+# Few characters, so that pairs repeat; of every class that chunks are made of, and of one to four bytes.
+dense_text = st.text(st.sampled_from("ab'’é1２ \t\n\r-，。你好吗🎉\ud83d\x00"), max_size=60)
+mixed_text = st.lists(st.one_of(dense_text, any_text, st.sampled_from(PROSE.split()))).map("".join)
+
+
+# Cutting text into chunks ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "chunks"),
+    [
+        ("I don't know", ["I", " don", "'t", " know"]),
+        ("a 12345,678", ["a", " 123", "45", ",", "678"]),
+        ("if x:\n        y  = 1\n", ["if", " x", ":", "\n", "       ", " y", " ", " =", " 1", "\n"]),
+        ("\t\tx", ["\t\t", "x"]),
+        ("one\r\n\r\ntwo", ["one", "\r\n\r\n", "two"]),
+        ("你好，世界！Hello世界", ["你好", "，", "世界", "！", "Hello", "世界"]),
+        ("हिन्दी naïve", ["हिन्दी", " naïve"]),
+        ("good👍🏽 ❤️", ["good", "👍🏽", " ❤️"]),
+        ("x" * 40, ["x" * 16, "x" * 16, "x" * 8]),
+    ],
+)
+def test_chunks_are_words_numbers_han_punctuation_and_space(text: str, chunks: list[str]) -> None:
+    assert split(text) == chunks
+
+
+def test_every_code_point_is_of_exactly_one_class() -> None:
+    characters = "".join(map(chr, range(sys.maxunicode + 1)))
+    assert "".join(split(characters)) == characters
+    found: list[str] = []
+    for one in (bpe.BLANK, bpe.NEWLINE, bpe.DIGIT, bpe.HAN, bpe.SYMBOL, bpe.LETTER):
+        found += re.findall(f"[{one}]", characters)
+    assert len(found) == len(characters) == len(set(found))
+
+
+@given(mixed_text)
+def test_chunks_joined_are_the_text(text: str) -> None:
+    assert "".join(split(text)) == text
+
+
+@given(mixed_text)
+def test_no_chunk_is_longer_than_the_longest(text: str) -> None:
+    assert all(len(chunk.encode("utf-8", "surrogatepass")) <= bpe.LONGEST_CHUNK for chunk in split(text))
+
+
+@given(mixed_text, mixed_text)
+@example("a'", "b")
+@example("a ", " b")
+@example("\n", "\n")
+def test_a_safe_cut_changes_no_chunk_however_the_text_goes_on(text: str, more: str) -> None:
+    cut = last_safe_cut(text)
+    assert 0 <= cut < max(1, len(text))
+    assert split(text[:cut]) + split(text[cut:] + more) == split(text + more)
+
+
+@given(mixed_text, st.integers(1, 40))
+def test_text_read_in_pieces_has_the_ids_of_the_whole(text: str, size: int) -> None:
+    ids: list[int] = []
+    rest = ""
+    for start in range(0, len(text), size):
+        rest += text[start : start + size]
+        cut = last_safe_cut(rest)
+        ids += TRAINED.encode(rest[:cut]).tolist()
+        rest = rest[cut:]
+    assert ids + TRAINED.encode(rest).tolist() == TRAINED.encode(text).tolist()
+
+
+def test_ordinary_text_can_be_cut_near_its_end() -> None:
+    for end in range(40, len(PROSE)):
+        assert end - last_safe_cut(PROSE[:end]) < 30
+
+
+# Learning --------------------------------------------------------------------------------------------------
+
+
+def joinable(first: bytes, second: bytes) -> bool:
+    """The rule in other words: whole characters, or bytes of which only the first may begin one."""
+    joined = first + second
+    try:
+        joined.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return all(0x80 <= byte < 0xC0 for byte in joined[1:])
+    return True
+
+
+def replaced(word: list[int], pair: Pair, new: int) -> list[int]:
+    """Return the word with `pair` replaced by `new`, from the left."""
+    out: list[int] = []
+    for token in word:
+        if out and (out[-1], token) == pair:
+            out[-1] = new
+        else:
+            out.append(token)
+    return out
+
+
+def learnt_naively(texts: list[str], how_many: int) -> list[Pair]:
+    """Count every pair again after every merge."""
+    words = [list(chunk.encode("utf-8", "surrogatepass")) for text in texts for chunk in split(text)]
+    pieces = [bytes([byte]) for byte in range(256)]
+    merges: list[Pair] = []
+    while len(merges) < how_many:
+        counts = Counter(pair for word in words for pair in pairwise(word))
+        often = [(-n, (a, b)) for (a, b), n in counts.items() if n > 1 and joinable(pieces[a], pieces[b])]
+        if not often:
+            break
+        pair = min(often)[1]
+        words = [replaced(word, pair, 256 + len(merges)) for word in words]
+        pieces.append(pieces[pair[0]] + pieces[pair[1]])
+        merges.append(pair)
+    return merges
+
+
+def test_the_classic_example_is_learnt_and_applied() -> None:
+    merges = learn_merges({"aaabdaaabac": 1}, 3)
+    assert merges == [(97, 97), (97, 98), (256, 257)]  # aa, ab, aaab
+    ids = apply_merges(list(b"aaabdaaabac"), {pair: 256 + i for i, pair in enumerate(merges)})
+    assert ids == [258, ord("d"), 258, ord("a"), ord("c")]
+
+
+@given(st.lists(dense_text, min_size=1, max_size=4).filter(any), st.integers(0, 40))
+@example(["aaaa aaaaa aaaaaaa"], 9)
+@example(["abababab ababab"], 9)
+@settings(max_examples=200)
+def test_incremental_learning_equals_counting_everything_again(texts: list[str], merges: int) -> None:
+    assert list(train_bpe(texts, 257 + merges).merges) == learnt_naively(texts, merges)
+
+
+def test_prose_is_learnt_as_by_counting_everything_again() -> None:
+    assert list(TRAINED.merges) == learnt_naively([PROSE], 400 - 257)
+
+
+def test_of_equally_common_pairs_the_smallest_is_learnt_first() -> None:
+    assert train_bpe(["cd ab", "ab cd"], 258).merges == ((97, 98),)
+
+
+def test_every_token_is_whole_characters_or_a_part_of_one() -> None:
+    for piece in train_bpe([PROSE], 2000).pieces:
+        partial = len(piece) <= 4 and all(0x80 <= byte < 0xC0 for byte in piece[1:])
+        assert partial or piece.decode("utf-8")
+
+
+def test_a_small_text_gives_a_smaller_vocabulary() -> None:
+    assert train_bpe(["a"], 2048).vocab_size == 257
+    assert train_bpe(["aa bb aa"], 2048).vocab_size == 258
+
+
+def test_texts_cut_at_safe_places_train_the_same_tokenizer() -> None:
+    cut = last_safe_cut(PROSE[:500])
+    assert train_bpe([PROSE[:cut], PROSE[cut:]], 400) == TRAINED
+
+
+def test_of_very_many_chunks_the_commonest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe, "DISTINCT_CHUNKS", 2)
+    assert bpe.count_chunks([" y y y y", " x x x", " a b c d e x"]) == {" y": 4, " x": 4}
+
+
+def test_training_does_not_depend_on_the_hash_seed() -> None:
+    program = (
+        "import sys; from tinyllm.tokenizer import train_bpe, train_char; text = sys.argv[1]; "
+        "print(train_bpe([text], 400).fingerprint(), train_char([text]).fingerprint())"
+    )
+    expected = f"{TRAINED.fingerprint()} {train_char([PROSE]).fingerprint()}\n"
+    for seed in ("0", "12345"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONUTF8": "1"}
+        run = subprocess.run(
+            [sys.executable, "-c", program, PROSE],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert run.stdout == expected
+
+
+def test_what_is_learnt_from_a_text_never_changes() -> None:
+    """Another pattern, tie-break or document is another SPLIT_VERSION or kind, or old checkpoints break."""
+    assert TRAINED.fingerprint() == "e2cf6d365ca24f10900f840dca6353f2e31c88045e2e09f5eeada66a1916d27d"
+
+
+# Encoding --------------------------------------------------------------------------------------------------
+
+
+@given(mixed_text)
+def test_encoding_equals_applying_the_merges_one_after_the_other(text: str) -> None:
+    ids: list[int] = []
+    for chunk in split(text):
+        word = list(chunk.encode("utf-8", "surrogatepass"))
+        for i, pair in enumerate(TRAINED.merges):
+            word = replaced(word, pair, 256 + i)
+        ids += word
+    assert TRAINED.encode(text).tolist() == ids
+
+
+@given(mixed_text)
+@example("\ud83d\ude00 \udfff \x00\r\n\u3000\u2028\x85🎉é́")
+def test_bpe_round_trips_any_text(text: str) -> None:
+    ids = TRAINED.encode(text)
+    assert ids.dtype == np.int32
+    assert ids.ndim == 1
+    assert TRAINED.decode(ids) == text
+    assert TRAINED.decode(ids.tolist()) == text
+
+
+def test_bpe_round_trips_every_code_point_of_the_basic_plane() -> None:
+    characters = "".join(map(chr, range(0x10000)))
+    assert TRAINED.decode(TRAINED.encode(characters)) == characters
+
+
+@given(st.text(st.sampled_from("<|endoftext|>"), min_size=10))
+@example("<|endoftext|>")
+def test_no_text_produces_the_end_of_text(text: str) -> None:
+    trained = train_bpe([text, "<|endoftext|>" * 9], 300)
+    assert trained.end_of_text == trained.vocab_size - 1
+    assert trained.end_of_text not in trained.encode(text)
+    assert train_char([text]).end_of_text not in train_char([text]).encode(text)
+
+
+def test_a_full_cache_changes_no_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer, "CACHED_CHUNKS", 4)
+    small = BPETokenizer(TRAINED.merges)
+    assert small.encode(PROSE).tolist() == TRAINED.encode(PROSE).tolist()
+    assert len(small._encoded) <= 4
+
+
+def test_ids_may_be_written_to() -> None:
+    for trained in (TRAINED, train_char([PROSE])):
+        ids = trained.encode("a man")
+        ids[:] = 0
+        assert trained.decode(trained.encode("a man")) == "a man"
+
+
+# Decoding --------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, TRAINED.vocab_size - 1)))
+def test_any_ids_decode_and_stream_to_the_same_text(ids: list[int]) -> None:
+    assert "".join(TRAINED.stream(ids)) == TRAINED.decode(ids)
+    assert TRAINED.decode_bytes(ids) == b"".join(TRAINED.decode_bytes([one]) for one in ids)
+
+
+def test_a_streamed_character_comes_with_its_last_byte() -> None:
+    plain = BPETokenizer(())
+    assert list(plain.stream("a你\ud83d".encode("utf-8", "surrogatepass"))) == ["a", "你", "\ud83d"]
+
+
+def test_broken_characters_become_replacement_characters() -> None:
+    plain = BPETokenizer(())
+    assert plain.decode(list(b"a\xe4\xbd")) == "a\ufffd"
+    assert plain.decode(list(b"\xff\xed\xa0\x80")) == "\ufffd\ud800"
+    assert plain.decode([]) == ""
+
+
+def test_the_end_of_text_decodes_to_nothing() -> None:
+    for trained in (TRAINED, train_char(["ab"])):
+        ids = trained.encode("ab").tolist()
+        assert trained.decode([*ids, trained.end_of_text, *ids]) == "abab"
+
+
+@pytest.mark.parametrize("wrong", [-1, TRAINED.vocab_size])
+def test_an_id_outside_the_vocabulary_is_named(wrong: int) -> None:
+    with pytest.raises(TokenizerError, match=f"id {wrong}: expected 0 to {TRAINED.vocab_size - 1}"):
+        TRAINED.decode(np.array([0, wrong], np.int32))
+
+
+# The character tokenizer -----------------------------------------------------------------------------------
+
+
+@given(mixed_text.filter(bool))
+def test_char_round_trips_every_text_over_its_alphabet(text: str) -> None:
+    trained = train_char([text])
+    assert trained.vocab_size == len(set(text)) + 1
+    assert trained.encode(text).tolist() == [sorted(set(text)).index(character) for character in text]
+    assert trained.decode(trained.encode(text)) == text
+
+
+@pytest.mark.parametrize("character", ["A", "m", "z", "你", "\ud800"])
+def test_an_unknown_character_is_named_with_its_place_and_a_remedy(character: str) -> None:
+    with pytest.raises(TokenizerError) as raised:
+        train_char(["hello world"]).encode(f"hello {character} world")
+    message = str(raised.value)
+    assert repr(character) in message
+    assert f"U+{ord(character):04X}" in message
+    assert "position 6" in message
+    assert "--tokenizer bpe" in message
+
+
+# Documents -------------------------------------------------------------------------------------------------
+
+
+@given(mixed_text.filter(bool), st.integers(257, 300))
+def test_a_document_gives_back_the_same_tokenizer(text: str, vocab_size: int) -> None:
+    for trained in (train_bpe([text], vocab_size), train_char([text])):
+        stored = msgpack.unpackb(msgpack.packb(trained.document()))
+        again = Tokenizer.from_document(stored)
+        assert again == trained
+        assert again.fingerprint() == trained.fingerprint()
+        assert again.encode(text).tolist() == trained.encode(text).tolist()
+
+
+def test_different_tokenizers_have_different_fingerprints() -> None:
+    tokenizers = [TRAINED, train_bpe([PROSE], 399), BPETokenizer(()), train_char([PROSE]), train_char(["a"])]
+    assert len({one.fingerprint() for one in tokenizers}) == len(tokenizers)
+
+
+def bpe_document(*merges: Any, **changes: Any) -> dict[str, Any]:
+    return {"kind": "bpe", "split": 1, "merges": list(merges), **changes}
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (None, "kind"),
+        ([], "kind"),
+        ({}, "kind"),
+        ({"kind": "word"}, "kind.*'word'"),
+        ({"kind": ["bpe"]}, "kind"),
+        ({"kind": "bpe"}, "fields kind, merges, split"),
+        (bpe_document(extra=1), "fields"),
+        (bpe_document(split=2), "split: found 2"),
+        (bpe_document(split=True), "split: found True"),
+        (bpe_document(merges=None), "list of integers"),
+        (bpe_document(merges={}), "list of integers"),
+        (bpe_document(97, "98"), "list of integers"),
+        (bpe_document(97, True), "list of integers"),
+        (bpe_document(97, 98.0), "list of integers"),
+        (bpe_document([97, 98]), "list of integers"),
+        (bpe_document(97, 98, 99), "pairs, found 3"),
+        (bpe_document(97, 256), "merge 0 joins 97 and 256; expected ids below 256"),
+        (bpe_document(-1, 97), "merge 0"),
+        (bpe_document(97, 98, 257, 97), "merge 1 joins 257 and 97"),
+        (bpe_document(97, 98, 97, 98), "twice"),
+        (bpe_document(97, 1 << 70), "merge 0"),
+        (bpe_document(97, 97, *(i for n in range(256, 356) for i in (n, n))), "merge 6 .*longest chunk"),
+        (bpe_document(97, 0xE4), "whole characters"),
+        (bpe_document(0x80, 0xE4), "whole characters"),
+        (bpe_document(*range(2 << 20)), "merges, expected at most"),
+        ({"kind": "char"}, "fields"),
+        ({"kind": "char", "characters": "abc"}, "list of integers"),
+        ({"kind": "char", "characters": []}, "at least one"),
+        ({"kind": "char", "characters": [2, 1]}, "ascending"),
+        ({"kind": "char", "characters": [1, 1]}, "ascending"),
+        ({"kind": "char", "characters": [-1, 1]}, "0x10FFFF"),
+        ({"kind": "char", "characters": [1, 0x110000]}, "0x10FFFF"),
+    ],
+)
+def test_a_hostile_document_is_refused_with_its_fault(document: Any, message: str) -> None:
+    with pytest.raises(TokenizerError, match=message):
+        Tokenizer.from_document(document)
+
+
+@given(
+    st.recursive(st.none() | st.integers() | st.text(max_size=3), lambda inner: st.lists(inner, max_size=4))
+)
+def test_any_merges_are_refused_or_make_a_tokenizer_that_round_trips(merges: Any) -> None:
+    try:
+        made = Tokenizer.from_document(bpe_document(merges=merges))
+    except TokenizerError:
+        return
+    assert made.decode(made.encode(PROSE)) == PROSE
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), max_size=30), dense_text)
+def test_accepted_merges_round_trip_and_apply_in_order(merges: list[Pair], text: str) -> None:
+    accepted: tuple[Pair, ...] = ()
+    for pair in merges:
+        try:
+            accepted = BPETokenizer((*accepted, pair)).merges
+        except TokenizerError:
+            continue
+    made = BPETokenizer(accepted)
+    table = {pair: 256 + i for i, pair in enumerate(accepted)}
+    plainly = [
+        i for chunk in split(text) for i in apply_merges(list(chunk.encode("utf-8", "surrogatepass")), table)
+    ]
+    assert made.encode(text).tolist() == plainly
+    assert made.decode(plainly) == text
+
+
+# Errors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", ""]])
+def test_an_empty_corpus_trains_nothing(texts: list[str]) -> None:
+    with pytest.raises(TokenizerError, match="no text"):
+        train_bpe(texts, 2048)
+    with pytest.raises(TokenizerError, match="no text"):
+        train_char(texts)
+
+
+@pytest.mark.parametrize("vocab_size", [-1, 0, 256, (1 << 20) + 1])
+def test_a_vocabulary_must_hold_the_bytes_and_the_end_of_text(vocab_size: int) -> None:
+    with pytest.raises(TokenizerError, match=f"vocab_size {vocab_size}: expected 257"):
+        train_bpe(["text"], vocab_size)
+
+
+def test_a_tokenizer_cannot_be_changed() -> None:
+    for trained in (TRAINED, CharTokenizer((97,))):
+        with pytest.raises(AttributeError):
+            trained.pieces = ()  # type: ignore[misc]
