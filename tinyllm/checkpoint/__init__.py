@@ -1,6 +1,6 @@
 """Checkpoints that survive any instant of dying; `CheckpointManager` is all that a trainer needs.
 
-From the bottom up: metadata and packing (words), format and image (bytes), disk (the operating system),
+From the bottom up: metadata and plain (words), format and image (bytes), disk (the operating system),
 commit, reader and store (files), policy (decisions), writer (the thread), manager, and the command line.
 """
 

@@ -140,7 +140,7 @@ def rm(path: Path, disk: Disk, force: bool) -> int:
         valid = [entry.path.name for entry in store.entries() if entry.valid]
         if valid == [path.name] and not force:
             raise CheckpointError(
-                f"{printable(path)}: the only valid checkpoint of its directory; --force removes it all the same"
+                f"{printable(path)}: the only valid checkpoint of its directory; --force removes it"
             )
         store.delete(Entry(path, policy.label_of(path.name) or ""))
     finally:

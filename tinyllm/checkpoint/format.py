@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyllm.checkpoint import packing
+from tinyllm.checkpoint import plain
 from tinyllm.checkpoint.metadata import (
     LARGEST_COUNT,
     CheckpointMetadata,
@@ -38,6 +38,7 @@ MAGIC = b"\x89TLM\r\n\x1a\n"  # as PNG's: shows text-mode and 7-bit damage
 VERSION = 1
 HEADER_BYTES = 64
 CHUNK_BYTES = 1 << 26
+MAX_NAME = 512
 PIECE_BYTES = 1 << 20  # one pass of checksum and finiteness: stays in the cache
 DTYPES = {name: np.dtype(code) for name, code in
           {"float32": "<f4", "float64": "<f8", "int32": "<i4", "int64": "<i8"}.items()}  # fmt: skip
@@ -160,11 +161,11 @@ def parse_header(data: bytes, size: int, file: str) -> Header:
     if header.file_bytes != size:
         raise DamagedError(f"{file}: {size} bytes, the header says {header.file_bytes}")
     room = size - HEADER_BYTES
-    if header.map_bytes > min(packing.MAX_BYTES, room):
+    if header.map_bytes > min(plain.MAX_BYTES, room):
         raise DamagedError(
             f"{file}: header.map_bytes: {header.map_bytes} is more than is allowed or there is"
         )
-    if header.index_bytes > min(packing.MAX_BYTES, room - header.map_bytes):
+    if header.index_bytes > min(plain.MAX_BYTES, room - header.map_bytes):
         raise DamagedError(
             f"{file}: header.index_bytes: {header.index_bytes} is more than is allowed or there is"
         )
@@ -185,11 +186,11 @@ def parse_head(header: Header, data: bytes, file: str) -> Head:
     if zlib.crc32(packed_index) != header.index_crc or len(packed_index) != header.index_bytes:
         raise DamagedError(f"{file}: index: checksum differs")
     try:
-        kind, epoch_end, metadata, document = _parse_map(packing.unpack(packed_map))
+        kind, epoch_end, metadata, document = _parse_map(plain.unpack(packed_map))
     except (ValueError, MemoryError) as error:
         raise DamagedError(f"{file}: map: {error}") from error
     try:
-        tensors = _parse_index(packing.unpack(packed_index), header)
+        tensors = _parse_index(plain.unpack(packed_index), header)
     except (ValueError, MemoryError) as error:
         raise DamagedError(f"{file}: index: {error}") from error
     return Head(header, kind, epoch_end, metadata, document, tensors)
@@ -236,8 +237,8 @@ def _parse_tensor(entry: Any) -> Tensor:
     if not isinstance(entry, list) or len(entry) != 4:
         raise ValueError("expected [name, dtype, shape, chunks]")
     name, dtype, shape, chunks = entry
-    if not isinstance(name, str) or not 0 < len(name) <= 512:
-        raise ValueError(f"name: expected 1 to 512 characters, found {name!r:.80}")
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise ValueError(f"name: expected 1 to {MAX_NAME} printable characters, found {name!r:.80}")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"{name!r}: dtype: expected one of {', '.join(DTYPES)}, found {dtype!r:.80}")
     if not isinstance(shape, list) or len(shape) > 32 or not all(is_count(side) for side in shape):

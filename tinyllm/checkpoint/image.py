@@ -14,10 +14,11 @@ import msgpack  # type: ignore[import-untyped]
 import numpy as np
 
 from tinyllm.arena import Array, aligned_empty
-from tinyllm.checkpoint import packing
+from tinyllm.checkpoint import plain
 from tinyllm.checkpoint.format import (
     DTYPES,
     HEADER_BYTES,
+    MAX_NAME,
     Chunk,
     Header,
     Tensor,
@@ -39,7 +40,7 @@ def pack_map(
     """Return the map's bytes; CheckpointError names the field that cannot be stored."""
     try:
         progress(document)
-        return packing.pack(
+        return plain.pack(
             {"kind": kind, "epoch_end": epoch_end, "metadata": metadata.document(), "document": document}
         )
     except ValueError as error:
@@ -123,6 +124,8 @@ def _lay_out(tensors: Mapping[str, Array], end: int) -> list[Tensor]:
     """Return the index of `tensors` whose chunks follow the byte `end`; the crcs are still zero."""
     placed = []
     for name, array in tensors.items():
+        if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+            raise CheckpointError(f"{name!r:.80}: a tensor's name has 1 to {MAX_NAME} printable characters")
         if array.dtype not in _DTYPE_NAMES:
             raise CheckpointError(f"{name}: dtype {array.dtype} cannot be stored, only {', '.join(DTYPES)}")
         chunks = tuple(Chunk(offset, length, 0, 0, 0) for offset, length in place(end, array.nbytes))

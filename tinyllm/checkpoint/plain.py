@@ -2,7 +2,7 @@
 
 msgpack's own decoder is safe code, but it believes a nested length before it has seen the bytes,
 accepts a key twice, bytes as keys and timestamps. So every input is first walked without building
-anything (`scan`), and what is written passes the same walk: nothing is saved that could not be read.
+anything (`scan`), and what is written obeys the same rules: nothing is saved that could not be read.
 Order: the limits, `pack`, `unpack`, `scan`.
 """
 
@@ -66,8 +66,10 @@ def scan(data: bytes) -> None:
         at += skipped
         objects += 1
         pending += items - 1
+        if at > size:
+            raise ValueError("ends in the middle of an object")
         if pending > size - at:
-            raise ValueError(f"announces {pending} more objects where {max(size - at, 0)} bytes are left")
+            raise ValueError(f"announces {pending} more objects where {size - at} bytes are left")
         if objects + pending > MAX_OBJECTS:
             raise ValueError(f"more than {MAX_OBJECTS} objects")
         if items:
