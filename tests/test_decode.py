@@ -108,6 +108,7 @@ def test_reordered_sequences_go_on_from_their_parents(model, B, seed):
     cache.reorder_(parents)
     together = np.concatenate([tokens[parents, :-1], tokens[:, -1:]], axis=1)
     close(extend(p, cache, tokens[:, -1:]), full_logits(config, p, together)[:, -1])
+    np.testing.assert_array_equal(cache.tokens, together)
 
 
 @FAST
@@ -119,7 +120,9 @@ def test_copies_of_a_sequence_go_on_apart(model, B, seed):
     one = Cache(config, 1, p.norm.gain.dtype)
     if config.block_size > 1:
         extend(p, one, tokens[:1, :-1])
-    close(extend(p, one.copies(B), tokens[:, -1:]), full_logits(config, p, tokens)[:, -1])
+    copies = one.copies(B)
+    close(extend(p, copies, tokens[:, -1:]), full_logits(config, p, tokens)[:, -1])
+    np.testing.assert_array_equal(copies.tokens, tokens)
     assert one.length == config.block_size - 1
 
 

@@ -1,0 +1,100 @@
+"""Beams that are wide enough find what looking at every text finds."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.models import full_logits, random_model
+from tinyllm.beam import beam_search, log_softmax
+from tinyllm.config import ModelConfig
+from tinyllm.decode import Cache, extend
+from tinyllm.sampling import SamplingError
+
+END, WORDS, LONGEST = 2, 2, 4
+CONFIG = ModelConfig(n_layer=1, n_head=2, n_embd=6, block_size=8)
+PROMPT = np.array([2, 0, 1], np.int32)
+
+
+def tiny(seed):
+    return random_model(CONFIG, seed, np.float64, vocab=WORDS + 1)
+
+
+def log_probability(p, tokens):
+    """Return log P(tokens | PROMPT) by the model's full forward."""
+    logits = full_logits(CONFIG, p, np.array([[*PROMPT, *tokens]], np.int32))[0]
+    rows = log_softmax(logits[len(PROMPT) - 1 : -1])
+    return float(rows[np.arange(len(tokens)), list(tokens)].sum())
+
+
+def every_text():
+    """Yield all complete texts: those that end within LONGEST tokens, and those that do not."""
+    for length in range(LONGEST):
+        for words in itertools.product(range(WORDS), repeat=length):
+            yield (*words, END)
+    yield from itertools.product(range(WORDS), repeat=LONGEST)
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), penalty=st.sampled_from([0.0, 0.7, 1.0, 2.0]))
+def test_wide_beams_find_the_best_of_all_texts_in_order(seed, penalty):
+    p = tiny(seed)
+    scores = {text: log_probability(p, text) / len(text) ** penalty for text in every_text()}
+    expected = sorted(scores, key=lambda text: -scores[text])
+    beams = len(expected)
+    found = beam_search(p, CONFIG, PROMPT, END, beams, LONGEST, penalty)
+    texts = [(*each.tokens, END) if each.ended else each.tokens for each in found]
+    assert texts == expected
+    for text, each in zip(texts, found, strict=True):
+        assert each.log_probability == pytest.approx(log_probability(p, text))
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), beams=st.integers(1, 5))
+def test_narrow_beams_find_texts_with_their_true_probabilities(seed, beams):
+    p = tiny(seed)
+    found = beam_search(p, CONFIG, PROMPT, END, beams, LONGEST)
+    assert 1 <= len(found) <= beams
+    assert len(set(found)) == len(found)
+    scores = []
+    for each in found:
+        text = (*each.tokens, END) if each.ended else each.tokens
+        assert len(text) <= LONGEST and (each.ended or len(text) == LONGEST)
+        assert each.log_probability == pytest.approx(log_probability(p, text))
+        scores.append(each.log_probability / len(text))
+    assert scores == sorted(scores, reverse=True)
+    assert found == beam_search(p, CONFIG, PROMPT, END, beams, LONGEST)
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_one_beam_that_cannot_end_is_greedy_even_beyond_the_window(seed):
+    p, longest = tiny(seed), 12
+    cache, logits, greedy = Cache(CONFIG, 1, np.float64), None, []
+    logits = extend(p, cache, PROMPT[None])
+    for _ in range(longest):
+        greedy.append(int(logits[0].argmax()))
+        logits = extend(p, cache, np.array([[greedy[-1]]]))
+    assert len(PROMPT) + longest > CONFIG.block_size
+    (found,) = beam_search(p, CONFIG, PROMPT, -1, 1, longest)
+    assert found.tokens == tuple(greedy)
+
+
+def test_length_normalisation_lets_a_longer_text_win():
+    def length_of_best(p, penalty):
+        return len(beam_search(p, CONFIG, PROMPT, END, 40, LONGEST, penalty)[0].tokens)
+
+    lengths = [(length_of_best(p, 0.0), length_of_best(p, 1.0)) for p in map(tiny, range(10))]
+    assert all(plain <= normalised for plain, normalised in lengths)
+    assert any(plain < normalised for plain, normalised in lengths)
+
+
+def test_weights_that_are_not_numbers_raise():
+    p = tiny(0)
+    p.norm.bias[0] = np.nan
+    with pytest.raises(SamplingError, match="broken"):
+        beam_search(p, CONFIG, PROMPT, END, 2, LONGEST)
