@@ -53,21 +53,25 @@ def test_wide_beams_find_the_best_of_all_texts_in_order(seed, penalty):
         assert each.log_probability == pytest.approx(log_probability(p, text))
 
 
-@settings(max_examples=25)
-@given(seed=st.integers(0, 2**32 - 1), beams=st.integers(1, 5))
-def test_narrow_beams_find_texts_with_their_true_probabilities(seed, beams):
+def plain_beam_search(p, beams, penalty):
+    """Return the texts of a beam search without cache, batch or early end."""
+    alive, complete = [()], []
+    for length in range(1, LONGEST + 1):
+        grown = [(*text, token) for text in alive for token in range(WORDS + 1)]
+        grown = sorted(grown, key=lambda text: -log_probability(p, text))[: 2 * beams]
+        complete += [text for text in grown if text[-1] == END or length == LONGEST]
+        alive = [text for text in grown if text[-1] != END][:beams]
+    return sorted(complete, key=lambda text: -log_probability(p, text) / len(text) ** penalty)[:beams]
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), beams=st.integers(1, 5), penalty=st.sampled_from([0.0, 0.7, 1.0, 2.0]))
+def test_narrow_beams_keep_the_likeliest_texts_of_each_length(seed, beams, penalty):
     p = tiny(seed)
-    found = beam_search(p, CONFIG, PROMPT, END, beams, LONGEST)
-    assert 1 <= len(found) <= beams
-    assert len(set(found)) == len(found)
-    scores = []
-    for each in found:
-        text = (*each.tokens, END) if each.ended else each.tokens
-        assert len(text) <= LONGEST and (each.ended or len(text) == LONGEST)
-        assert each.log_probability == pytest.approx(log_probability(p, text))
-        scores.append(each.log_probability / len(text))
-    assert scores == sorted(scores, reverse=True)
-    assert found == beam_search(p, CONFIG, PROMPT, END, beams, LONGEST)
+    found = beam_search(p, CONFIG, PROMPT, END, beams, LONGEST, penalty)
+    texts = [(*each.tokens, END) if each.ended else each.tokens for each in found]
+    assert texts == plain_beam_search(p, beams, penalty)
+    assert found == beam_search(p, CONFIG, PROMPT, END, beams, LONGEST, penalty)
 
 
 @settings(max_examples=25)

@@ -122,6 +122,11 @@ def test_draws_are_as_frequent_as_their_probabilities():
     assert np.abs(counts / n - probabilities).max() < 4 * 0.5 / math.sqrt(n)
 
 
+def test_every_token_is_drawn_by_the_u_from_its_lower_bound_up_to_its_upper():
+    quarters = np.array([0.25, 0.0, 0.5, 0.25])
+    assert [draw(quarters, u) for u in (0.0, 0.2499, 0.25, 0.7499, 0.75)] == [0, 0, 2, 2, 3]
+
+
 def test_the_last_token_is_drawn_when_rounding_carries_u_past_all():
     assert draw(np.array([0.1] * 10 + [0.0]), math.nextafter(1, 0)) == 9
 
