@@ -5,6 +5,7 @@ Order: sources, a fresh run, a resumed run, what a resume may change, the enviro
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from tinyllm.checkpoint.store import LOCK_NAME
 from tinyllm.config import PHASES, Config, ConfigError, flag, replace
 from tinyllm.data import Dataset, prepare
 from tinyllm.phases import enter_phase, floor_rate, phase_schedule, phase_steps
@@ -160,12 +162,20 @@ def _continue_phase(state: TrainState, previous: Config, windows: int) -> None:
         progress.status = "running"
 
 
-def is_finished(state: TrainState, windows: int) -> bool:
-    """Return whether the last phase has used up its steps or stopped early and was rolled back."""
-    progress, config = state.progress, state.config.train
-    if progress.phase != state.phases[-1]:
-        return False
-    return progress.status in ("finished", "rolled_back")
+def is_finished(state: TrainState) -> bool:
+    """Return whether the last phase has used up its steps, or has stopped early and was rolled back."""
+    return state.progress.phase == state.phases[-1] and state.progress.status in ("finished", "rolled_back")
+
+
+def set_aside(directory: Path) -> Path:
+    """Move an earlier run's files into the first free `previous-N` of its directory, and return that."""
+    number = next(n for n in itertools.count(1) if not (directory / f"previous-{n}").exists())
+    place = directory / f"previous-{number}"
+    place.mkdir()
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and path.name != LOCK_NAME:
+            path.rename(place / path.name)
+    return place
 
 
 def environment(workers: int, blas_threads: int) -> dict[str, str | int]:

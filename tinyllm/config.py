@@ -63,7 +63,7 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
 class ModelConfig(_Section):
     """The shapes of the network; a checkpoint's can never be changed."""
 
-    n_layer: int = _option(4, "transformer blocks", low=1)
+    n_layer: int = _option(2, "transformer blocks", low=1)
     n_head: int = _option(8, "attention heads; must divide --n-embd", low=1)
     n_embd: int = _option(256, "channels of the residual stream", low=1)
     block_size: int = _option(128, "longest context, in tokens", low=1)
@@ -82,7 +82,7 @@ class ModelConfig(_Section):
 class TrainConfig(_Section):
     """How the weights are found; what may be changed at resume is printed as old -> new."""
 
-    batch_size: int = _option(16, "sequences per micro-batch", low=1)
+    batch_size: int = _option(8, "sequences per micro-batch", low=1)
     accumulate: int = _option(1, "micro-batches summed before each update", low=1)
     epochs: int = _option(30, "passes over the data, in each phase", low=1)
     max_steps: int | None = _option(None, "updates in each phase; takes the place of --epochs", low=1)

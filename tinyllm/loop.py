@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata
+from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, Save
 from tinyllm.data import Dataset
 from tinyllm.metrics import Metrics
 from tinyllm.phases import enter_phase, phase_steps, steps_per_epoch
@@ -83,8 +83,7 @@ class Loop:
             else:
                 self._step()
             self._save_if_due()
-        self._save(forced=True)
-        self.manager.wait()
+        self._save(forced=True).result()
         self.metrics.flush()
         return False
 
@@ -200,29 +199,31 @@ class Loop:
     def _roll_back(self) -> None:
         """Take the best state's parameters, moments and timestep; the count of steps goes on."""
         state, progress = self.state, self.state.progress
-        self.manager.wait()  # the best may still be on its way to the disk
         path = self.manager.get_best_checkpoint(progress.phase)
         progress.status = "rolled_back"
         self.metrics.write(step=progress.step, event="early_stop", phase=progress.phase, epoch=progress.epoch)
-        if path is None:
-            self.watcher.notice(
-                f"{progress.phase} stopped early; strategy {self.manager.strategy} keeps no best checkpoint, "
-                f"so the weights stay those of the last epoch"
-            )
+        stopped = (
+            f"{progress.phase} stopped early: no gain of {state.config.train.min_delta} for "
+            f"{state.stopping.counter} epochs"
+        )
+        if path is None or state.stopping.best_epoch == progress.epoch:
+            self.watcher.notice(f"{stopped}; no earlier checkpoint is better")
             return
         best, metadata = self.manager.load_checkpoint(path)
         np.copyto(state.rows, best.rows)
         progress.timestep = best.progress.timestep
         self.metrics.write(step=progress.step, event="rollback", phase=progress.phase, epoch=metadata.epoch)
-        self.watcher.notice(
-            f"{progress.phase} stopped early: no gain of {state.config.train.min_delta} for "
-            f"{state.stopping.counter} epochs; rolled back to epoch {metadata.epoch}, loss {metadata.loss:.4f}"
-        )
+        self.watcher.notice(f"{stopped}; rolled back to epoch {metadata.epoch}, loss {metadata.loss:.4f}")
+        if metadata.epoch != state.stopping.best_epoch:
+            self.watcher.notice(
+                f"note: the best was epoch {state.stopping.best_epoch}, loss {state.stopping.best:.4f}, which the "
+                f"strategy {self.manager.strategy} did not keep"
+            )
 
     def _finish(self) -> None:
         if self.state.progress.status != "rolled_back":
             self.state.progress.status = "finished"
-        self.manager.save_final(self.state, self._metadata()).result()
+        self.manager.save_final(self.state, self._metadata())
         self.metrics.write(step=self.state.progress.step, event="finished", phase=self.state.progress.phase)
         self.metrics.flush()
 
@@ -239,9 +240,10 @@ class Loop:
             self._save(forced=True)
         self.manager.poll()
 
-    def _save(self, forced: bool, judged: bool = False) -> None:
-        self.manager.save_checkpoint(self.state, self._metadata(), epoch_end=judged, last=forced)
+    def _save(self, forced: bool, judged: bool = False) -> Save:
+        saved = self.manager.save_checkpoint(self.state, self._metadata(), epoch_end=judged, last=forced)
         self.saved_step, self.saved_time = self.state.progress.step, time.monotonic()
+        return saved
 
     def _metadata(self) -> CheckpointMetadata:
         progress, config = self.state.progress, self.state.config.train

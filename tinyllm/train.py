@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
-    from tinyllm import begin, report
+    from tinyllm import begin
     from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
     from tinyllm.comm import Team
     from tinyllm.display import duration, watcher
@@ -101,8 +101,7 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
             for notice in manager.notices:
                 watch.notice(f"note: {notice}")
             state, datasets = _state(args, manager, watch)
-            dataset = datasets[state.progress.phase]
-            if args.resuming and begin.is_finished(state, dataset.windows):
+            if args.resuming and begin.is_finished(state):
                 watch.line(_finished_already(state, args))
                 return 0
             workers = _workers(args, state)
@@ -126,7 +125,9 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
                 done = loop.run()
         finally:
             watch.close()
-        report.write(directory)
+        from tinyllm.report import write
+
+        write(directory)
     if not done:
         where = f"epoch {state.progress.epoch}, step {state.progress.step:,}"
         print(f"saved at {where}; go on with: {_command(args)} --resume", file=sys.stderr, flush=True)
@@ -172,7 +173,8 @@ def _state(
                 f"it aside, and --checkpoint-dir names another place"
             )
         if held:
-            watch.notice(f"note: the earlier run is now in {manager.set_aside()}")
+            watch.notice(f"note: the earlier run is now in {begin.set_aside(directory)}")
+            manager.list_checkpoints()  # so that it forgets them
         if not args.data:
             sources = {**{phase: [text] for phase, text in begin.BUNDLED.items()}, **sources}
         if args.phase:
@@ -242,3 +244,7 @@ def _finished_already(state: TrainState, args: argparse.Namespace) -> str:
 def _command(args: argparse.Namespace) -> str:
     where = "" if args.checkpoint_dir == "checkpoints" else f" --checkpoint-dir {args.checkpoint_dir}"
     return f"python -m tinyllm.train{where}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

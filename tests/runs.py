@@ -1,0 +1,136 @@
+"""Tiny whole runs for tests: texts, a config, and a Loop that can be cut at any action."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyllm import begin, metrics
+from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
+from tinyllm.comm import Team
+from tinyllm.config import Config, DataConfig, ModelConfig, TrainConfig
+from tinyllm.loop import Loop, SaveRhythm
+from tinyllm.metrics import Metrics
+from tinyllm.state import TrainState
+from tinyllm.step import Engine
+
+FACTS = [
+    f"{name}是{kind}。" for name, kind in
+    [("月亮", "卫星"), ("太阳", "恒星"), ("地球", "行星"), ("火星", "红色的行星"), ("水", "液体"), ("铁", "金属"),
+     ("氧", "气体"), ("松树", "植物"), ("鲸", "哺乳动物"), ("诗", "文学")]
+]  # fmt: skip
+CHATS = [f"用户：{name}是什么？助手：{name}是{kind}。" for name, kind in (("月亮", "卫星"), ("铁", "金属"), ("水", "液体"))]
+CHATS += ["User: Who are you? Assistant: A model.", "User: Two and two? Assistant: Four."]
+SMALL = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=12)
+
+
+class KilledError(Exception):
+    """Stands in for SIGKILL: nothing of the run is asked to save or to tidy up."""
+
+
+class Silent:
+    """A watcher that only remembers what was said."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def phase(self, state: TrainState, steps: int) -> None: ...
+    def step(self, state: TrainState, step: Any, tokens_per_second: float) -> None: ...
+    def judged(self, state: TrainState, loss: float, step: Any, tokens_per_second: float) -> None: ...
+    def evaluated(self, state: TrainState, loss: float) -> None: ...
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+
+@dataclass
+class Run:
+    """A run in a directory: `go` starts it or goes on with it."""
+
+    directory: Path
+    config: Config = Config(SMALL, TrainConfig(batch_size=4, epochs=2), DataConfig(vocab_size=300))
+    strategy: str = "best-and-last"
+    workers: int = 1
+    asynchronous: bool = True
+    keep_best_n: int = 3
+    rhythm: SaveRhythm = SaveRhythm(steps=1)
+    phases: tuple[str, ...] = ("pretraining", "instruction_tuning")
+    watcher: Silent = field(default_factory=Silent)
+
+    def sources(self) -> dict[str, list[str]]:
+        """Write the texts beside the run once and return them by phase."""
+        import json
+
+        texts = {"pretraining": FACTS, "instruction_tuning": CHATS}
+        paths = {}
+        for phase in self.phases:
+            path = self.directory.parent / f"{phase}.json"
+            if not path.exists():
+                path.write_text(json.dumps(texts[phase], ensure_ascii=False), encoding="utf-8")
+            paths[phase] = [str(path)]
+        return paths
+
+    def go(self, cut: int | None = None, graceful: bool = False, resume_from: Path | None = None,
+           changes: dict[str, dict[str, Any]] | None = None) -> TrainState | None:  # fmt: skip
+        """Run until the end, or until the loop's `cut`-th action; return the state at the end, None if cut.
+
+        A run that left checkpoints is gone on with; everything is rebuilt from the files.
+        """
+        actions = 0
+
+        def stop() -> bool:
+            nonlocal actions
+            actions += 1
+            if cut is not None and actions > cut:
+                if graceful:
+                    return True
+                raise KilledError
+            return False
+
+        with self.manager() as manager:
+            path = resume_from or manager.get_last_checkpoint()
+            notice = self.watcher.notice
+            if path is None:
+                state, datasets = begin.fresh(self.config, self.sources(), self.directory, notice)
+            else:
+                state, _ = manager.load_checkpoint(path)
+                none: dict[str, dict[str, Any]] = {"model": {}, "train": {}, "data": {}}
+                datasets = begin.resumed(
+                    state, {**none, **(changes or {})}, {}, None, False, self.directory, notice
+                )
+            train = state.config.train
+            with Team(min(self.workers, train.batch_size)) as team, Metrics(self.directory) as lines:
+                engine = Engine(state.config.model, state.tokenizer.vocab_size, train.batch_size, state.layout, team)
+                for workspace in engine.workspaces:
+                    workspace.poison(np.nan)
+                loop = Loop(state, datasets, engine, manager, lines, self.watcher, self.rhythm, stop)
+                try:
+                    return state if loop.run() else None
+                except KilledError:
+                    return None
+
+    def manager(self) -> CheckpointManager:
+        """Return the manager of the run's directory."""
+        strategy = CheckpointStrategy.parse(self.strategy)
+        return CheckpointManager(self.directory, strategy, self.keep_best_n, asynchronous=self.asynchronous)
+
+    def losses(self) -> list[tuple[int, str, float]]:
+        """Return every logged (step, phase, loss), evaluations included."""
+        return [
+            (line["step"], line["phase"], line.get("train/loss", line.get("eval/loss")))
+            for line in metrics.read(self.directory / metrics.FILE_NAME)
+            if "event" not in line
+        ]
+
+
+def same_state(one: TrainState, other: TrainState) -> None:
+    """Assert that two states are equal to the last bit."""
+    assert one.document() == other.document() or _without_nan(one) == _without_nan(other)
+    assert np.array_equal(one.rows.view(np.uint32), other.rows.view(np.uint32))
+
+
+def _without_nan(state: TrainState) -> str:
+    return repr(state.document())  # NaN != NaN, but it is written the same
