@@ -1,0 +1,265 @@
+"""The report's script: zoom and read-out over charts that are complete without it.
+
+The data are in the paths' `d`; everything placed by step carries `data-x`. All charts share one range of steps.
+"""
+
+SCRIPT = r"""
+"use strict";
+(() => {
+  const facts = JSON.parse(document.getElementById("facts").textContent);
+  const SIDE = 1000, full = [facts.first, Math.max(facts.last, facts.first + 1)];
+  let view = [...full], at = null;
+  const charts = [...document.querySelectorAll(".chart")].map(read);
+  const spoken = document.getElementById("spoken"), where = document.getElementById("where");
+
+  // What the markup holds.
+  function read(figure) {
+    const one = (selector) => figure.querySelector(selector);
+    const log = figure.dataset.log === "1";
+    const lines = [...figure.querySelectorAll("path[data-line]")].map((path) => {
+      const x = [], y = [];
+      for (const piece of path.getAttribute("d").split("M").slice(1)) {
+        if (x.length) { x.push(x[x.length - 1]); y.push(NaN); }
+        const values = piece.trim().split(" ").map(Number);
+        for (let i = 0; i < values.length; i += 2) {
+          x.push(values[i]);
+          y.push(log ? 10 ** values[i + 1] : values[i + 1]);
+        }
+      }
+      const entry = one(`.legend [data-line="${path.dataset.line}"] b`);
+      return { path, x, y, entry, rest: entry && entry.textContent };
+    });
+    return {
+      figure, lines, log, drawnLog: log, range: [+figure.dataset.low, +figure.dataset.high], wasLog: log,
+      floor: figure.dataset.floor === "" ? null : +figure.dataset.floor, name: one("h2").textContent,
+      plot: one(".plot"), group: one("svg.data g"), ticks: one("svg.epochs g"), xAxis: one(".x"), yAxis: one(".y"),
+      placed: [...figure.querySelectorAll("[data-x]")], cursor: one(".cursor"), drag: one(".drag"),
+      dots: one("path.dots"), button: one("button.log"),
+    };
+  }
+
+  // Numbers, as the page writes them.
+  function round(low, high, count) {
+    const raw = (high - low) / count;
+    if (!(raw > 0)) return [low];
+    const power = 10 ** Math.floor(Math.log10(raw));
+    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999);
+    const found = [];
+    for (let i = Math.ceil(low / step - 1e-9); i <= Math.floor(high / step + 1e-9); i++) found.push(i * step);
+    return found;
+  }
+  function roundLog(low, high, count) {
+    if (high - low < 1) return round(10 ** low, 10 ** high, count).filter((v) => v > 0).map(Math.log10);
+    const digits = high - low < 2 ? [1, 2, 5] : [1];
+    const stride = digits.length === 1 ? Math.max(1, Math.round((high - low) / count)) : 1;
+    const found = [];
+    for (let p = Math.floor(low); p <= Math.ceil(high); p += stride) {
+      for (const d of digits) found.push(p + Math.log10(d));
+    }
+    return found.filter((v) => v >= low - 1e-9 && v <= high + 1e-9);
+  }
+  function short(v) {
+    const size = Math.abs(v);
+    if (size >= 1e4) {
+      const [unit, letter] = size >= 1e9 ? [1e9, "G"] : size >= 1e6 ? [1e6, "M"] : [1e3, "k"];
+      return +(v / unit).toPrecision(6) + letter;
+    }
+    if (size >= 1e-3 || !size) return (+v.toPrecision(6)).toLocaleString("en", { maximumFractionDigits: 6 });
+    return (+v.toPrecision(4)).toExponential();
+  }
+  function figures(v) {
+    const size = Math.abs(v);
+    if (!Number.isFinite(v)) return "–";
+    if (size >= 1000) return Math.round(v).toLocaleString("en");
+    return size >= 1e-3 ? v.toPrecision(4) : size ? v.toExponential(2) : "0";
+  }
+  const whole = (v) => v.toLocaleString("en");
+
+  // Drawing.
+  function zoomed() { return view[0] !== full[0] || view[1] !== full[1]; }
+  function fit(chart) {
+    if (!zoomed() && chart.log === chart.wasLog) return chart.range;
+    let low = Infinity, high = -Infinity;
+    for (const { x, y } of chart.lines) {
+      for (let i = nearest(x, view[0]); i < x.length && x[i] <= view[1]; i++) {
+        const v = chart.log ? (y[i] > 0 ? Math.log10(y[i]) : NaN) : y[i];
+        if (x[i] >= view[0] && v < low) low = v;
+        if (x[i] >= view[0] && v > high) high = v;
+      }
+    }
+    if (!(low <= high)) return chart.log === chart.wasLog ? chart.range : [0, 1];
+    if (chart.floor !== null && !chart.log) low = Math.min(low, chart.floor);
+    const pad = 0.05 * (high - low) || Math.abs(high) * 0.1 || 1;
+    return [low === chart.floor && !chart.log ? low : low - pad, high + pad];
+  }
+  function draw() {
+    const [x0, x1] = view, scale = SIDE / (x1 - x0), left = (x) => 100 * (x - x0) / (x1 - x0) + "%";
+    for (const chart of charts) {
+      const [low, high] = fit(chart), bottom = (y) => 100 * (y - low) / (high - low) + "%";
+      const level = (v) => (chart.log ? Math.log10(v) : v);
+      if (chart.log !== chart.drawnLog) redraw(chart);
+      chart.group.setAttribute("transform", `matrix(${scale} 0 0 ${-SIDE / (high - low)} ${-x0 * scale} ` +
+        `${SIDE * high / (high - low)})`);
+      chart.ticks.setAttribute("transform", `matrix(${scale} 0 0 1 ${-x0 * scale} 0)`);
+      axis(chart.xAxis, round(x0, x1, 6).filter(Number.isInteger), (v) => ["left", left(v), short(v)]);
+      axis(chart.yAxis, chart.log ? roundLog(low, high, 5) : round(low, high, 5),
+        (v) => ["bottom", bottom(v), short(chart.log ? 10 ** v : v)]);
+      for (const item of chart.placed) {
+        const x = +item.dataset.x, end = item.dataset.end;
+        item.style.left = left(x);
+        if (end) {
+          const from = Math.max(x, x0);
+          item.style.left = left(from);
+          item.style.width = 100 * (Math.min(+end, x1) - from) / (x1 - x0) + "%";
+          item.hidden = +end <= x0 || x >= x1;
+        } else {
+          item.hidden = x < x0 || x > x1;
+        }
+        if (item.dataset.y) item.style.bottom = bottom(level(+item.dataset.y));
+      }
+    }
+    where.hidden = !zoomed();
+    where.querySelector("span").textContent = `steps ${whole(x0)} to ${whole(x1)}`;
+    const hash = zoomed() ? `#${x0}-${x1}` : "";
+    try { history.replaceState(null, "", location.pathname + location.search + hash); } catch { /* file: */ }
+  }
+  function redraw(chart) {
+    const level = (v) => (chart.log ? (v > 0 ? Math.log10(v) : NaN) : v);
+    for (const { path, x, y } of chart.lines) {
+      let d = "", pen = false;
+      x.forEach((step, i) => {
+        const v = level(y[i]), seen = Number.isFinite(v);
+        if (seen) d += `${pen ? " " : "M"}${step} ${+v.toPrecision(6)}`;
+        pen = seen;
+      });
+      path.setAttribute("d", d);
+      const dots = path.nextElementSibling;
+      if (dots && dots.classList.contains("dots")) {
+        dots.setAttribute("d", d.replace(/M?(\S+ \S+) ?/g, "M$1h0"));
+      }
+    }
+    chart.drawnLog = chart.log;
+    chart.button.setAttribute("aria-pressed", chart.log);
+  }
+  function axis(element, values, place) {
+    element.replaceChildren(...values.map((value) => {
+      const [side, position, text] = place(value), tick = document.createElement("i");
+      tick.style[side] = position;
+      tick.appendChild(document.createElement("b")).textContent = text;
+      return tick;
+    }));
+  }
+
+  // Reading off.
+  function nearest(x, step) {
+    let low = 0, high = x.length - 1;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (x[middle] < step) low = middle + 1; else high = middle;
+    }
+    return low && step - x[low - 1] < x[low] - step ? low - 1 : low;
+  }
+  function point(step) {
+    at = step === null ? null : Math.round(Math.min(Math.max(step, view[0]), view[1]));
+    for (const chart of charts) {
+      chart.cursor.hidden = at === null;
+      if (at !== null) {
+        chart.cursor.style.left = 100 * (at - view[0]) / (view[1] - view[0]) + "%";
+        chart.cursor.firstChild.textContent = about(at);
+      }
+      for (const line of chart.lines) {
+        if (!line.entry) continue;
+        let text = line.rest;
+        if (at !== null) {
+          const i = nearest(line.x, at);
+          text = line.x.length && at >= line.x[0] - 1 && at <= line.x[line.x.length - 1] + 1 ? figures(line.y[i]) : "–";
+        }
+        line.entry.textContent = text;
+      }
+    }
+  }
+  function about(step) {
+    const epoch = facts.epochs.find((e) => step <= e[0]);
+    return `step ${whole(step)}` + (epoch ? ` · epoch ${epoch[1]}` : "");
+  }
+  function speak(chart) {
+    const values = [...chart.figure.querySelectorAll(".legend span")].map((s) => s.textContent.trim());
+    spoken.textContent = at === null ? "" : `${about(at)}: ${values.join(", ")}`;
+  }
+
+  // Zoom.
+  function show(x0, x1) {
+    const width = Math.min(Math.max(Math.round(x1 - x0), Math.min(10, full[1] - full[0])), full[1] - full[0]);
+    const from = Math.min(Math.max(Math.round(x0), full[0]), full[1] - width);
+    view = [from, from + width];
+    draw();
+    if (at !== null) point(at);
+  }
+  function scaleAround(step, factor) { show(step - (step - view[0]) * factor, step + (view[1] - step) * factor); }
+  const reset = () => show(...full);
+
+  for (const chart of charts) {
+    const { plot, drag, figure, button } = chart;
+    let from = null;
+    const fraction = (event) => {
+      const box = plot.getBoundingClientRect();
+      return Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
+    };
+    const step = (part) => view[0] + part * (view[1] - view[0]);
+    plot.addEventListener("pointerdown", (event) => {
+      if (event.button) return;
+      from = fraction(event);
+      plot.setPointerCapture(event.pointerId);
+      figure.focus({ preventScroll: true });
+    });
+    plot.addEventListener("pointermove", (event) => {
+      const to = fraction(event);
+      point(step(to));
+      if (from === null) return;
+      drag.hidden = false;
+      drag.style.left = 100 * Math.min(from, to) + "%";
+      drag.style.width = 100 * Math.abs(to - from) + "%";
+    });
+    plot.addEventListener("pointerup", (event) => {
+      const to = fraction(event), begun = from;
+      from = null;
+      drag.hidden = true;
+      if (begun !== null && Math.abs(to - begun) * plot.clientWidth > 6) {
+        show(step(Math.min(begun, to)), step(Math.max(begun, to)));
+      } else {
+        point(step(to));
+      }
+    });
+    plot.addEventListener("pointercancel", () => { from = null; drag.hidden = true; });
+    plot.addEventListener("pointerleave", () => { if (from === null) point(null); });
+    plot.addEventListener("dblclick", reset);
+    plot.addEventListener("wheel", (event) => {  // a page that only scrolls by must not zoom
+      if (!event.ctrlKey && !event.metaKey && document.activeElement !== figure) return;
+      event.preventDefault();
+      scaleAround(step(fraction(event)), event.deltaY > 0 ? 1.25 : 0.8);
+    }, { passive: false });
+    figure.addEventListener("keydown", (event) => {
+      if (event.target !== figure || event.ctrlKey || event.metaKey || event.altKey) return;
+      const width = view[1] - view[0], here = at === null ? view[0] + width / 2 : at;
+      const move = Math.max(1, Math.round(width / (event.shiftKey ? 10 : 100)));
+      const action = {
+        ArrowLeft: () => point(here - move), ArrowRight: () => point(here + move),
+        Home: () => point(view[0]), End: () => point(view[1]),
+        "+": () => scaleAround(here, 0.5), "=": () => scaleAround(here, 0.5), "-": () => scaleAround(here, 2),
+        0: reset, Escape: () => { reset(); point(null); },
+      }[event.key];
+      if (!action) return;
+      event.preventDefault();
+      action();
+      speak(chart);
+    });
+    figure.addEventListener("blur", () => point(null));
+    button.hidden = false;
+    button.addEventListener("click", () => { chart.log = !chart.log; draw(); });
+  }
+  where.querySelector("button").addEventListener("click", reset);
+  for (const hint of document.querySelectorAll(".hint")) hint.hidden = false;
+  const asked = /^#(\d+)-(\d+)$/.exec(location.hash);
+  if (asked && +asked[1] < +asked[2]) show(+asked[1], +asked[2]);
+})();
+"""

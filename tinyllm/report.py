@@ -1,0 +1,135 @@
+"""`python -m tinyllm.report RUN [RUN ...]`: a training run as one page that any browser opens, offline too.
+
+RUN is the directory of a run, the one that holds metrics.jsonl and the checkpoints. The page is written as a
+whole or not at all: RUN/report.html, or ./report.html where several runs are compared, or --out FILE. It
+holds curves over the steps (loss, learning rate, gradient norm, speed), events, checkpoints, configuration and
+environment, never more than 500 kB: of a long run each column keeps its least and its greatest value.
+With --watch the page is written again as the run goes on, and reloads itself in the browser.
+
+Exit codes: 0, 1 if a run cannot be read or the page not written, 2 for wrong usage. Order: writing,
+watching, the command line. Nothing is imported before the options are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+FILE_NAME = "report.html"
+INTERVAL = 3.0  # seconds between looks at a growing file, and between reloads
+
+
+class ReportError(RuntimeError):
+    """A run cannot be read or its report not written; names the path and what to do."""
+
+
+def write(directory: Path) -> Path:
+    """Write the report of the run in `directory` and return its path.
+
+    Raises ReportError where there are no metrics or nothing can be written.
+    """
+    return compose([directory], directory / FILE_NAME)[0]
+
+
+def compose(directories: Sequence[Path], out: Path, refresh: bool = False) -> tuple[Path, bool]:
+    """Write the report of some runs to `out`; return it and whether all runs are finished."""
+    from tinyllm.history import read_run
+    from tinyllm.page import page
+
+    runs = []
+    for directory in directories:
+        try:
+            runs.append(read_run(directory, str(directory)))
+        except OSError as error:
+            raise ReportError(_unreadable(directory, error)) from error
+    done = all(run.finished for run in runs)
+    if len(runs) == 1:
+        title = "/".join(directories[0].resolve().parts[-2:]).lstrip("/")
+        runs[0].name = title
+        subtitle = f"{runs[0].status} · {_written(directories[0])}"
+    else:
+        title, subtitle = f"{len(runs)} runs", "compared step by step"
+    content = page(runs, title, subtitle, int(INTERVAL) if refresh and not done else None)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(out)
+    except OSError as error:
+        raise ReportError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return out, done
+
+
+def _written(directory: Path) -> str:
+    moment = time.localtime((directory / "metrics.jsonl").stat().st_mtime)
+    return f"last line logged {time.strftime('%Y-%m-%d %H:%M:%S', moment)}"
+
+
+def _unreadable(directory: Path, error: OSError) -> str:
+    if not directory.exists():
+        return f"{directory}: there is no such directory; name the --checkpoint-dir of a run"
+    if not directory.is_dir():
+        return f"{directory}: not a directory; name the --checkpoint-dir of a run"
+    if isinstance(error, FileNotFoundError):
+        return f"{directory}: no metrics.jsonl here, so no run has logged into this directory"
+    return f"{directory}: metrics.jsonl cannot be read: {error.strerror or error}"
+
+
+def watch(directories: Sequence[Path], out: Path) -> None:
+    """Write the report again whenever a run has logged more, until all are finished."""
+    before: object = None
+    while True:
+        now = [_stamp(directory / "metrics.jsonl") for directory in directories]
+        took = 0.0
+        if now != before:
+            began = time.monotonic()
+            done = compose(directories, out, refresh=True)[1]
+            took, before = time.monotonic() - began, now
+            if done:
+                return
+        time.sleep(max(INTERVAL, 4 * took))  # long runs: at most a fifth of a core
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tinyllm.report", allow_abbrev=False,
+        description="Write a training run, or several to compare, as one HTML page.",
+    )  # fmt: skip
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="directory of a run (its --checkpoint-dir)"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, help="default: RUN/report.html, of several ./report.html"
+    )
+    parser.add_argument("--watch", action="store_true", help="write it again as the run goes on; Ctrl-C ends")
+    given = parser.parse_args(argv)
+    out = given.out or (given.runs[0] if len(given.runs) == 1 else Path()) / FILE_NAME
+    try:
+        compose(given.runs, out, refresh=given.watch)
+        print(f"{out}{', written again as the run goes on; Ctrl-C ends' if given.watch else ''}", flush=True)
+        if given.watch:
+            watch(given.runs, out)
+    except KeyboardInterrupt:
+        compose(given.runs, out)
+    except ReportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
