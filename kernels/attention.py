@@ -28,20 +28,20 @@ def causal_softmax_forward(p: Array, starts: Array, scale: float) -> None:
     for b in range(B):
         for h in range(H):
             for t in range(T):
-                row = p[b, h, t]
-                start, stop = starts[b, t], t + 1
-                highest = row[start]
-                for s in range(start, stop):
-                    highest = maximum(highest, row[s])
+                start = starts[b, t]
+                seen = p[b, h, t, start : t + 1]  # a slice: LLVM vectorises loops that count from 0
+                highest = seen[0]
+                for s in range(seen.size):
+                    highest = maximum(highest, seen[s])
                 total = dtype(0)
-                for s in range(start, stop):
-                    row[s] = exp((row[s] - highest) * factor)
-                    total += row[s]
+                for s in range(seen.size):
+                    seen[s] = exp((seen[s] - highest) * factor)
+                    total += seen[s]
                 share = dtype(1) / total
-                for s in range(start, stop):
-                    row[s] *= share
-                row[:start] = dtype(0)
-                row[stop:] = dtype(0)
+                for s in range(seen.size):
+                    seen[s] *= share
+                p[b, h, t, :start] = dtype(0)
+                p[b, h, t, t + 1 :] = dtype(0)
 
 
 @jit
@@ -55,12 +55,12 @@ def causal_softmax_backward(dp: Array, p: Array, starts: Array, scale: float) ->
     for b in range(B):
         for h in range(H):
             for t in range(T):
-                row, drow = p[b, h, t], dp[b, h, t]
-                start, stop = starts[b, t], t + 1
+                start = starts[b, t]
+                seen, dseen = p[b, h, t, start : t + 1], dp[b, h, t, start : t + 1]
                 inner = dtype(0)
-                for s in range(start, stop):
-                    inner += drow[s] * row[s]
-                for s in range(start, stop):
-                    drow[s] = factor * row[s] * (drow[s] - inner)
-                drow[:start] = dtype(0)
-                drow[stop:] = dtype(0)
+                for s in range(seen.size):
+                    inner += dseen[s] * seen[s]
+                for s in range(seen.size):
+                    dseen[s] = factor * seen[s] * (dseen[s] - inner)
+                dp[b, h, t, :start] = dtype(0)
+                dp[b, h, t, t + 1 :] = dtype(0)

@@ -127,7 +127,7 @@ def dropout_forward(y: Array, x: Array, key: int, start: int, rate: float) -> No
     index = np.uint64(start) + np.arange(x.size, dtype=np.uint64)
     index_low, index_high = index.astype(np.uint32), (index >> np.uint64(32)).astype(np.uint32)
     key_low, key_high = np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
-    bits = _mix(_mix(index_low ^ key_low) ^ key_high ^ _mix(index_high))
+    bits = _mix(_mix(key_low + index_low) ^ key_high ^ _mix(index_high))
     mask = (bits >= np.uint32(rate * 2**32)).reshape(x.shape)
     y[...] = x * (mask * x.dtype.type(1 / (1 - rate)))
 
