@@ -1,0 +1,286 @@
+"""Files become the documents they hold, or an error that names the place; the digest is theirs alone."""
+
+import json
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyllm import bpe, files
+from tinyllm.dialogue import Segment
+from tinyllm.files import DataError
+from tinyllm.texts import Text, Texts, digest, natural, strings, training_sample
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that writes a file and returns its path."""
+
+    def written(name, content):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return written
+
+
+def read(*paths, dialogues=False, documents=False):
+    """Return the documents as plain strings, the pieces of a stream joined."""
+    found, parts = [], []
+    for text in Texts(paths, dialogues=dialogues, documents=documents):
+        parts += [segment.text for segment in text.segments]
+        if text.ends:
+            found.append("".join(parts))
+            parts = []
+    assert not parts
+    return found
+
+
+def pieces(path):
+    return list(Texts([path], dialogues=False, documents=False))
+
+
+def refusal(*paths, **options):
+    with pytest.raises(DataError) as error:
+        read(*paths, **options)
+    return str(error.value)
+
+
+# Plain text.
+
+
+def test_a_txt_file_is_one_stream(write):
+    path = write("a.txt", "One.\n\nTwo.\n")
+    assert read(path) == ["One.\n\nTwo.\n"]
+    assert all(text.stream for text in pieces(path))
+
+
+def test_documents_stand_between_blank_lines(write):
+    path = write("a.txt", "\n \nOne\n  more\n\nTwo\n \t\n\n\nThree")
+    assert read(path, documents=True) == ["One\n  more", "Two", "Three"]
+
+
+def test_byte_order_mark_and_crlf_change_nothing(write):
+    plain, marked = write("a.txt", "Ä\nb\n\nc\n"), write("b.txt", b"\xef\xbb\xbf\xc3\x84\r\nb\r\n\r\nc\r\n")
+    assert read(plain) == read(marked)
+    assert read(plain, documents=True) == read(marked, documents=True)
+
+
+@given(st.text(st.sampled_from("aé中😀 \r\n."), max_size=60), st.integers(1, 7))
+def test_a_stream_read_in_small_pieces_is_the_whole_text(tmp_path_factory, text, size):
+    path = tmp_path_factory.mktemp("stream") / "a.txt"
+    path.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "PIECE", size)
+        patch.setattr(files, "LONGEST_PIECE", 4 * size)
+        normal = text.replace("\r\n", "\n")
+        assert "".join(files.pieces(path)) == normal
+        lines = [line if line.strip() else "" for line in normal.split("\n")]
+        expected = [part.strip("\n") for part in "\n".join(lines).split("\n\n")]
+        assert list(files.paragraphs(path)) == [part for part in expected if part]
+
+
+@given(st.text(st.sampled_from("ab1 中.\n'"), max_size=80))
+def test_a_stream_is_cut_where_no_token_changes(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("stream") / "a.txt"
+    path.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "PIECE", 5)
+        chunks = [chunk for piece in files.pieces(path) for chunk in bpe.split(piece)]
+    assert chunks == bpe.split(text)
+
+
+def test_a_stream_without_any_safe_cut_is_still_read_in_pieces(write, monkeypatch):
+    monkeypatch.setattr(files, "PIECE", 10)
+    monkeypatch.setattr(files, "LONGEST_PIECE", 40)
+    found = pieces(write("a.txt", "中" * 500))
+    assert max(len(text.segments[0].text) for text in found) < 50
+    assert [text.ends for text in found] == [False] * (len(found) - 1) + [True]
+
+
+# JSON.
+
+
+ENTRIES = [
+    "plain",
+    {"text": "in an object", "source": "ignored"},
+    {"prompt": "你好", "response": "好"},
+    {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
+]
+DOCUMENTS = ["plain", "in an object", "用户：你好助手：好", "User: hi Assistant: hello"]
+
+
+def test_json_and_json_lines_take_the_same_entries(write):
+    assert read(write("a.json", json.dumps(ENTRIES))) == DOCUMENTS
+    assert read(write("a.jsonl", "\r\n".join(map(json.dumps, ENTRIES)) + "\n\n")) == DOCUMENTS
+    assert read(write("b.json", b"\xef\xbb\xbf" + json.dumps(ENTRIES, indent=1).encode())) == DOCUMENTS
+    assert read(write("b.jsonl", b"\xef\xbb\xbf" + json.dumps(ENTRIES[0]).encode())) == DOCUMENTS[:1]
+
+
+def test_prompts_carry_no_loss_and_answers_do(write):
+    path = write("a.json", json.dumps([*ENTRIES[2:], "用户：一助手：二"]))
+    texts = list(Texts([path], dialogues=True, documents=False))
+    assert [[segment.carries_loss for segment in text.segments] for text in texts] == [[False, True]] * 3
+
+
+def test_strings_are_parsed_as_conversations_only_when_they_are_said_to_be(write):
+    path = write("a.json", json.dumps(["用户：一助手：二"]))
+    assert len(next(iter(Texts([path], dialogues=False, documents=False))).segments) == 1
+    assert len(next(iter(Texts([path], dialogues=True, documents=False))).segments) == 2
+
+
+def test_paragraphs_of_a_txt_file_can_be_conversations(write):
+    path = write("a.txt", "用户：一\n助手：二\n\nUser: a\nAssistant: b\n")
+    assert read(path, dialogues=True) == ["用户：一助手：二", "User: a Assistant: b"]
+
+
+def test_strings_without_markers_are_learnt_whole_and_counted_in_a_notice(write):
+    texts = Texts([write("a.json", '["天气", "用户：一助手：二", "b"]')], dialogues=True, documents=False)
+    assert [len(text.segments) for text in texts] == [1, 2, 1]
+    assert texts.notices[0].startswith("2 entries are no conversation")
+    list(texts)
+    assert len(texts.notices) == 1
+
+
+def test_nul_and_lone_surrogates_pass_through(write):
+    assert read(write("a.json", r'["a\u0000b\ud800"]')) == ["a\0b\ud800"]
+    digest([Text((Segment("\ud800"),))])
+
+
+def test_empty_strings_are_skipped(write):
+    entries = ["", {"text": ""}, {"prompt": " ", "response": ""}, {"messages": []}, "a"]
+    assert read(write("a.json", json.dumps(entries))) == ["a"]
+
+
+# Refusals.
+
+
+def test_bytes_that_are_not_utf8_are_named_with_file_and_offset(write, monkeypatch):
+    good = "é" * 9
+    for name, content in [("a.txt", good.encode() + b"\xff."), ("b.txt", good.encode() + b"\xc3")]:
+        for size in (1, 2, 5, 100):
+            monkeypatch.setattr(files, "PIECE", size)
+            found = refusal(write(name, content))
+            assert name in found and "offset 18" in found
+    found = refusal(write("c.txt", b"\xef\xbb\xbf" + good.encode() + b"\x80"))
+    assert "0x80 at offset 21" in found
+    assert "0xff at offset 4" in refusal(write("a.json", b'["aa\xff"]'))
+    assert "0xff at offset 9" in refusal(write("a.jsonl", b'"one"\n"aa\xff"\n'))
+
+
+def test_bad_json_is_named_with_file_line_and_column(write):
+    assert "a.json: line 2, column 5" in refusal(write("a.json", '["a",\n"b" "c"]'))
+    assert "a.jsonl: line 3, column 2" in refusal(write("a.jsonl", '"a"\n\n[}\n'))
+    assert "a.json: line 1" in refusal(write("a.json", "[" * 100_000))
+    assert "a.json: line 1" in refusal(write("a.json", "[" + "1" * 10_000 + "]"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (3, "entry 2: found a number, expected a string or an object"),
+        (None, "entry 2: found null"),
+        (["a"], "entry 2: found an array"),
+        ({"title": "a", "body": 1}, "entry 2: found an object with the fields 'title', 'body'"),
+        ({"prompt": "a"}, "entry 2: found an object with the fields 'prompt'"),
+        ({"text": 1}, "entry 2: found an object with the fields 'text'"),
+        (
+            {"messages": [{"role": "tool", "content": "a"}]},
+            "found the role 'tool', expected system, user, assistant",
+        ),
+        ({"messages": [{"role": "user", "content": None}]}, "expected strings role and content"),
+        ({"messages": ["hi"]}, "found the message a string"),
+    ],
+)
+def test_an_entry_of_another_shape_is_named(write, entry, expected):
+    assert expected in refusal(write("a.json", json.dumps(["fine", entry])))
+
+
+def test_json_that_is_no_array_is_refused(write):
+    assert "found an object with the fields 'text', expected an array" in refusal(
+        write("a.json", '{"text": "a"}')
+    )
+
+
+def test_paths_without_text_are_refused(write, tmp_path):
+    assert "missing.txt: not found" in refusal(tmp_path / "missing.txt")
+    assert "a.md: found the suffix '.md', expected one of .txt" in refusal(write("a.md", "text"))
+    assert "found no text" in refusal(write("a.txt", ""))
+    assert "found no text" in refusal(write("a.json", "[]"))
+    assert "found no text" in refusal(write("empty/a.md", "text").parent)
+    assert "expected at least one" in refusal()
+
+
+# Folders.
+
+
+def test_a_folder_is_read_in_natural_order_without_its_subfolders(write):
+    for name in ("a10.txt", "a2.txt", "a2b10.txt", "a2b9.json", "B.TXT"):
+        folder = write(f"f/{name}", f'["{name}"]' if name.endswith("json") else name).parent
+    write("f/notes.md", "ignored")
+    write("f/sub/a1.txt", "ignored")
+    write("f/a3.txt", "")
+    texts = Texts([folder], dialogues=False, documents=False)
+    found = "".join(text.segments[0].text + " " * text.ends for text in texts).split()
+    assert found == ["B.TXT", "a2.txt", "a2b9.json", "a2b10.txt", "a10.txt"]
+    assert "ignored 2" in texts.notices[0] and "notes.md" in texts.notices[0]
+    assert "a3.txt: no text" in texts.notices[1]
+
+
+@given(st.lists(st.text(st.sampled_from("a01²９-"), min_size=1), unique=True))
+def test_natural_order_is_total(tmp_path_factory, names):
+    paths = [tmp_path_factory.getbasetemp() / name for name in names]
+    assert sorted(paths, key=natural) == sorted(reversed(paths), key=natural)
+
+
+def test_several_sources_follow_each_other_as_given(write):
+    assert read(write("b.txt", "one"), write("a.json", '["two"]')) == ["one", "two"]
+
+
+def test_a_named_pipe_in_a_folder_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    assert "found no text" in refusal(tmp_path)
+
+
+# All texts.
+
+SEGMENTS = st.lists(st.builds(Segment, st.text("ab", max_size=3), st.booleans()), max_size=3)
+CORPUS = st.lists(SEGMENTS, max_size=3)
+
+
+def test_the_digest_knows_content_and_not_names_or_pieces(write, monkeypatch):
+    one, other = write("a.txt", "word " * 100), write("x/y.txt", "word " * 100)
+    whole = digest(pieces(one))
+    monkeypatch.setattr(files, "PIECE", 64)
+    assert len(pieces(other)) > 1
+    assert digest(pieces(other)) == whole
+
+
+@given(CORPUS, CORPUS)
+def test_different_documents_have_different_digests(one, other):
+    documents = [[Text(tuple(segments)) for segments in corpus] for corpus in (one, other)]
+    assert (digest(documents[0]) == digest(documents[1])) == (one == other)
+
+
+def test_a_stream_and_a_document_have_different_digests():
+    segments = (Segment("text"),)
+    assert digest([Text(segments)]) != digest([Text(segments, stream=True)])
+
+
+@given(st.lists(st.text(st.sampled_from("abc"), max_size=50), max_size=40), st.integers(1, 400))
+def test_a_sample_is_everything_or_evenly_spread_strings_within_the_limit(contents, limit):
+    texts = [Text((Segment(content),)) for content in contents]
+    everything = [content for content in contents if content]
+    sample = training_sample(texts, limit)
+    if sum(map(len, everything)) <= limit:
+        assert sample == everything
+    else:
+        assert sum(map(len, sample)) <= max(limit, len(everything[0]))
+        assert any(sample == everything[:: 2**power] for power in range(7))
+
+
+def test_long_texts_give_short_strings():
+    found = list(strings([Text((Segment("ab" * 5), Segment("c")))], longest=4))
+    assert found == ["abab", "abab", "ab", "c"]
