@@ -37,7 +37,8 @@ def commit(disk: Disk, data: memoryview, targets: Sequence[Path], notice: Notice
             else:
                 notice(f"{printable(directory)}: no hard links here; each name gets its own copy")
                 temps.append(_write_temp(disk, data, directory, notice))
-            disk.rename(temps.pop(), target)
+            disk.rename(temps[-1], target)
+            temps.pop()
         disk.rename(temps[0], targets[0])
         temps.pop()
         if not disk.sync_directory(directory):

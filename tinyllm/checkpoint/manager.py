@@ -275,10 +275,10 @@ class CheckpointManager:
         self._entries = [entry for entry in self._entries if entry.path not in gone]
 
     def _make_room(self, size: int, target: Path) -> None:
-        if not self._store.lacking(size):
+        if not self._store.lacking(size, target.parent):
             return
         self._delete_surplus()
-        lacking = self._store.lacking(size)
+        lacking = self._store.lacking(size, target.parent)
         if lacking:
             raise CheckpointError(
                 f"{printable(target)}: not saved: the disk lacks {lacking} bytes of {size}; "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,19 @@ class CheckpointFile:
                 rest = self._read(HEADER_BYTES, header.map_bytes + header.index_bytes)
                 self.head = parse_head(header, rest, self.file)
         except BaseException:
-            disk.close(self._fd)
+            self.close()
             raise
 
     def __enter__(self) -> CheckpointFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._disk.close(self._fd)
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; an error in closing what was only read means nothing."""
+        with suppress(OSError):
+            self._disk.close(self._fd)
 
     def payloads(self, tensor: Tensor, end: int, into: memoryview | None = None) -> Iterator[memoryview]:
         """Read a tensor's chunks, which follow byte `end`, in order; yield them piece by piece, checked.

@@ -54,6 +54,7 @@ class Store:
         try:
             make_directories(self.disk, self.directory)
             self._lock = self._take_lock()
+            self._sign_lock(self._lock)
         except OSError as error:
             raise CheckpointError(f"{self}: cannot be written to: {error.strerror or error}") from error
 
@@ -73,17 +74,15 @@ class Store:
                 f"{self}: in use by {self._holder()}; two writers must not share a directory: "
                 f"end that one or use another directory"
             ) from error
-        try:
-            if not offered:
-                self._notice(
-                    f"{self}: no file locks here; nothing keeps a second trainer out of the directory"
-                )
-            pid, host = self.disk.identity()
+        if not offered:
+            self._notice(f"{self}: no file locks here; nothing keeps a second trainer away")
+        return fd
+
+    def _sign_lock(self, fd: int) -> None:
+        pid, host = self.disk.identity()
+        with suppress(OSError):  # the text is only for the other one's error message
             self.disk.truncate(fd, 0)
             write_all(self.disk, fd, memoryview(json.dumps({"pid": pid, "host": host}).encode()))
-        except OSError:  # the text is only for the other one's error message
-            pass
-        return fd
 
     def _holder(self) -> str:
         try:
@@ -136,6 +135,7 @@ class Store:
     def put(self, data: memoryview, targets: Sequence[Path]) -> None:
         """Save `data` under `targets`, the first being the name to speak of; CheckpointError if it failed."""
         try:
+            make_directories(self.disk, targets[0].parent)
             commit(self.disk, data, targets, self._notice)
         except OSError as error:
             raise CheckpointError(
@@ -143,10 +143,10 @@ class Store:
                 f"those before it are still there"
             ) from error
 
-    def lacking(self, size: int) -> int:
-        """Return how many bytes are missing for a file of `size`; 0 where that cannot be known."""
+    def lacking(self, size: int, directory: Path) -> int:
+        """Return how many bytes `directory` lacks for a file of `size`; 0 where that cannot be known."""
         try:
-            return max(0, size + RESERVE_BYTES - self.disk.free(self.directory))
+            return max(0, size + RESERVE_BYTES - self.disk.free(directory))
         except OSError:
             return 0
 
