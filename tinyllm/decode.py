@@ -51,6 +51,12 @@ class Cache:
         self.length = 0
         self.rows = _rows(B, C, dtype)
 
+    def shared(self, tokens: Array) -> int:
+        """Return how many positions hold, in every sequence, what tokens (n,) begins with."""
+        n = min(self.length, len(tokens))
+        differs = (self.tokens[:, :n] != tokens[:n]).any(axis=0)
+        return int(differs.argmax()) if differs.any() else n
+
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` positions."""
         if not 0 <= length <= self.length:

@@ -1,0 +1,51 @@
+"""What generate and chat share as programs: their streams, their exit codes. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+from tinyllm.config import ConfigError
+
+INTERRUPTED = 130  # 128 + SIGINT
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+
+def prepare_streams() -> None:
+    """Write `?` for a character that a stream cannot say, instead of failing in mid-sentence.
+
+    Bytes of stdin that are not UTF-8 become surrogates; whoever reads a text decides about them.
+    """
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "backslashreplace"),
+    ):  # fmt: skip
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors)
+
+
+def run(body: Callable[[], int], err: TextIO) -> int:
+    """Return the exit code of `body`: its own, 1 if it fails, 2 for an option, 130 for Ctrl-C.
+
+    A failure is one line on `err`. A reader that closes the pipe (`| head`) is told nothing.
+    """
+    try:
+        return body()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # What is still in the buffer would fail once more, with a traceback, when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        print(f"error: {error or type(error).__name__}", file=err)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+def text_of(option: str, stdin: TextIO) -> str:
+    """Return the text of a --prompt; `-` is all of stdin without its last newline."""
+    text = stdin.read().removesuffix("\n") if option == "-" else option
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ConfigError("--prompt: found bytes that are not UTF-8")
+    return text

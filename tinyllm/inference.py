@@ -1,0 +1,123 @@
+"""A trained model, ready to write: its parameters, its tokenizer, and how the texts it knows begin.
+
+Order: LanguageModel, loading one, how its texts begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyllm import model
+from tinyllm.arena import Array, aligned_empty
+from tinyllm.checkpoint import CheckpointError, CheckpointManager, load_weights
+from tinyllm.config import Config, ModelConfig
+from tinyllm.decode import Cache, extend
+from tinyllm.rng import generator
+from tinyllm.sampling import distribution, draw
+from tinyllm.settings import Sampling
+from tinyllm.state import TrainState, layout_of
+from tinyllm.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """Parameters and what is needed to read and write text with them."""
+
+    params: model.Params
+    config: ModelConfig
+    tokenizer: Tokenizer
+    begins_texts: bool = True  # the texts of its training began with end_of_text: so does a prompt
+
+    @classmethod
+    def of(cls, state: TrainState) -> LanguageModel:
+        """Return the model of a run in memory; it shares the parameters, and so follows the training."""
+        params = state.layout.views(state.rows[0])
+        return cls(params, state.config.model, state.tokenizer, begins_texts(state.document()))
+
+    def prompt(self, text: str) -> Array:
+        """Return the tokens (n,) int32 that stand for `text` at the beginning of a text."""
+        tokens = self.tokenizer.encode(text)
+        if self.begins_texts or not tokens.size:  # there is no prediction without a token before it
+            tokens = np.concatenate([np.array([self.tokenizer.end_of_text], np.int32), tokens])
+        return tokens
+
+    def write(
+        self, prompt: Array, sampling: Sampling, max_tokens: int, address: tuple[int, ...],
+        *, at_least: int = 0, cache: Cache | None = None,
+    ) -> Iterator[int]:  # fmt: skip
+        """Yield up to `max_tokens` tokens that continue the prompt (n,), until the model ends the text.
+
+        `address` is the seed and the number of the text: the same address draws the same text. end_of_text
+        is not drawn before `at_least` tokens. What `cache` holds of the prompt's beginning is not computed
+        again. The repetition penalty counts the prompt's tokens too. Raises SamplingError.
+        """
+        cache = cache or Cache(self.config, 1, self.params.embedding.token.dtype)
+        cache.rewind(min(cache.shared(prompt), prompt.size - 1))
+        new, end = prompt[cache.length :], self.tokenizer.end_of_text
+        seen = set(prompt.tolist()) - {end}
+        for i in range(max_tokens):
+            logits = extend(self.params, cache, new[None])[0]
+            if i < at_least:
+                logits[end] = -np.inf
+            chance = generator(address[0], "sample", *address[1:], i).random()
+            token = draw(distribution(logits, sampling, seen), chance)
+            if token == end:
+                return
+            yield token
+            seen.add(token)
+            new = np.array([token], np.int32)
+
+
+def load(path: Path, notice: Callable[[str], None] = lambda _: None) -> LanguageModel:
+    """Return the model in a .bin, or in a folder of checkpoints.
+
+    Of a folder: the best checkpoint of the phase that the newest one is in, or the newest if there is no
+    best; damaged files are passed over with a notice. Raises CheckpointError.
+    """
+    file = _chosen(path, notice) if path.is_dir() else path
+    document, weights = load_weights(file)
+    try:
+        config = Config.from_document(document["config"]).model
+        tokenizer = Tokenizer.from_document(document["tokenizer"])
+        begins = begins_texts(document)
+        if config.n_layer > len(weights):  # before a layout is made: it would have as many blocks
+            raise ValueError(f"config.model.n_layer: {config.n_layer}, with {len(weights)} tensors in all")
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise CheckpointError(f"{file}: document: no model can be made of it: {error}") from error
+    layout = layout_of(config, tokenizer.vocab_size)
+    expected = {slot.name: slot.spec.shape for slot in layout.slots}
+    for name in sorted(expected.keys() | weights.keys()):
+        shape = weights[name].shape if name in weights else None
+        if shape != expected.get(name):
+            raise CheckpointError(f"{file}: {name}: expected {expected.get(name)}, found {shape}")
+    row = aligned_empty(layout.size, np.float32)
+    row[:] = 0
+    for name, view in layout.named(row).items():
+        view[...] = weights.pop(name)
+    return LanguageModel(layout.views(row), config, tokenizer, begins)
+
+
+def _chosen(folder: Path, notice: Callable[[str], None]) -> Path:
+    with CheckpointManager(folder, read_only=True, on_notice=notice) as manager:
+        file = manager.get_best_checkpoint() or manager.get_last_checkpoint()
+    if file is None:
+        raise CheckpointError(f"{folder}: holds no sound checkpoint; give a folder of a run, or a .bin")
+    notice(f"using {file}")
+    return file
+
+
+def begins_texts(document: dict[str, Any]) -> bool:
+    """Return whether the training texts began with end_of_text, from what a checkpoint says of them.
+
+    All do but streams, of which training saw windows from the middle: .txt files without --documents.
+    Where the document does not tell, they do.
+    """
+    sources = document.get("sources") or {}
+    paths = [path for source in sources.values() for path in source["paths"]]
+    streams = bool(paths) and all(path.lower().endswith(".txt") for path in paths)
+    return not streams or document["config"]["data"]["documents"] or "instruction_tuning" in sources
