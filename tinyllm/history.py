@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 from tinyllm import metrics
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, policy, reader
 from tinyllm.checkpoint.disk import Disk
-from tinyllm.checkpoint.metadata import Entry
+from tinyllm.checkpoint.metadata import Entry, is_count
 
 TAGS = ("train/loss", "eval/loss", "train/lr", "train/grad_norm", "train/tokens_per_second")
+LARGEST = 1e100  # beyond it a value is as good as infinite, and no axis has room for it
 Series = list[tuple[int, float | None]]  # (step, value); None where it was not finite
 
 
@@ -143,7 +144,9 @@ def read_run(directory: Path, name: str) -> Run:
         if "event" in line:
             epoch = line.get("epoch")
             run.events.append(
-                Event(step, _text(line["event"]), _text(line.get("phase")), epoch if _whole(epoch) else None)
+                Event(
+                    step, _text(line["event"]), _text(line.get("phase")), epoch if is_count(epoch) else None
+                )
             )
             continue
         for tag in TAGS:
@@ -161,7 +164,7 @@ def _follow(run: Run, train: list[dict[str, Any]]) -> None:
     shares = []  # (phase, epoch, step, tokens of this update, loss)
     for line in train:
         tokens = line.get("tokens")
-        share = tokens - run.tokens if _whole(tokens) and tokens >= run.tokens else 0
+        share = tokens - run.tokens if is_count(tokens) and tokens >= run.tokens else 0
         run.tokens += share
         speed = _number(line.get("train/tokens_per_second"))
         run.seconds += share / speed if speed else 0.0
@@ -169,7 +172,7 @@ def _follow(run: Run, train: list[dict[str, Any]]) -> None:
         shares.append(
             (
                 _text(line.get("phase")),
-                epoch if _whole(epoch) else 0,
+                epoch if is_count(epoch) else 0,
                 line["step"],
                 share,
                 _number(line["train/loss"]),
@@ -231,11 +234,7 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
-
-
-def _whole(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 62
+    return number if abs(number) <= LARGEST else None  # False for NaN
 
 
 def _text(value: Any) -> str:

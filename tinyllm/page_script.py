@@ -1,13 +1,17 @@
 """The report's script: zoom and read-out over charts that are complete without it.
 
-The data are in the paths' `d`; everything placed by step carries `data-x`. All charts share one range of steps.
+The data are in the paths' `d`; everything placed by step carries `data-x`. All charts share one range of
+steps. The axes are written as tinyllm.curves writes them.
 """
 
 SCRIPT = r"""
 "use strict";
 (() => {
-  const facts = JSON.parse(document.getElementById("facts").textContent);
-  const SIDE = 1000, full = [facts.first, Math.max(facts.last, facts.first + 1)];
+  const section = document.getElementById("curves");
+  if (!section) return;
+  const epochs = JSON.parse(document.getElementById("facts").textContent);
+  const SIDE = 1000, first = +section.dataset.first;
+  const full = [first, Math.max(+section.dataset.last, first + 1)];
   let view = [...full], at = null;
   const charts = [...document.querySelectorAll(".chart")].map(read);
   const spoken = document.getElementById("spoken"), where = document.getElementById("where");
@@ -30,11 +34,11 @@ SCRIPT = r"""
       return { path, x, y, entry, rest: entry && entry.textContent };
     });
     return {
-      figure, lines, log, drawnLog: log, range: [+figure.dataset.low, +figure.dataset.high], wasLog: log,
-      floor: figure.dataset.floor === "" ? null : +figure.dataset.floor, name: one("h2").textContent,
-      plot: one(".plot"), group: one("svg.data g"), ticks: one("svg.epochs g"), xAxis: one(".x"), yAxis: one(".y"),
+      figure, lines, log, drawnLog: log, wasLog: log, range: [+figure.dataset.low, +figure.dataset.high],
+      floor: figure.dataset.floor === "" ? null : +figure.dataset.floor,
+      plot: one(".plot"), group: one("svg.data g"), ends: one("svg.epochs g"), x: one(".x"), y: one(".y"),
       placed: [...figure.querySelectorAll("[data-x]")], cursor: one(".cursor"), drag: one(".drag"),
-      dots: one("path.dots"), button: one("button.log"),
+      button: one("button.log"),
     };
   }
 
@@ -43,7 +47,7 @@ SCRIPT = r"""
     const raw = (high - low) / count;
     if (!(raw > 0)) return [low];
     const power = 10 ** Math.floor(Math.log10(raw));
-    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999);
+    const step = [1, 2, 5, 10, 20].map((m) => m * power).find((s) => s >= raw * 0.999);
     const found = [];
     for (let i = Math.ceil(low / step - 1e-9); i <= Math.floor(high / step + 1e-9); i++) found.push(i * step);
     return found;
@@ -51,27 +55,31 @@ SCRIPT = r"""
   function roundLog(low, high, count) {
     if (high - low < 1) return round(10 ** low, 10 ** high, count).filter((v) => v > 0).map(Math.log10);
     const digits = high - low < 2 ? [1, 2, 5] : [1];
-    const stride = digits.length === 1 ? Math.max(1, Math.round((high - low) / count)) : 1;
+    const stride = Math.max(1, Math.round((high - low) / count));
     const found = [];
     for (let p = Math.floor(low); p <= Math.ceil(high); p += stride) {
       for (const d of digits) found.push(p + Math.log10(d));
     }
     return found.filter((v) => v >= low - 1e-9 && v <= high + 1e-9);
   }
-  function short(v) {
-    const size = Math.abs(v);
-    if (size >= 1e4) {
-      const [unit, letter] = size >= 1e9 ? [1e9, "G"] : size >= 1e6 ? [1e6, "M"] : [1e3, "k"];
-      return +(v / unit).toPrecision(6) + letter;
+  function labels(values) {
+    const most = Math.max(0, ...values.map(Math.abs));
+    if (most >= 1e4) {
+      const [unit, letter] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find((u) => most >= u[0]);
+      return values.map((v) => (v ? +(v / unit).toPrecision(6) + letter : "0"));
     }
-    if (size >= 1e-3 || !size) return (+v.toPrecision(6)).toLocaleString("en", { maximumFractionDigits: 6 });
-    return (+v.toPrecision(4)).toExponential();
+    if (most >= 1e-2 || !most) {
+      return values.map((v) => (+v.toPrecision(6)).toLocaleString("en", { maximumFractionDigits: 6 }));
+    }
+    return values.map((v) => (v ? power(v, 4) : "0"));
   }
+  const power = (v, digits) => (+v.toPrecision(digits)).toExponential().replace("+", "");
   function figures(v) {
     const size = Math.abs(v);
     if (!Number.isFinite(v)) return "–";
-    if (size >= 1000) return Math.round(v).toLocaleString("en");
-    return size >= 1e-3 ? v.toPrecision(4) : size ? v.toExponential(2) : "0";
+    if (size >= 1000 && size < 1e9) return Math.round(v).toLocaleString("en");
+    if (!size) return "0";
+    return size >= 1e-3 && size < 1000 ? v.toPrecision(4) : power(v, 3);
   }
   const whole = (v) => v.toLocaleString("en");
 
@@ -100,10 +108,12 @@ SCRIPT = r"""
       if (chart.log !== chart.drawnLog) redraw(chart);
       chart.group.setAttribute("transform", `matrix(${scale} 0 0 ${-SIDE / (high - low)} ${-x0 * scale} ` +
         `${SIDE * high / (high - low)})`);
-      chart.ticks.setAttribute("transform", `matrix(${scale} 0 0 1 ${-x0 * scale} 0)`);
-      axis(chart.xAxis, round(x0, x1, 6).filter(Number.isInteger), (v) => ["left", left(v), short(v)]);
-      axis(chart.yAxis, chart.log ? roundLog(low, high, 5) : round(low, high, 5),
-        (v) => ["bottom", bottom(v), short(chart.log ? 10 ** v : v)]);
+      chart.ends.setAttribute("transform", `matrix(${scale} 0 0 1 ${-x0 * scale} 0)`);
+      const steps = round(x0, x1, 6).filter(Number.isInteger);
+      axis(chart.x, "left", steps.map(left), labels(steps));
+      const levels = chart.log ? roundLog(low, high, 5) : round(low, high, 5);
+      const names = chart.log ? levels.map((v) => labels([10 ** v])[0]) : labels(levels);
+      axis(chart.y, "bottom", levels.map(bottom), names);
       for (const item of chart.placed) {
         const x = +item.dataset.x, end = item.dataset.end;
         item.style.left = left(x);
@@ -114,6 +124,7 @@ SCRIPT = r"""
           item.hidden = +end <= x0 || x >= x1;
         } else {
           item.hidden = x < x0 || x > x1;
+          item.classList.toggle("flip", x - x0 > 0.8 * (x1 - x0));
         }
         if (item.dataset.y) item.style.bottom = bottom(level(+item.dataset.y));
       }
@@ -141,11 +152,11 @@ SCRIPT = r"""
     chart.drawnLog = chart.log;
     chart.button.setAttribute("aria-pressed", chart.log);
   }
-  function axis(element, values, place) {
-    element.replaceChildren(...values.map((value) => {
-      const [side, position, text] = place(value), tick = document.createElement("i");
-      tick.style[side] = position;
-      tick.appendChild(document.createElement("b")).textContent = text;
+  function axis(element, side, places, names) {
+    element.replaceChildren(...places.map((place, i) => {
+      const tick = document.createElement("i");
+      tick.style[side] = place;
+      tick.appendChild(document.createElement("b")).textContent = names[i];
       return tick;
     }));
   }
@@ -171,15 +182,15 @@ SCRIPT = r"""
         if (!line.entry) continue;
         let text = line.rest;
         if (at !== null) {
-          const i = nearest(line.x, at);
-          text = line.x.length && at >= line.x[0] - 1 && at <= line.x[line.x.length - 1] + 1 ? figures(line.y[i]) : "–";
+          const { x, y } = line, inside = at >= x[0] - 1 && at <= x[x.length - 1] + 1;
+          text = inside ? figures(y[nearest(x, at)]) : "–";
         }
         line.entry.textContent = text;
       }
     }
   }
   function about(step) {
-    const epoch = facts.epochs.find((e) => step <= e[0]);
+    const epoch = epochs.find((e) => step <= e[0]);
     return `step ${whole(step)}` + (epoch ? ` · epoch ${epoch[1]}` : "");
   }
   function speak(chart) {
@@ -195,7 +206,9 @@ SCRIPT = r"""
     draw();
     if (at !== null) point(at);
   }
-  function scaleAround(step, factor) { show(step - (step - view[0]) * factor, step + (view[1] - step) * factor); }
+  function scaleAround(step, factor) {
+    show(step - (step - view[0]) * factor, step + (view[1] - step) * factor);
+  }
   const reset = () => show(...full);
 
   for (const chart of charts) {

@@ -26,16 +26,16 @@ h1 { font-size: 1.6rem; letter-spacing: -0.01em; overflow-wrap: anywhere; }
 h2 { font-size: 1rem; }
 header p { margin: 0.3rem 0 0; color: var(--soft); }
 header p b { color: var(--ink); font-weight: 600; }
-section { margin-top: 3rem; }
+section { margin-top: 2.8rem; }
 section > h2 { padding-bottom: 0.5rem; border-bottom: 1px solid var(--rule); }
 .note { color: var(--soft); font-size: 0.87rem; margin: 0.6rem 0 0; }
 .bad { color: var(--bad); }
 
-.numbers { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1.4rem 1.5rem;
+.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(6.6rem, 1fr)); gap: 1.4rem;
   margin: 1.8rem 0 0; }
 .numbers dt { color: var(--soft); font-size: 0.8rem; }
 .numbers dd { margin: 0; }
-.numbers b { display: block; font-size: 1.6rem; font-weight: 400; line-height: 1.25; letter-spacing: -0.02em; }
+.numbers b { display: block; font-size: 1.5rem; font-weight: 400; line-height: 1.3; letter-spacing: -0.02em; }
 .numbers small { color: var(--soft); font-size: 0.8rem; }
 
 .chart { margin: 1.6rem 0 0; outline: none; }
@@ -46,11 +46,14 @@ figcaption small { color: var(--soft); font-size: 0.8rem; }
 .legend { display: flex; flex-wrap: wrap; gap: 0 1.1rem; margin-left: auto; color: var(--soft);
   font-size: 0.8rem; }
 .legend b { display: inline-block; min-width: 3.6em; color: var(--ink); font-weight: 500; }
-.legend span::before { content: ""; display: inline-block; width: 1em; margin-right: 0.4em; vertical-align: 0.28em;
-  border-top: 2px solid var(--colour); }
+.legend span::before { content: ""; display: inline-block; width: 1em; margin-right: 0.4em;
+  vertical-align: 0.28em; border-top: 2px solid var(--colour); }
 .legend .raw::before { border-top-width: 5px; opacity: 0.3; vertical-align: 0.15em; }
-button { font: inherit; font-size: 0.75rem; color: var(--soft); background: none; border: 1px solid var(--rule);
-  border-radius: 3px; padding: 0 0.45em; cursor: pointer; }
+.legend .best::before, .legend .newest::before { width: 9px; height: 9px; border: 2px solid var(--ink);
+  vertical-align: -0.05em; }
+.legend .best::before { border-radius: 50%; }
+button { font: inherit; font-size: 0.75rem; line-height: 1.4; color: var(--soft); background: none;
+  border: 1px solid var(--rule); border-radius: 3px; padding: 0 0.45em; cursor: pointer; }
 button:hover, button[aria-pressed="true"] { color: var(--ink); border-color: var(--soft); }
 button:focus-visible { outline: 2px solid var(--run0); outline-offset: 1px; }
 
@@ -69,28 +72,33 @@ button:focus-visible { outline: 2px solid var(--run0); outline-offset: 1px; }
 .y b { position: absolute; right: 100%; top: -0.78rem; padding-right: 0.6em; line-height: 1.5rem; }
 .x i { top: 100%; height: 5px; border-left: 1px solid var(--soft); }
 .x b { position: absolute; top: 5px; left: 0; transform: translateX(-50%); }
+.step { position: absolute; right: 100%; top: 100%; margin-top: 5px; padding-right: 0.6em; }
+#where { position: sticky; top: 0; z-index: 3; margin: 0; padding: 0.5rem 0; background: var(--paper);
+  text-align: right; font-size: 0.87rem; }
 svg { position: absolute; left: 0; width: 100%; pointer-events: none; }
 svg.data { top: 0; height: 100%; overflow: hidden; }
 svg.epochs { bottom: 0; height: 4px; }
-path { fill: none; stroke: var(--colour); vector-effect: non-scaling-stroke; stroke-linejoin: round; }
+path { fill: none; stroke: var(--colour); vector-effect: non-scaling-stroke; stroke-linejoin: round;
+  stroke-linecap: round; }
 .epochs path { stroke: var(--soft); stroke-width: 1px; opacity: 0.6; }
 .trend { stroke-width: 1.75px; }
 .eval { stroke-width: 1.5px; }
 .raw { stroke-width: 1px; }
-path.raw:not(.alone) { opacity: 0.3; }
-path.alone { stroke-width: 1.5px; }
-.dots { stroke-width: 4px; stroke-linecap: round; }
+path.raw { opacity: 0.3; }
+.dots { stroke-width: 4px; }
 .run0 { --colour: var(--run0); } .run1 { --colour: var(--run1); } .run2 { --colour: var(--run2); }
 .run3 { --colour: var(--run3); } .run4 { --colour: var(--run4); } .run5 { --colour: var(--run5); }
 .single .eval, .single .dots { --colour: var(--eval); }
 .many path.eval { stroke-dasharray: 5 3; }
 .many .legend .eval::before { border-top-style: dashed; }
 
-.marks i { top: 0; bottom: 0; border-left: 1px dashed var(--soft); opacity: 0.7; }
-.marks span { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-.marks i.best, .marks i.last { top: auto; width: 11px; height: 11px; margin: 0 0 -5.5px -5.5px; opacity: 1;
+.marks i.event { top: 0; bottom: 0; border-left: 1px dashed var(--soft); }
+.many .marks i.event { border-color: var(--colour); }
+.marks b { position: absolute; left: 0.5em; top: calc(1.5em * (var(--level) + 1)); }
+.marks .flip b { left: auto; right: 0.5em; }
+.marks i.best, .marks i.newest { top: auto; width: 11px; height: 11px; margin: 0 0 -5.5px -5.5px;
   border: 2px solid var(--ink); border-radius: 50%; background: var(--paper); }
-.marks i.last { border-radius: 0; width: 9px; height: 9px; margin: 0 0 -4.5px -4.5px; }
+.marks i.newest { border-radius: 0; width: 9px; height: 9px; margin: 0 0 -4.5px -4.5px; }
 .cursor { position: absolute; top: 0; bottom: 0; border-left: 1px solid var(--ink); pointer-events: none; }
 .cursor b { position: absolute; top: 100%; margin-top: 5px; transform: translateX(-50%); color: var(--paper);
   background: var(--ink); padding: 0 0.5em; border-radius: 2px; z-index: 2; }
@@ -101,12 +109,14 @@ table { border-collapse: collapse; width: 100%; font-size: 0.87rem; }
 th, td { text-align: left; padding: 0.32rem 1.2rem 0.32rem 0; border-bottom: 1px solid var(--faint);
   vertical-align: top; white-space: nowrap; }
 th { color: var(--soft); font-weight: 400; }
-td.wide { white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
-td.n, th.n { text-align: right; }
+.settings td { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+.n { text-align: right; }
+th:last-child, td:last-child { padding-right: 0; }
+td .bad { white-space: normal; }
 tr.differs td { font-weight: 600; }
 caption { text-align: left; color: var(--soft); padding: 0.8rem 0 0.2rem; font-size: 0.87rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 3rem; }
-.sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 
 @media (max-width: 40rem) {
   body { padding: 1.5rem 1rem 3rem; }
@@ -114,6 +124,7 @@ caption { text-align: left; color: var(--soft); padding: 0.8rem 0 0.2rem; font-s
   .plot, figcaption { margin-left: 2.6rem; padding-left: 0; }
   figcaption { margin-left: 0; }
   .legend { margin-left: 0; width: 100%; }
+  .marks b { display: none; }
   #loss .plot { height: 15rem; }
 }
 @media (prefers-reduced-motion: reduce) { * { transition: none !important; animation: none !important; } }

@@ -2,8 +2,8 @@
 
 RUN is the directory of a run, the one that holds metrics.jsonl and the checkpoints. The page is written as a
 whole or not at all: RUN/report.html, or ./report.html where several runs are compared, or --out FILE. It
-holds curves over the steps (loss, learning rate, gradient norm, speed), events, checkpoints, configuration and
-environment, never more than 500 kB: of a long run each column keeps its least and its greatest value.
+holds curves over the steps (loss, learning rate, gradient norm, speed), events, checkpoints, configuration
+and environment, never more than 500 kB: of a long run each column keeps its least and its greatest value.
 With --watch the page is written again as the run goes on, and reloads itself in the browser.
 
 Exit codes: 0, 1 if a run cannot be read or the page not written, 2 for wrong usage. Order: writing,
@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 FILE_NAME = "report.html"
@@ -41,19 +42,20 @@ def compose(directories: Sequence[Path], out: Path, refresh: bool = False) -> tu
     from tinyllm.page import page
 
     runs = []
-    for directory in directories:
+    for directory, name in zip(directories, _names(directories), strict=True):
         try:
-            runs.append(read_run(directory, str(directory)))
+            runs.append(read_run(directory, name))
         except OSError as error:
             raise ReportError(_unreadable(directory, error)) from error
     done = all(run.finished for run in runs)
+    follow = refresh and not done
     if len(runs) == 1:
-        title = "/".join(directories[0].resolve().parts[-2:]).lstrip("/")
-        runs[0].name = title
-        subtitle = f"{runs[0].status} · {_written(directories[0])}"
+        title, notes = runs[0].name, [runs[0].status, _logged(directories[0])]
     else:
-        title, subtitle = f"{len(runs)} runs", "compared step by step"
-    content = page(runs, title, subtitle, int(INTERVAL) if refresh and not done else None)
+        title, notes = f"{len(runs)} runs", []
+    if follow:
+        notes.append(f"reloads itself every {INTERVAL:g} seconds")
+    content = page(runs, title, notes, int(INTERVAL) if follow else 0)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         temporary.write_text(content, encoding="utf-8")
@@ -61,13 +63,23 @@ def compose(directories: Sequence[Path], out: Path, refresh: bool = False) -> tu
     except OSError as error:
         raise ReportError(f"{out}: cannot be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     return out, done
 
 
-def _written(directory: Path) -> str:
+def _names(directories: Sequence[Path]) -> list[str]:
+    """Return the directories' paths without what all have in common; of one, its last two parts."""
+    parts = [directory.resolve().parts[1:] for directory in directories]
+    if len(set(parts)) == 1:
+        return ["/".join(each[-2:]) for each in parts]
+    common = len(Path(os.path.commonpath([directory.resolve() for directory in directories])).parts) - 1
+    return ["/".join(each[common:]) or each[-1] for each in parts]
+
+
+def _logged(directory: Path) -> str:
     moment = time.localtime((directory / "metrics.jsonl").stat().st_mtime)
-    return f"last line logged {time.strftime('%Y-%m-%d %H:%M:%S', moment)}"
+    return time.strftime("last line logged at %Y-%m-%d %H:%M:%S", moment)
 
 
 def _unreadable(directory: Path, error: OSError) -> str:
