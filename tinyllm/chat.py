@@ -223,7 +223,7 @@ class Chat:
 
 
 def transcript(conversation: Conversation, suffix: str) -> str:
-    """Return all turns as .json or .jsonl, for `tinyllm.train --chat-data`; else each exchange from a new line."""
+    """Return all turns: .json and .jsonl as `tinyllm.train --chat-data` reads them, else as text."""
     from tinyllm.dialogue import render
 
     turns = conversation.turns

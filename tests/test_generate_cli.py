@@ -1,0 +1,298 @@
+"""generate: text on stdout and nothing else there, however it is asked for, streamed or ended."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.models import chain_of, chain_state, random_state, saved
+from tinyllm import generate
+from tinyllm.beam import beam_search
+from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy, export_weights
+from tinyllm.config import ModelConfig
+from tinyllm.inference import LanguageModel, begins_texts, load
+from tinyllm.tokenizer import BPETokenizer
+
+SMALL = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=12)
+ROOT = Path(__file__).parents[1]
+
+
+class Writes(io.StringIO):
+    """A stream that remembers what was written at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.pieces = []
+
+    def write(self, text):
+        self.pieces.append(text)
+        return super().write(text)
+
+
+def run(*argv, stdin=""):
+    """Return (exit code, stdout, stderr) of generate."""
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        code = generate.main([str(each) for each in argv], io.StringIO(stdin), out, err)
+    except SystemExit as error:
+        code = error.code
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def abc(tmp_path_factory):
+    """A model that says the alphabet up to g, and the time of day."""
+    return saved(chain_of("abcdefg 早上好", more="x\n"), tmp_path_factory.mktemp("abc"))
+
+
+@pytest.fixture(scope="module")
+def wild(tmp_path_factory):
+    """A model of bytes with drawn weights."""
+    return saved(random_state(SMALL, BPETokenizer(())), tmp_path_factory.mktemp("wild"))
+
+
+def test_stdout_holds_the_text_that_goes_on_from_the_prompt_and_a_newline(abc):
+    assert run(abc, "--prompt", "ab") == (0, "cdefg\n", "")
+    assert run(abc, "--prompt=早") == (0, "上好\n", "")
+
+
+def test_echo_puts_the_prompt_before_the_text(abc):
+    assert run(abc, "--prompt=ab", "--echo") == (0, "abcdefg\n", "")
+
+
+def test_several_prompts_give_several_texts_one_below_the_other(abc):
+    assert run(abc, "--prompt=ab", "--prompt=e", "--prompt=早") == (0, "cdefg\nfg\n上好\n", "")
+
+
+def test_the_prompt_dash_is_stdin_without_its_last_newline(abc):
+    assert run(abc, "--prompt", "-", stdin="ab\n") == (0, "cdefg\n", "")
+
+
+def test_the_text_is_at_most_max_tokens_long(abc):
+    assert run(abc, "--prompt=a", "--max-tokens=3") == (0, "bcd\n", "")
+
+
+def test_a_model_that_ends_at_once_is_not_silent(abc):
+    code, out, err = run(abc, "--prompt=g")
+    assert (code, out) == (0, "\n")
+    assert "ended the text at once" in err
+    assert len(run(abc, "--prompt=g", "--ignore-end", "--max-tokens=7")[1]) == 8
+
+
+def test_streaming_writes_whole_characters_as_they_come_and_the_same_text(tmp_path):
+    follows = dict(itertools.pairwise("é中🙂".encode()))
+    file = saved(chain_state(BPETokenizer(()), follows), tmp_path)
+    out = Writes()
+    prompt = ["--prompt=é", "--temperature=0"]
+    assert generate.main([str(file), *prompt, "--stream"], io.StringIO(), out, io.StringIO()) == 0
+    assert out.pieces == ["中", "🙂", "\n"]
+    assert run(file, *prompt) == (0, "中🙂\n", "")
+
+
+def test_bytes_that_are_no_character_are_shown_as_such_streamed_or_not(wild):
+    plain = run(wild, "--max-tokens=40", "--ignore-end")
+    assert plain == run(wild, "--max-tokens=40", "--ignore-end", "--stream")
+    assert plain[0] == 0 and "\ufffd" in plain[1]
+
+
+def test_the_same_seed_draws_the_same_text_and_another_another(wild):
+    texts = [run(wild, "--prompt=hi", f"--seed={seed}", "--ignore-end")[1] for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_beams_write_the_best_text_that_the_search_finds(wild):
+    model = load(wild)
+    best = beam_search(model.params, model.config, model.prompt("hi"), 256, 3, 5)[0]
+    expected = model.tokenizer.decode(best.tokens) + "\n"
+    assert run(wild, "--prompt=hi", "--beams=3", "--max-tokens=5")[1] == expected
+
+
+def test_a_prompt_longer_than_the_window_is_said_to_be_cut(wild):
+    code, out, err = run(wild, "--prompt", "a" * 100, "--max-tokens=30", "--ignore-end")
+    assert code == 0 and len(out) > 1
+    assert "the prompt has 101 tokens; the model sees the end of it only" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--temperature=-1"], "--temperature: found -1.0, expected at least 0"),
+        (["--temperature=nan"], "--temperature: found nan"),
+        (["--top-p=0"], "--top-p: found 0.0, expected more than 0 and at most 1"),
+        (["--top-k=-3"], "--top-k: found -3"),
+        (["--top-k=1.5"], "--top-k: invalid int value"),
+        (["--repetition-penalty=0"], "--repetition-penalty: found 0.0"),
+        (["--max-tokens=0"], "--max-tokens: found 0, expected at least 1"),
+        (["--beams=0"], "--beams: found 0"),
+        (["--beams=2", "--top-k=3", "--stream"], "drop --top-k, --stream"),
+        (["--seed=-1"], "--seed: found -1"),
+        (["--blas-threads=0"], "--blas-threads: found 0"),
+        (["--temp=1"], "unrecognized arguments: --temp=1"),
+        (["--tempreature=1"], "unrecognized arguments"),
+    ],
+)
+def test_a_wrong_option_is_named_and_ends_with_2(abc, capsys, options, message):
+    code, out, _ = run(abc, *options)
+    assert (code, out) == (2, "")
+    assert message in capsys.readouterr().err
+
+
+def test_what_fails_is_one_line_on_stderr_and_ends_with_1(abc, tmp_path):
+    broken = tmp_path / "broken.bin"
+    broken.write_bytes(abc.read_bytes()[:-1])
+    nan = chain_of("ab")
+    nan.layout.views(nan.rows[0]).norm.bias[:] = 1e38  # finite, as a checkpoint must be; the logits are not
+    nan.layout.views(nan.rows[0]).embedding.token[:] = 1e38
+    for argv, message in [
+        ([tmp_path / "missing.bin"], "missing.bin"),
+        ([broken], "broken.bin"),
+        ([tmp_path], "holds no sound checkpoint"),
+        ([abc, "--prompt=aÄ"], "found 'Ä'"),
+        ([saved(nan, tmp_path / "nan"), "--prompt=a"], "weights are broken"),
+    ]:
+        code, out, err = run(*argv)
+        assert (code, out) == (1, "")
+        assert re.fullmatch(r"error: .*\n", err) and message in err
+
+
+def test_bytes_of_a_prompt_that_are_not_utf8_are_refused(abc):
+    code, out, err = run(abc, "--prompt=a\udcff")
+    assert (code, out) == (2, "") and "not UTF-8" in err
+
+
+def test_exported_weights_write_what_their_checkpoint_writes(abc, tmp_path):
+    weights = tmp_path / "weights.bin"
+    export_weights(abc, weights)
+    assert run(weights, "--prompt=ab") == run(abc, "--prompt=ab")
+
+
+def test_a_folder_gives_the_best_checkpoint_of_its_latest_phase(tmp_path):
+    losses = [
+        ("pretraining", 1.0),
+        ("instruction_tuning", 3.0),
+        ("instruction_tuning", 2.0),
+        ("instruction_tuning", 2.5),
+    ]
+    strategy = CheckpointStrategy.BEST_AND_LAST
+    with CheckpointManager(tmp_path, strategy) as manager:
+        for epoch, (phase, loss) in enumerate(losses, 1):
+            metadata = CheckpointMetadata(epoch, loss, 1e-3, "2026-01-01 00:00:00", phase)
+            state = chain_of(("ab", "ac", "ad", "ae")[epoch - 1], more="abcde")
+            manager.save_checkpoint(state, metadata)
+    code, out, err = run(tmp_path, "--prompt=a")
+    assert (code, out) == (0, "d\n")
+    assert "checkpoint_best_epoch_3_loss_2.0000.bin" in err
+    for best in tmp_path.glob("checkpoint_best_*"):
+        best.unlink()
+    assert run(tmp_path, "--prompt=a")[1] == "e\n"
+
+
+def test_a_folder_with_a_damaged_best_gives_the_next_and_says_so(tmp_path):
+    with CheckpointManager(tmp_path, CheckpointStrategy.BEST) as manager:
+        for epoch, loss in ((1, 2.0), (2, 1.0)):
+            metadata = CheckpointMetadata(epoch, loss, 1e-3, "2026-01-01 00:00:00", "pretraining")
+            manager.save_checkpoint(chain_of(("ab", "ac")[epoch - 1], more="abc"), metadata)
+    best = tmp_path / "checkpoint_best_epoch_2_loss_1.0000.bin"
+    data = bytearray(best.read_bytes())
+    data[-1] ^= 1
+    best.write_bytes(data)
+    code, out, err = run(tmp_path, "--prompt=a")
+    assert (code, out) == (0, "b\n") and "damaged" in err
+    assert best.exists()
+
+
+@pytest.mark.parametrize(
+    ("sources", "documents", "begins"),
+    [
+        ({}, False, True),
+        ({"pretraining": ["bundled:pretraining.json"]}, False, True),
+        ({"pretraining": ["/texts"]}, False, True),
+        ({"pretraining": ["/texts/book.txt", "/texts/more.TXT"]}, False, False),
+        ({"pretraining": ["/texts/book.txt"]}, True, True),
+        ({"pretraining": ["/texts/book.txt", "/texts/facts.json"]}, False, True),
+        ({"pretraining": ["/texts/book.txt"], "instruction_tuning": ["/texts/talk.txt"]}, False, True),
+    ],
+)
+def test_a_prompt_begins_with_end_of_text_unless_training_saw_streams_only(sources, documents, begins):
+    document = {
+        "config": {"data": {"documents": documents}},
+        "sources": {phase: {"paths": paths, "fingerprint": ""} for phase, paths in sources.items()},
+    }
+    assert begins_texts(document) == begins
+    state = chain_of("ab")
+    model = LanguageModel(state.layout.views(state.rows[0]), state.config.model, state.tokenizer, begins)
+    end = state.tokenizer.end_of_text
+    np.testing.assert_array_equal(model.prompt("ab"), [end, 0, 1] if begins else [0, 1])
+    np.testing.assert_array_equal(model.prompt(""), [end])
+
+
+def test_a_model_in_memory_writes_what_its_file_writes(abc):
+    model, state = load(abc), chain_of("abcdefg 早上好", more="x\n")
+    live = LanguageModel.of(state)
+    np.testing.assert_array_equal(live.params.embedding.token, model.params.embedding.token)
+    assert live.config == model.config and live.begins_texts == model.begins_texts
+
+
+def program(*argv, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tinyllm.generate", *map(str, argv)], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["generate", "chat"])
+def test_help_needs_no_numpy(module):
+    code = f"""
+import sys
+from tinyllm.{module} import main
+try:
+    main(["--help"])
+except SystemExit as end:
+    print(end.code, sorted({{"numpy", "numba", "msgpack"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("0 []\n")
+
+
+def test_a_reader_that_goes_away_is_no_error(wild):
+    with program(wild, "--ignore-end", "--max-tokens=100000", "--stream") as process:
+        assert process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_ctrl_c_ends_quietly_with_130(wild):
+    with program(wild, "--ignore-end", "--max-tokens=100000", "--stream") as process:
+        assert process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == ""
+        process.stdout.read()
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("numpy_first", [False, True])
+def test_blas_threads_are_set_before_numpy_only_and_where_unset_only(numpy_first):
+    code = f"""
+import os
+{"import numpy" if numpy_first else ""}
+from tinyllm.threads import set_blas_threads
+set_blas_threads(3)
+print(os.environ["OMP_NUM_THREADS"], os.environ.get("OPENBLAS_NUM_THREADS"))
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**environment, "OMP_NUM_THREADS": "7"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == ("7 None\n" if numpy_first else "7 3\n")
