@@ -191,6 +191,21 @@ def test_the_windows_of_a_stream_begin_elsewhere_in_another_epoch(tmp_path):
     assert not full[0] & full[1] - {END}
 
 
+def test_documents_are_cut_from_their_beginning_and_streams_from_an_offset(tmp_path):
+    long = Segment("".join(map(chr, range(FIRST, FIRST + 99))))
+    other = Segment("".join(map(chr, range(FIRST + 99, FIRST + 198))))
+    texts = [Text((long,)), Text((other,), stream=True), Text((Segment("a"),))]
+    data = dataset(texts, tmp_path, 25, val_fraction=0.05)
+    found = [
+        {int(token) for batch in batches_of(data, epoch=epoch) for token in batch.tokens[:, 0]}
+        for epoch in (0, 1)
+    ]
+    documents, streams = set(range(FIRST, FIRST + 99)), set(range(FIRST + 99, FIRST + 198))
+    for epoch in (0, 1):
+        assert found[epoch] & documents in (set(), {FIRST + 24, FIRST + 49, FIRST + 74})
+    assert found[0] & streams != found[1] & streams
+
+
 def test_short_streams_are_packed_like_documents(tmp_path):
     texts = [Text((Segment(chr(FIRST + i) * 4),), stream=True) for i in range(6)]
     data = dataset(texts, tmp_path, 15)
@@ -233,13 +248,12 @@ def test_documents_are_held_out_whole_and_streams_at_their_end(tmp_path):
     assert found.keys() == {*range(FIRST + 75, FIRST + 99), END}
 
 
-def test_another_seed_holds_out_other_documents(tmp_path):
+def test_another_seed_or_name_holds_out_other_documents(tmp_path):
     documents = [Text((Segment(chr(FIRST + i)),)) for i in range(50)]
-    one, other = (
-        targets_in(dataset(documents, tmp_path, 4, seed=seed, val_fraction=0.5).validation(4))
-        for seed in (1, 2)
-    )
-    assert one != other
+    datasets = [
+        dataset(documents, tmp_path, 4, name, seed, val_fraction=0.5) for name in "ab" for seed in (1, 2)
+    ]
+    assert len({tuple(targets_in(data.validation(4))) for data in datasets}) == 4
 
 
 def test_nothing_held_out_yields_no_validation(tmp_path):
@@ -382,6 +396,13 @@ def test_a_text_that_cannot_be_read_leaves_the_old_file_and_no_other(tmp_path):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [content]
 
 
+def test_tokens_in_use_stay_as_they_are_when_the_file_is_made_again(tmp_path):
+    texts = [[Text((Segment(letter * 4000),))] for letter in "ab"]
+    data = dataset(texts[0], tmp_path, 8)
+    dataset(texts[1], tmp_path, 8)
+    assert targets_in(batches_of(data)) == {ord("a"): 4000, END: 1}
+
+
 def test_the_header_is_a_line_of_json(tmp_path):
     dataset([Text((Segment("abc"),))], tmp_path, 4)
     header = json.loads((tmp_path / "pretraining.tokens").open("rb").readline())
@@ -427,6 +448,12 @@ def test_packing_keeps_every_span_whole_and_no_window_is_too_full(lengths, T):
     fills = [int(np.diff(windows[w]).sum()) for w in range(len(windows))]
     assert all(0 < fill <= T for fill in fills)
     assert sum(fill * 2 <= T for fill in fills) <= 1  # two windows that are half empty would be one
+
+
+def test_a_span_goes_where_it_fits_best():
+    ends = np.cumsum([16, 14, 4, 3, 3])
+    spans = np.stack([ends - [16, 14, 4, 3, 3], ends], axis=1)
+    assert [np.diff(pack(spans, 20)[w]).ravel().tolist() for w in range(2)] == [[16, 4], [14, 3, 3]]
 
 
 @given(st.integers(1, 20), st.integers(1, 200), st.data())

@@ -98,7 +98,7 @@ def render(turns: Sequence[Turn]) -> tuple[Segment, ...]:
                 Segment(prompt + template.assistant, carries_loss=False),
                 Segment(template.answer_start + content),
             ]
-            prompt, template = "", None
+            prompt = ""
     return (*segments, Segment(prompt, carries_loss=False)) if prompt else tuple(segments)
 
 

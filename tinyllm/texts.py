@@ -164,7 +164,7 @@ def digest(texts: Iterable[Text]) -> str:
             if not text.stream:
                 sha.update(b"\xff" if segment.carries_loss else b"\xfe")
         if text.ends:
-            sha.update(b"\xfd" if text.stream else b"\xfc")
+            sha.update(b"\xfd")
     return sha.hexdigest()
 
 
