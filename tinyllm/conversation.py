@@ -25,7 +25,7 @@ class Conversation:
     def clear(self) -> None:
         """Begin anew, as if nothing had been said."""
         self.turns: list[Turn] = []
-        self.first = 0
+        self.first = self.asked = 0
 
     def prompt(self, question: str) -> Array:
         """Return the tokens (n,) int32 after which the model answers; moves `first` on until they fit.
@@ -48,7 +48,8 @@ class Conversation:
         The answer ends with end_of_text, at max_tokens, or before a marker of the next question. It does
         not end before its first token.
         """
-        address = (self.seed, len(self.turns) // 2)
+        address = (self.seed, self.asked)
+        self.asked += 1  # whatever comes of it: to ask again is to draw anew
         tokens = self.model.write(
             prompt, self.sampling, self.max_tokens, address, at_least=1, cache=self.cache
         )
