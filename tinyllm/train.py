@@ -94,12 +94,17 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
         strategy = CheckpointStrategy.parse(args.strategy)
     except ValueError as error:
         raise ConfigError(f"--strategy: {error}") from error
+    if args.resuming and not args.resume_from and not directory.is_dir():
+        raise FileNotFoundError(
+            f"{directory}: found no such directory to resume in; give the run's --checkpoint-dir"
+        )
     _compile()
-    with CheckpointManager(directory, strategy, args.keep_best_n, asynchronous=not args.no_async) as manager:
-        watch = watcher(args.plain)
-        try:
-            for notice in manager.notices:
-                watch.notice(f"note: {notice}")
+    watch = watcher(args.plain)
+    try:
+        with CheckpointManager(
+            directory, strategy, args.keep_best_n, asynchronous=not args.no_async,
+            on_notice=lambda text: watch.notice(f"note: {text}"),
+        ) as manager:  # fmt: skip
             state, datasets = _state(args, manager, watch)
             if args.resuming and begin.is_finished(state):
                 watch.line(_finished_already(state, args))
@@ -123,11 +128,11 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
                 if args.resuming:
                     metrics.write(step=state.progress.step, event="resume", phase=state.progress.phase)
                 done = loop.run()
-        finally:
-            watch.close()
-        from tinyllm.report import write
+    finally:
+        watch.close()
+    from tinyllm.report import write
 
-        write(directory)
+    write(directory)
     if not done:
         where = f"epoch {state.progress.epoch}, step {state.progress.step:,}"
         print(f"saved at {where}; go on with: {_command(args)} --resume", file=sys.stderr, flush=True)
@@ -136,7 +141,7 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
         f"\n{directory / 'model_final.bin'} and {directory / 'report.html'} written in {duration(time.monotonic() - began)}"
     )
     if not args.no_samples:
-        _samples(state, datasets)
+        _samples(state)
     print(f"\ntalk to it: python -m tinyllm.chat {directory / 'model_final.bin'}")
     return 0
 
@@ -163,6 +168,7 @@ def _state(
 ) -> tuple[TrainState, dict[str, Dataset]]:
     """Return the run to go on with: fresh, or from the checkpoint that was asked for."""
     from tinyllm import begin
+    from tinyllm.checkpoint import CheckpointError
 
     directory, sources = Path(args.checkpoint_dir), _sources(args)
     if not args.resuming:
@@ -180,18 +186,24 @@ def _state(
         if args.phase:
             sources = {args.phase: sources[args.phase]}
         return begin.fresh(args.config, sources, directory, watch.notice)
+    newest = f"--resume alone takes the newest sound checkpoint in {directory}"
     if args.resume_from:
         path: Path | None = Path(args.resume_from)
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: not found, expected a checkpoint; {newest}")
     else:
         path = manager.get_last_checkpoint()
         if path is not None and args.resume_best:
             path = manager.get_best_checkpoint(manager.load_checkpoint(path)[1].phase)
     if path is None:
         raise FileNotFoundError(
-            f"{directory}: found no {'best ' if args.resume_best else ''}checkpoint to resume from; "
+            f"{directory}: found no sound {'best ' if args.resume_best else ''}checkpoint to resume from; "
             f"drop --resume to begin, or give the run's --checkpoint-dir"
         )
-    state, metadata = manager.load_checkpoint(path)
+    try:
+        state, metadata = manager.load_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {newest}") from error
     manager.pin(path)
     watch.notice(
         f"resuming from {path.name}: {metadata.phase}, epoch {metadata.epoch}, step {state.progress.step:,}"
@@ -239,6 +251,30 @@ def _finished_already(state: TrainState, args: argparse.Namespace) -> str:
         why = f"{progress.phase} has had its {done}"
     extend = f"--max-steps {2 * train.max_steps}" if train.max_steps else f"--epochs {2 * train.epochs}"
     return f"this run is finished: {why}. To train on: {_command(args)} --resume {extend}"
+
+
+def _samples(state: TrainState) -> None:
+    """Let the finished model answer questions of its training, or go on with a text of it."""
+    from tinyllm import begin, samples
+    from tinyllm.inference import LanguageModel
+
+    phase = state.phases[-1]
+    texts = begin.open_texts(state.config, phase, state.sources[phase].paths)
+    model = LanguageModel.of(state)
+    if phase == "pretraining":
+        beginning, rest = samples.proceed(model, texts)
+        print(f"\nhow it goes on after the first words of its texts:\n  {beginning}|{rest}")
+        return
+    answers = samples.ask(model, texts)
+    print("\nquestions of its training, answered:")
+    for answer in answers[:5]:
+        prompt = answer.prompt.replace("\n", " ")
+        print(f"  {prompt}{' ' if prompt.endswith(':') else ''}{answer.said}".replace("\n", " "))
+    same = sum(answer.said == answer.expected for answer in answers)
+    recognised = sum(answer.is_recognisable for answer in answers)
+    print(
+        f"it recalls {recognised} of {len(answers)}, {same} word for word; it has learnt them by heart, no more"
+    )
 
 
 def _command(args: argparse.Namespace) -> str:

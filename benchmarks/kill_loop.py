@@ -1,0 +1,115 @@
+"""Kill real training runs at random moments until they finish all the same: `python -m benchmarks.kill_loop --kills N`.
+
+Each round trains once without interruption and once under fire, restarted with --resume after every
+kill, and compares the sha256 of params, m and v and every logged loss. SIGKILL mostly; some SIGTERM and
+SIGINT. The driver ends with exit code 1 at the first difference. Order: one process, one round, main.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tinyllm.metrics import FILE_NAME, read
+
+RUN = (
+    "--plain --no-samples --n-layer 1 --n-head 2 --n-embd 32 --block-size 64 --batch-size 4 --dropout 0.1 "
+    "--accumulate 2 --epochs 2 --vocab-size 512 --save-every-steps 3 --val-fraction 0.1 --eval-every 7 "
+    "--strategy best-and-periodic:1 --keep-best-n 2"
+).split()
+
+
+def start(directory: Path, resume: bool) -> subprocess.Popen[str]:
+    """Start (or go on with) the run in `directory`."""
+    command = [sys.executable, "-m", "tinyllm.train", *RUN, "--checkpoint-dir", str(directory)]
+    if resume:
+        command = [sys.executable, "-m", "tinyllm.train", "--plain", "--no-samples", "--resume",
+                   "--checkpoint-dir", str(directory), "--save-every-steps", "3",
+                   "--strategy", "best-and-periodic:1", "--keep-best-n", "2"]  # fmt: skip
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def outcome(directory: Path) -> dict[str, Any]:
+    """Return the hashes of a finished run's state and all its losses."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "tinyllm.checkpoint", "show", "--json", str(directory / "model_final.bin")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    losses = [
+        (line["step"], line["phase"], line.get("train/loss"), line.get("eval/loss"))
+        for line in read(directory / FILE_NAME)
+        if "event" not in line
+    ]
+    return {"sha256": json.loads(shown.stdout)["sha256"], "losses": losses}
+
+
+def has_checkpoint(directory: Path) -> bool:
+    """Return whether there is anything to resume from."""
+    return any(directory.glob("checkpoint_*.bin"))
+
+
+def under_fire(directory: Path, rng: random.Random, most: int, longest: float) -> int:
+    """Run to the end through up to `most` kills; return how many there were."""
+    kills = 0
+    while True:
+        process = start(directory, has_checkpoint(directory))
+        try:
+            if kills >= most:
+                process.wait()
+            else:
+                process.wait(timeout=rng.uniform(0.1, longest))
+        except subprocess.TimeoutExpired:
+            process.send_signal(rng.choices([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], [8, 1, 1])[0])
+            kills += 1
+            output, _ = process.communicate()
+            continue
+        output, _ = process.communicate()
+        if process.returncode == 0:
+            return kills
+        raise SystemExit(f"a run failed after {kills} kills with exit code {process.returncode}:\n{output}")
+
+
+def main() -> int:
+    """Run rounds until --kills kills were survived."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--kills", type=int, default=20, help="kills to survive in all (default: 20)")
+    parser.add_argument("--per-run", type=int, default=10, help="kills of one run at most (default: 10)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    rng, done, rounds = random.Random(args.seed), 0, 0
+    with tempfile.TemporaryDirectory() as place:
+        whole = Path(place) / "whole"
+        began = time.monotonic()
+        process = start(whole, False)
+        output, _ = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"the uninterrupted run failed:\n{output}")
+        longest = max(2.0, time.monotonic() - began)
+        expected = outcome(whole)
+        while done < args.kills:
+            directory = Path(place) / f"killed-{rounds}"
+            done += under_fire(directory, rng, min(args.per_run, args.kills - done), longest)
+            rounds += 1
+            found = outcome(directory)
+            if found != expected:
+                print(
+                    f"round {rounds}: after {done} kills the end differs: {found['sha256']} is not {expected['sha256']}"
+                )
+                return 1
+            print(f"round {rounds}: {done} kills survived, the end is the same", flush=True)
+    print(
+        f"{done} kills in {rounds} runs: none lost a step; params, m, v and {len(expected['losses'])} losses bitwise equal"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

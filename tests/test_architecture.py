@@ -1,0 +1,150 @@
+"""The house stands: imports point strictly down, only the top floor speaks, files stay small."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Floors from the bottom up. A module may import from lower floors, and from its own where that is no cycle.
+FLOORS = (
+    {"kernels"},
+    {"arena", "config", "rng", "comm", "threads"},
+    {"layers"},
+    {"model"},
+    {
+        "schedule",
+        "optim",
+        "stopping",
+        "bpe",
+        "tokenizer",
+        "dialogue",
+        "files",
+        "texts",
+        "tokens",
+        "windows",
+        "data",
+    },
+    {"state"},
+    {"step", "phases", "checkpoint", "metrics", "decode", "sampling", "beam"},
+    {"loop", "begin", "history", "settings", "options", "charts"},
+    {"display", "generate", "chat", "report", "train", "inspect", "cli", "__main__"},
+)
+FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+SPEAKERS = FLOORS[-1] | {"checkpoint.__main__", "settings", "options"}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for base, prefix in ((ROOT / "tinyllm", ""), (ROOT / "kernels", "kernels.")):
+        for path in sorted(base.rglob("*.py")):
+            name = prefix + ".".join(path.relative_to(base).with_suffix("").parts)
+            found[name.removesuffix(".__init__") or "__init__"] = path
+    return found
+
+
+def imported(name: str, path: Path) -> set[str]:
+    """Return the tinyllm modules a file imports, type-checking imports excepted, as `a.b` under tinyllm."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(node) for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }  # fmt: skip
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {
+                alias.name.removeprefix("tinyllm.")
+                for alias in node.names
+                if alias.name.startswith("tinyllm.")
+            }
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                package = (
+                    name.split(".")[:1] if name.startswith("kernels") else name.split(".")[: -node.level]
+                )
+                found.add(".".join([*package, node.module or ""]).strip("."))
+            elif node.module == "tinyllm":
+                found |= {alias.name for alias in node.names if not alias.name.startswith("__")}
+            elif (node.module or "").startswith("tinyllm."):
+                found.add(str(node.module).removeprefix("tinyllm."))
+    return found
+
+
+def floor_of(name: str) -> int:
+    top = name.split(".")[0]
+    assert top in FLOOR, f"{name}: give it a floor in tests/test_architecture.py"
+    return len(FLOORS) - 1 if name == "checkpoint.__main__" else FLOOR[top]
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if name not in ("__init__", "corpus")])
+def test_imports_point_down(name):
+    for other in imported(name, modules()[name]):
+        if other == name.split(".")[0] or other.split(".")[0] == "corpus":
+            continue
+        assert floor_of(other) <= floor_of(name), f"{name} imports {other}, which is on a higher floor"
+
+
+def test_there_are_no_import_cycles():
+    graph = {name: imported(name, path) & set(modules()) for name, path in modules().items()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"cycle: {' -> '.join((*path, name))}"
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("name", list(modules()))
+def test_only_the_top_floor_prints_parses_argv_or_reads_the_clock(name):
+    if name.split(".")[0] in SPEAKERS or name in SPEAKERS:
+        return
+    tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not calls & {"print", "input", "time.time", "datetime.now", "sys.exit"}, name
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if name.startswith("kernels")])
+def test_kernels_know_numpy_and_numba_and_nothing_of_tinyllm(name):
+    assert all(other.startswith("kernels") for other in imported(name, modules()[name]))
+
+
+@pytest.mark.parametrize("name", list(modules()))
+def test_a_file_has_at_most_300_lines_and_says_what_it_is(name):
+    text = modules()[name].read_text(encoding="utf-8")
+    assert text.count("\n") <= 300
+    assert ast.get_docstring(ast.parse(text)), f"{name}: no module docstring"
+
+
+def test_every_kernel_has_a_readable_reference():
+    import tinyllm.kernels as kernels
+    from tinyllm.kernels import reference
+
+    spoken = {"CACHE_DIR", "compile_all", "is_warm"}
+    assert {name for name in kernels.__all__ if name not in spoken} <= set(vars(reference))
+
+
+def test_help_imports_neither_numpy_nor_numba():
+    import subprocess
+    import sys
+
+    for module in ("train", "generate", "chat", "report", "checkpoint"):
+        code = (
+            "import sys, runpy; sys.argv = ['x', '--help']\n"
+            "try: runpy.run_module('tinyllm.MODULE', run_name='__main__')\n"
+            "except SystemExit as end: assert not end.code\n"
+            "assert not {'numpy', 'numba'} & set(sys.modules), 'heavy imports'"
+        ).replace("MODULE", module)
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, f"{module}: {done.stderr}"
+        assert "usage:" in done.stdout

@@ -1,0 +1,7 @@
+"""`python -m tinyllm` is the console script `tinyllm`."""
+
+import sys
+
+from tinyllm.cli import main
+
+sys.exit(main())
