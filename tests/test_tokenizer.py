@@ -48,6 +48,7 @@ mixed_text = st.lists(st.one_of(dense_text, any_text, st.sampled_from(PROSE.spli
         ("a 12345,678", ["a", " 123", "45", ",", "678"]),
         ("if x:\n        y  = 1\n", ["if", " x", ":", "\n", "       ", " y", " ", " =", " 1", "\n"]),
         ("\t\tx", ["\t\t", "x"]),
+        ("x  \n  y", ["x", "  ", "\n", " ", " y"]),
         ("one\r\n\r\ntwo", ["one", "\r\n\r\n", "two"]),
         ("你好，世界！Hello世界", ["你好", "，", "世界", "！", "Hello", "世界"]),
         ("हिन्दी naïve", ["हिन्दी", " naïve"]),

@@ -109,7 +109,7 @@ def is_whole(piece: bytes) -> bool:
     return True
 
 
-DISTINCT_CHUNKS = 1 << 17  # bounds memory and time of learning on texts without spaces
+DISTINCT_CHUNKS = 1 << 16  # bounds the time and memory of learning on texts without spaces
 
 
 def count_chunks(texts: Iterable[str]) -> Counter[str]:
