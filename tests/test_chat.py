@@ -23,7 +23,7 @@ from tinyllm.config import ModelConfig
 from tinyllm.conversation import Conversation, answer, until_marker
 from tinyllm.dialogue import STOP_MARKERS, Turn, encode, parse, prompt_for
 from tinyllm.inference import LanguageModel
-from tinyllm.settings import GREEDY
+from tinyllm.settings import GREEDY, Sampling
 from tinyllm.texts import Texts
 from tinyllm.tokenizer import BPETokenizer
 
@@ -175,6 +175,17 @@ def test_only_what_is_new_in_a_conversation_is_computed(monkeypatch):
         assert lengths[0] < expected
         assert set(lengths[1:]) <= {1}
         question = "short"
+
+
+def test_an_answer_does_not_end_before_it_begins():
+    model = LanguageModel.of(chain_of("你好", more="：" + KNOWN))  # after ： it would end
+    assert answer(model, "嗨") != ""
+
+
+def test_to_ask_again_is_to_draw_anew():
+    talk = talker(max_tokens=20)
+    talk.sampling = Sampling(temperature=5.0)
+    assert "".join(talk.answer(talk.prompt("hi"))) != "".join(talk.answer(talk.prompt("hi")))
 
 
 @given(

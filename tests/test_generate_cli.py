@@ -20,6 +20,7 @@ from tinyllm.beam import beam_search
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy, export_weights
 from tinyllm.config import ModelConfig
 from tinyllm.inference import LanguageModel, begins_texts, load
+from tinyllm.settings import GREEDY
 from tinyllm.tokenizer import BPETokenizer
 
 SMALL = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=12)
@@ -107,6 +108,22 @@ def test_bytes_that_are_no_character_are_shown_as_such_streamed_or_not(wild):
 def test_the_same_seed_draws_the_same_text_and_another_another(wild):
     texts = [run(wild, "--prompt=hi", f"--seed={seed}", "--ignore-end")[1] for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_repetition_penalty_counts_prompt_and_text_but_not_their_end(abc, monkeypatch):
+    from tinyllm import inference
+
+    seen, real = [], inference.distribution
+
+    def noted(logits, sampling, tokens):
+        seen.append(set(tokens))
+        return real(logits, sampling, tokens)
+
+    monkeypatch.setattr(inference, "distribution", noted)
+    model = load(abc)
+    list(model.write(model.prompt("ef"), GREEDY, 10, (0,)))
+    e, f, g = model.tokenizer.encode("efg")
+    assert seen == [{e, f}, {e, f, g}]
 
 
 def test_beams_write_the_best_text_that_the_search_finds(wild):
