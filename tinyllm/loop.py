@@ -84,7 +84,6 @@ class Loop:
                 self._step()
             self._save_if_due()
         self._save(forced=True).result()
-        self.metrics.flush()
         return False
 
     # What is due: questions to the state alone.
@@ -180,7 +179,6 @@ class Loop:
             progress.status = "early_stopped"
         speed = self.epoch_tokens / self.epoch_seconds if self.epoch_seconds else math.nan
         self.epoch_tokens, self.epoch_seconds = 0, 0.0
-        self.metrics.flush()
         self.watcher.judged(state, loss, self.last_step, speed)
         self._save(forced=progress.status == "early_stopped", judged=True)
 
@@ -223,9 +221,9 @@ class Loop:
     def _finish(self) -> None:
         if self.state.progress.status != "rolled_back":
             self.state.progress.status = "finished"
-        self.manager.save_final(self.state, self._metadata())
         self.metrics.write(step=self.state.progress.step, event="finished", phase=self.state.progress.phase)
         self.metrics.flush()
+        self.manager.save_final(self.state, self._metadata())
 
     def _announce(self) -> None:
         self.watcher.phase(self.state, phase_steps(self.state.config.train, self.dataset.windows))
@@ -241,6 +239,7 @@ class Loop:
         self.manager.poll()
 
     def _save(self, forced: bool, judged: bool = False) -> Save:
+        self.metrics.flush()  # no kill may leave a checkpoint that is newer than the lines before it
         saved = self.manager.save_checkpoint(self.state, self._metadata(), epoch_end=judged, last=forced)
         self.saved_step, self.saved_time = self.state.progress.step, time.monotonic()
         return saved

@@ -87,6 +87,7 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
     from tinyllm.display import duration, watcher
     from tinyllm.loop import Loop, SaveRhythm
     from tinyllm.metrics import Metrics
+    from tinyllm.report import write
     from tinyllm.step import Engine
 
     directory = Path(args.checkpoint_dir)
@@ -128,18 +129,15 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
                 if args.resuming:
                     metrics.write(step=state.progress.step, event="resume", phase=state.progress.phase)
                 done = loop.run()
+            write(directory)
     finally:
         watch.close()
-    from tinyllm.report import write
-
-    write(directory)
     if not done:
         where = f"epoch {state.progress.epoch}, step {state.progress.step:,}"
         print(f"saved at {where}; go on with: {_command(args)} --resume", file=sys.stderr, flush=True)
         return 128 + interrupt.signal
-    print(
-        f"\n{directory / 'model_final.bin'} and {directory / 'report.html'} written in {duration(time.monotonic() - began)}"
-    )
+    took = duration(time.monotonic() - began)
+    print(f"\n{directory / 'model_final.bin'} and {directory / 'report.html'} written in {took}")
     if not args.no_samples:
         _samples(state)
     print(f"\ntalk to it: python -m tinyllm.chat {directory / 'model_final.bin'}")
@@ -175,8 +173,8 @@ def _state(
         held = manager.list_checkpoints()
         if held and not args.fresh:
             raise FileExistsError(
-                f"{directory} already holds a run ({len(held)} checkpoints): --resume goes on with it, --fresh sets "
-                f"it aside, and --checkpoint-dir names another place"
+                f"{directory} already holds a run ({len(held)} checkpoints): --resume goes on with it, "
+                f"--fresh sets it aside, and --checkpoint-dir names another place"
             )
         if held:
             watch.notice(f"note: the earlier run is now in {begin.set_aside(directory)}")
@@ -234,8 +232,8 @@ def _description(
     ]
     for phase, dataset in datasets.items():
         rows.append(
-            f"{'texts' if len(rows) == 2 else '':<12} {phase}: {dataset.tokens:,} tokens in {dataset.documents:,} "
-            f"documents, {dataset.windows:,} windows an epoch"
+            f"{'texts' if len(rows) == 2 else '':<12} {phase}: {dataset.tokens:,} tokens in "
+            f"{dataset.documents:,} documents, {dataset.windows:,} windows an epoch"
         )
     rows.append(f"machine      {workers} workers x {args.blas_threads} BLAS threads")
     rows.append(f"checkpoints  {directory}, strategy {args.strategy}")
@@ -272,9 +270,7 @@ def _samples(state: TrainState) -> None:
         print(f"  {prompt}{' ' if prompt.endswith(':') else ''}{answer.said}".replace("\n", " "))
     same = sum(answer.said == answer.expected for answer in answers)
     recognised = sum(answer.is_recognisable for answer in answers)
-    print(
-        f"it recalls {recognised} of {len(answers)}, {same} word for word; it has learnt them by heart, no more"
-    )
+    print(f"it recalls {recognised} of {len(answers)}, {same} word for word: learnt by heart, no more")
 
 
 def _command(args: argparse.Namespace) -> str:
