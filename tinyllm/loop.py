@@ -214,8 +214,8 @@ class Loop:
         self.watcher.notice(f"{stopped}; rolled back to epoch {metadata.epoch}, loss {metadata.loss:.4f}")
         if metadata.epoch != state.stopping.best_epoch:
             self.watcher.notice(
-                f"note: the best was epoch {state.stopping.best_epoch}, loss {state.stopping.best:.4f}, which the "
-                f"strategy {self.manager.strategy} did not keep"
+                f"note: the best was epoch {state.stopping.best_epoch}, loss {state.stopping.best:.4f}, "
+                f"which the strategy {self.manager.strategy} did not keep"
             )
 
     def _finish(self) -> None:
