@@ -61,43 +61,24 @@ def prepare(
 
 
 class Dataset:
-    """The windows of a corpus, and the batches made of them."""
+    """The windows of a corpus, and the batches made of them.
+
+    `tokens` and `documents` count the whole corpus; `windows`, and `targets` that carry loss, one epoch.
+    `fingerprint` is equal for equal batches: it knows the texts and all that decides, but no path.
+    """
 
     def __init__(
-        self,
-        corpus: Tokens,
-        config: DataConfig,
-        block_size: int,
-        seed: int,
-        name: str,
+        self, corpus: Tokens, config: DataConfig, block_size: int, seed: int, name: str,
         made_of: dict[str, str],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.name, self.block_size = name, block_size
         self.tokens, self.documents = len(corpus.tokens), len(corpus.streams)
-        options = [
-            block_size,
-            config.val_fraction,
-            config.train_on_prompts,
-            seed if config.val_fraction else None,
-        ]
-        content = json.dumps([FORMAT, name, made_of, options], sort_keys=True)
-        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
-
+        self.fingerprint = _fingerprint(config, block_size, seed, name, made_of)
         self._tokens = corpus.tokens
         self._silent = corpus.silent[:0] if config.train_on_prompts else corpus.silent
-        spans = np.stack([corpus.starts[:-1], corpus.starts[1:] - 1], axis=1)
-        lossy = self._loss_in(spans) > 0
-        spans, streams = spans[lossy], corpus.streams[lossy]
-        if not len(spans):
-            raise DataError(f"{name}: found {self.documents} documents, none has a token that carries loss")
-        train, held_out, streams = _split(spans, streams, config.val_fraction, seed, name)
+        train, streams, held_out = self._parts(corpus, config.val_fraction, seed)
         length = train[:, 1] - train[:, 0]
-        if streams.all() and length.sum() < block_size:
-            raise DataError(
-                f"{name}: found {length.sum() + 1} tokens to train on, expected {block_size + 1} or more for "
-                f"one window; give more text, or a smaller --block-size"
-            )
-        own = streams & (length > block_size)
+        own = streams & (length > block_size)  # streams that fill windows of their own
         self._streams = train[own]
         self._packed = pack(self._pieces(train[~own]), block_size)
         self._held_out = pack(self._pieces(held_out), block_size)
@@ -157,6 +138,29 @@ class Dataset:
             starts.reshape(-1)[place] = np.repeat(column, lengths)
         return Batch(tokens, targets, starts)
 
+    def _parts(self, corpus: Tokens, fraction: float, seed: int) -> tuple[Array, Array, Array]:
+        """Return the spans to train on, which of them are streams, and the spans held out."""
+        spans = np.stack([corpus.starts[:-1], corpus.starts[1:] - 1], axis=1)
+        with_loss = self._loss_in(spans) > 0
+        spans, streams = spans[with_loss], corpus.streams[with_loss]
+        if not len(spans):
+            raise DataError(f"{self.name}: found {self.documents} documents, none has a token with loss")
+        held_out = spans[:0]
+        if fraction:
+            spans, streams, held_out = _split(spans, streams, fraction, generator(seed, "split", self.name))
+            if not len(held_out):
+                raise DataError(
+                    f"{self.name}: found {self.documents} documents and {self.tokens} tokens, too few to "
+                    f"hold out a part of {fraction}; give more text, or leave --val-fraction out"
+                )
+        found = int((spans[:, 1] - spans[:, 0]).sum()) + 1
+        if streams.all() and found <= self.block_size:
+            raise DataError(
+                f"{self.name}: found {found} tokens to train on, expected {self.block_size + 1} or more for "
+                f"one window; give more text, or a smaller --block-size"
+            )
+        return spans, streams, held_out
+
     def _pieces(self, spans: Array) -> Array:
         pieces = cut(spans, self.block_size)
         return pieces[self._loss_in(pieces) > 0]
@@ -183,22 +187,26 @@ class Dataset:
         return spans[:, 1] - spans[:, 0] - silent
 
 
-def _split(spans: Array, streams: Array, fraction: float, seed: int, name: str) -> tuple[Array, Array, Array]:
-    """Return the spans to train on, those held out, and which of the first are streams."""
-    if not fraction:
-        return spans, spans[:0], streams
-    documents = spans[~streams]
-    order = generator(seed, "split", name).permutation(len(documents))
-    count = min(max(int(fraction * len(documents)), 1), len(documents) - 1) if len(documents) else 0
-    held, kept = np.sort(order[:count]), np.sort(order[count:])
-    begin, end = spans[streams, 0], spans[streams, 1]
+def _split(
+    spans: Array, streams: Array, fraction: float, rng: np.random.Generator
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Hold out the end of every stream, and drawn documents, of which one at least stays on either side.
+
+    Returns the spans to train on, which of them are streams, and the spans held out.
+    """
+    documents, (begin, end) = spans[~streams], spans[streams].T
+    order = rng.permutation(len(documents))
+    count = min(max(int(fraction * len(documents)), 1), max(len(documents) - 1, 0))
+    held, kept = documents[np.sort(order[:count])], documents[np.sort(order[count:])]
     border = end - (fraction * (end - begin)).astype(np.int64)
-    ends = np.stack([border, end], axis=1)
-    held_out = np.concatenate([documents[held], ends[border < end]])
-    if not len(held_out):
-        raise DataError(
-            f"{name}: found {len(documents)} documents and {int((end - begin).sum())} tokens of streams, too "
-            f"few to hold out a part of {fraction}; give more text, or leave --val-fraction out"
-        )
-    train = np.concatenate([documents[kept], np.stack([begin, border], axis=1)])
-    return train, held_out, np.arange(len(train)) >= len(kept)
+    train = np.concatenate([kept, np.stack([begin, border], axis=1)])
+    held_out = np.concatenate([held, np.stack([border, end], axis=1)[border < end]])
+    return train, np.arange(len(train)) >= len(kept), held_out
+
+
+def _fingerprint(
+    config: DataConfig, block_size: int, seed: int, name: str, made_of: dict[str, str]
+) -> str:  # fmt: skip
+    split = [config.val_fraction, seed] if config.val_fraction else None
+    content = json.dumps([FORMAT, name, made_of, block_size, config.train_on_prompts, split])
+    return hashlib.sha256(content.encode()).hexdigest()

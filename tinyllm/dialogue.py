@@ -125,16 +125,20 @@ class Tokenizer(Protocol):
     def fingerprint(self) -> str: ...
 
 
-def encode(tokenizer: Tokenizer, segments: Sequence[Segment]) -> tuple[Array, Array]:
-    """Return a document's tokens (n,) int32 and which of them carry loss as targets (n,) bool.
+def encode(tokenizer: Tokenizer, segments: Sequence[Segment]) -> tuple[Array, list[int]]:
+    """Return a document's tokens (n,) int32, and begin and end of each run of them that carries no loss.
 
-    end_of_text stands before the document and after every segment that carries loss. The first token is no
-    target of anything; it counts as carrying loss.
+    end_of_text stands before the document and after every segment that carries loss.
     """
     end = np.array([tokenizer.end_of_text], np.int32)
-    tokens, loss = [end], [np.ones(1, np.bool_)]
+    parts, silent, count = [end], [], 1
     for segment in segments:
         part = tokenizer.encode(segment.text)
-        tokens += [part, end] if segment.carries_loss else [part]
-        loss.append(np.full(part.size + segment.carries_loss, segment.carries_loss))
-    return np.concatenate(tokens), np.concatenate(loss)
+        parts.append(part)
+        count += part.size
+        if segment.carries_loss:
+            parts.append(end)
+            count += 1
+        else:
+            silent += [count - part.size, count]
+    return np.concatenate(parts), silent

@@ -124,9 +124,8 @@ def _write_tokens(
             )
             tokens = np.concatenate(parts)
         else:
-            tokens, loss = encode(tokenizer, text.segments)
-            changes = np.flatnonzero(np.diff(loss, prepend=True, append=True))
-            silent.extend((changes + count).tolist())
+            tokens, without_loss = encode(tokenizer, text.segments)
+            silent.extend(count + i for i in without_loss)
         body.go_on(tokens)
         count, opens = count + tokens.size, text.ends
         if text.ends:
