@@ -7,6 +7,7 @@ import numpy as np
 from .jit import Array, flat, jit
 
 PAGE = 1 << 32  # indices that share their upper 32 bits
+PART = 1024  # elements at a time; they stay in the first-level cache
 
 
 @jit
@@ -36,9 +37,15 @@ def _dropout_page(y: Array, x: Array, key: np.uint64, start: np.uint64, rate: fl
     threshold = np.uint32(rate * PAGE)
     lower = np.uint32(np.uint32(key) + np.uint32(start))
     upper = np.uint32(np.uint32(key >> np.uint64(32)) ^ _mix(np.uint32(start >> np.uint64(32))))
-    for i in range(x.size):
-        # A product, not a choice: a NaN in a dropped place must still be seen.
-        y[i] = x[i] * (keep if _bits(lower, upper, i) >= threshold else drop)
+    part = np.empty(PART, x.dtype)  # LLVM vectorises no loop whose y may be x
+    for first in range(0, x.size, PART):
+        x_part, y_part = x[first : first + PART], y[first : first + PART]
+        lower_part = np.uint32(lower + np.uint32(first))
+        for i in range(x_part.size):
+            # A product, not a choice: a NaN in a dropped place must still be seen.
+            part[i] = x_part[i] * (keep if _bits(lower_part, upper, i) >= threshold else drop)
+        for i in range(x_part.size):
+            y_part[i] = part[i]
 
 
 def dropout_forward(y: Array, x: Array, key: int, start: int, rate: float) -> None:

@@ -52,7 +52,7 @@ def _exp_float32(x: Any) -> Any:
     p = p * (r * r) + r + f(1.0)
     # A float32 with the exponent bits n + 127 is 2**n; n = -127 gives 0. The product is exact.
     power = np.int32((n + f(127.0)) * f(8388608.0)).view(np.float32)
-    return p * power if x == x else x
+    return p * power if x == x else x  # np.int32 of a NaN is undefined
 
 
 @overload(exp, jit_options=ORDERED)

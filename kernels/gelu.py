@@ -38,15 +38,16 @@ def bias_gelu_backward(dx: Array, dbias: Array, dy: Array, x: Array, bias: Array
     dtype = x.dtype.type
     one, slope, cubic = dtype(1), dtype(SLOPE), dtype(CUBIC)
     three = dtype(3)
-    part = np.zeros_like(bias)
+    part, row = np.zeros_like(bias), np.empty_like(bias)  # row: LLVM vectorises no loop whose dx may be dy
     for first in range(0, N, ROWS):
         for n in range(first, min(first + ROWS, N)):
             for f in range(F):
                 u = x[n, f] + bias[f]
                 g = one / (one + exp(-slope * (u + cubic * u * u * u)))
-                d = dy[n, f] * (g + u * g * (one - g) * slope * (one + three * cubic * u * u))
-                dx[n, f] = d
-                part[f] += d
+                row[f] = dy[n, f] * (g + u * g * (one - g) * slope * (one + three * cubic * u * u))
+                part[f] += row[f]
+            for f in range(F):
+                dx[n, f] = row[f]
         for f in range(F):
             dbias[f] += part[f]
             part[f] = dtype(0)
