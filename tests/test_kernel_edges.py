@@ -1,0 +1,233 @@
+"""Where kernels usually go wrong: overflow, NaN, masks, bad indices, long sums, repeating masks, aliasing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.test_kernels import BIG_KEY, draws
+from tinyllm import kernels
+from tinyllm.arena import Array
+from tinyllm.kernels import elementary, jit
+
+
+def random(*shape: int, dtype: type = np.float32) -> Array:
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+# exp
+
+
+@jit.jit
+def exp_all(y, x):
+    for i in range(x.size):
+        y[i] = elementary.exp(x[i])
+
+
+def exp_of(x: Array) -> Array:
+    y = np.empty_like(x)
+    exp_all(y, x)
+    return y
+
+
+def test_exp_in_float32_is_right_to_two_units_in_the_last_place():
+    x = np.linspace(-87, 88.3, 1_000_003, dtype=np.float32)
+    wanted = np.exp(x.astype(np.float64))
+    assert np.max(np.abs(exp_of(x) / wanted - 1)) < 1.5e-7
+
+
+def test_exp_never_overflows_never_hides_a_nan_and_is_0_at_minus_infinity():
+    x = np.array([-np.inf, -1e30, -100, 0, 100, np.inf, np.nan], np.float32)
+    low, below, small_, one, high, top, nan = exp_of(x)
+    assert (low, below, small_, one) == (0, 0, 0, 1)
+    assert high == top and 2e38 < top < np.inf
+    assert np.isnan(nan)
+
+
+# attention
+
+
+@settings(max_examples=30)
+@given(draw=draws)
+def test_probabilities_of_a_query_sum_to_1_and_are_exactly_0_where_masked(draw):
+    p = draw.attention(masked=np.nan)
+    kernels.causal_softmax_forward(p, draw.starts, 0.7)
+    np.testing.assert_allclose(p.sum(axis=-1), 1, rtol=1e-5)
+    assert np.all(p[draw.masked] == 0)
+
+
+def test_a_nan_or_an_infinite_score_is_seen_in_its_whole_row_and_in_no_other():
+    for bad in (np.nan, np.inf):
+        p, starts = random(1, 1, 40, 40), np.zeros((1, 40), np.int32)
+        p[0, 0, 30, 20] = bad
+        kernels.causal_softmax_forward(p, starts, 1.0)
+        assert np.isnan(p[0, 0, 30, 20])
+        assert not np.isnan(np.delete(p[0, 0], 30, axis=0)).any()
+
+
+@pytest.mark.parametrize("start", [-1, 3])
+def test_a_query_without_a_key_is_refused(start):
+    p, starts = random(1, 1, 4, 4), np.zeros((1, 4), np.int32)
+    starts[0, 2], before = start, p.copy()
+    with pytest.raises(IndexError, match="starts"):
+        kernels.causal_softmax_forward(p, starts, 1.0)
+    np.testing.assert_array_equal(p, before)
+
+
+# cross entropy
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("where", [0, 20, 49])
+def test_a_nan_or_infinite_logit_makes_the_loss_nan(dtype, bad, where):
+    losses, logits, targets = np.zeros(3), random(3, 50, dtype=dtype), np.array([3, 20, -1], np.int32)
+    logits[1:, where] = bad
+    kernels.cross_entropy_forward(losses, logits, targets)
+    assert np.isfinite(losses[0]) and np.isnan(losses[1]) and losses[2] == 0
+    kernels.cross_entropy_backward(logits, targets, 1.0)
+    assert np.isnan(logits[1]).any() and not logits[2].any()
+
+
+def test_huge_logits_do_not_overflow_the_loss():
+    losses, targets = np.zeros(3), np.array([0, 0, 1], np.int32)
+    logits = np.array([[3e4, 3e4 - 1], [-3e4, -3e4 - 1], [3e38, -3e38]], np.float32)
+    kernels.cross_entropy_forward(losses, logits, targets)
+    one_apart = np.log1p(np.exp(-1))
+    np.testing.assert_allclose(losses, [one_apart, one_apart, 6e38], rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", [-2, 5, 2**31 - 1])
+def test_a_target_outside_the_vocabulary_is_refused_and_nothing_is_written(target):
+    losses, logits = np.zeros(2), random(2, 5)
+    before = logits.copy()
+    with pytest.raises(IndexError, match="targets"):
+        kernels.cross_entropy_forward(losses, logits, np.array([0, target], np.int32))
+    np.testing.assert_array_equal(logits, before)
+
+
+# embedding
+
+
+@pytest.mark.parametrize("token, position", [(-1, 0), (5, 0), (0, -1), (0, 3)])
+def test_a_token_or_position_outside_its_table_is_refused_and_nothing_is_written(token, position):
+    x, tokens, positions = random(2, 4), np.array([0, token], np.int32), np.array([0, position], np.int32)
+    before = x.copy()
+    with pytest.raises(IndexError, match=r"tokens|positions"):
+        kernels.embedding_forward(x, tokens, positions, random(5, 4), random(3, 4))
+    np.testing.assert_array_equal(x, before)
+
+
+# dropout
+
+
+def mask_of(key: int, start: int, size: int, rate: float) -> Array:
+    mask = np.empty(size, np.float32)
+    kernels.dropout_forward(mask, np.ones(size, np.float32), key, start, rate)
+    return mask != 0
+
+
+@settings(max_examples=25)
+@given(key=st.integers(0, 2**64 - 1), rate=st.floats(0.01, 0.95))
+def test_dropout_keeps_the_fraction_it_promises_in_any_stretch(key, rate):
+    kept = mask_of(key, 0, 1 << 16, rate).reshape(16, -1)
+    six_sigma = 6 * np.sqrt(rate * (1 - rate))
+    assert abs(kept.mean() - (1 - rate)) < six_sigma / np.sqrt(kept.size)
+    assert np.all(np.abs(kept.mean(axis=1) - (1 - rate)) < six_sigma / np.sqrt(kept.shape[1]))
+
+
+@settings(max_examples=25)
+@given(key=st.integers(0, 2**64 - 1), bit=st.integers(0, 63), shift=st.sampled_from([1, 2, 64, 257, 1 << 32]))
+def test_masks_of_keys_one_bit_apart_and_of_neighbouring_elements_are_independent(key, bit, shift):
+    size = 1 << 16
+    base = mask_of(key, 0, size, 0.5)
+    for other in (mask_of(key ^ (1 << bit), 0, size, 0.5), mask_of(key, shift, size, 0.5)):
+        assert abs((base == other).mean() - 0.5) < 6 * 0.5 / np.sqrt(size)
+
+
+@settings(max_examples=30)
+@given(key=st.integers(0, 2**64 - 1), page=st.integers(0, 3), size=st.integers(2, 300), data=st.data())
+def test_dropout_in_parts_is_dropout_as_a_whole(key, page, size, data):
+    cut = data.draw(st.integers(1, size - 1))
+    start = page * 2**32 + data.draw(st.sampled_from([0, 5, 2**32 - cut, 2**32 - 1]))
+    parts = mask_of(key, start, cut, 0.4), mask_of(key, start + cut, size - cut, 0.4)
+    np.testing.assert_array_equal(mask_of(key, start, size, 0.4), np.concatenate(parts))
+
+
+def test_dropout_backward_is_the_transpose_and_works_in_place():
+    x, dy = random(999, dtype=np.float64), random(999, dtype=np.float64)[::-1].copy()
+    y, dx = np.empty_like(x), dy.copy()
+    kernels.dropout_forward(y, x, 3, 0, 0.4)
+    kernels.dropout_backward(dx, dx, 3, 0, 0.4)
+    np.testing.assert_allclose(y @ dy, x @ dx, rtol=1e-12)
+
+
+def test_dropout_at_rate_0_changes_nothing_and_hides_no_nan():
+    x, y = random(500), np.empty(500, np.float32)
+    kernels.dropout_forward(y, x, BIG_KEY, 0, 0.0)
+    np.testing.assert_array_equal(y, x)
+    kernels.dropout_forward(y, np.full(500, np.nan, np.float32), BIG_KEY, 0, 0.9)
+    assert np.isnan(y).all()
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
+def test_a_dropout_rate_outside_0_to_1_is_refused(rate):
+    with pytest.raises(ValueError, match="rate"):
+        kernels.dropout_forward(np.zeros(1), np.zeros(1), 0, 0, rate)
+
+
+# sums, GELU, Adam
+
+
+def test_long_float32_sums_lose_less_than_a_hundred_thousandth():
+    rows = np.full((50_000, 3), 0.1, np.float32)
+    wanted = 50_000 * float(np.float32(0.1))
+    dbias, dgain, gain = np.zeros((3, 3), np.float32)
+    kernels.bias_backward(dbias, rows)
+    np.testing.assert_allclose(dbias, wanted, rtol=1e-5)
+    dbias[:] = 0
+    mean, rstd = np.zeros(50_000, np.float32), np.ones(50_000, np.float32)
+    kernels.layernorm_backward(rows.copy(), dgain, dbias, rows, np.ones_like(rows), gain, mean, rstd)
+    np.testing.assert_allclose([dbias, dgain], np.full((2, 3), wanted), rtol=1e-5)
+    np.testing.assert_allclose(kernels.sum_squares(rows.reshape(-1)), 0.01 * 150_000, rtol=1e-6)
+
+
+def test_sum_squares_of_float32_does_not_overflow_where_float32_would():
+    np.testing.assert_allclose(kernels.sum_squares(np.full(10, 1e30, np.float32)), 1e61, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_sum_squares_lets_nan_and_infinity_through(bad):
+    x = random(1000)
+    x[777] = bad
+    np.testing.assert_equal(kernels.sum_squares(x), bad)
+
+
+def test_gelu_backward_may_overwrite_dy_with_dx():
+    x, bias, dy = random(30, 20), random(20), random(30, 20)[::-1].copy()
+    dx, dbias, dbias_in_place = np.empty_like(x), np.zeros_like(bias), np.zeros_like(bias)
+    kernels.bias_gelu_backward(dx, dbias, dy, x, bias)
+    kernels.bias_gelu_backward(dy, dbias_in_place, dy, x, bias)
+    np.testing.assert_array_equal(dy, dx)
+    np.testing.assert_array_equal(dbias_in_place, dbias)
+
+
+def test_gelu_of_a_large_input_is_the_input_or_0():
+    y, x = np.empty((1, 4), np.float32), np.array([[-1e10, -50, 50, 1e10]], np.float32)
+    kernels.bias_gelu_forward(y, x, np.zeros(4, np.float32))
+    np.testing.assert_allclose(y, [[0, 0, 50, 1e10]], atol=1e-20)
+
+
+def test_the_first_adam_step_is_the_learning_rate_against_the_gradients_sign():
+    params, grads = np.zeros(50), random(50, dtype=np.float64)
+    signs = np.sign(grads)
+    kernels.adam_(params, grads, np.zeros(50), np.zeros(50), 0.1, 0.9, 0.999, 0.0, 0.1, 0.001, 0.0, 1.0)
+    np.testing.assert_allclose(params, -0.1 * signs, rtol=1e-12)
+    assert not grads.any()
+
+
+def test_an_array_with_gaps_is_refused():
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.add_(random(4, 4).T, random(4, 4))
