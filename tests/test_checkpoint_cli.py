@@ -151,8 +151,8 @@ def test_what_a_hostile_name_says_to_the_terminal_is_spelt_out(tmp_path, capsys)
         "config": {"\x1b[1m": "\x1b[0m\n"},
     }
     (tmp_path / "checkpoint_last.bin").write_bytes(file_bytes(hostile))
-    for argv in (["show", path], ["verify", path, tmp_path], ["ls", tmp_path], ["show", tmp_path], ["rm", path],
-                 ["ls", tmp_path / "\x1b[31m"]):  # fmt: skip
+    for argv in (["show", path], ["verify", path, tmp_path], ["ls", tmp_path], ["show", tmp_path],
+                 ["rm", path], ["ls", tmp_path / "\x1b[31m"]):  # fmt: skip
         _, out, err = printed(capsys, *argv)
         assert all(c.isprintable() or c == "\n" for c in out + err)
 

@@ -181,6 +181,14 @@ def test_a_file_that_shrinks_while_it_is_read_is_noticed(tmp_path):
             [piece for tensor, end in file.tensors() for piece in file.payloads(tensor, end)]
 
 
+def test_the_reserved_bytes_of_a_header_are_zero():
+    data = bytearray(file_bytes(Standin(1)))
+    data[57] = 1
+    data[60:64] = struct.pack("<I", zlib.crc32(data[:60]))
+    with pytest.raises(DamagedError, match="reserved"):
+        parse(bytes(data))
+
+
 def test_a_newer_version_and_an_unknown_flag_are_refused_but_not_called_damage():
     data = bytearray(file_bytes(Standin(1)))
     for position in (10, 12):
@@ -208,7 +216,7 @@ DOCUMENT = {"progress": {"step": 1, "status": "running"}}
 HOSTILE_MAPS = {
     "empty": (b"", "middle of an object"),
     "not a map": (msgpack.packb([1]), "expected a map"),
-    "trailing bytes": (GOOD_MAP + b"\xc0", "belong to the object"),
+    "trailing bytes": (GOOD_MAP + b"\xc0", "its object takes"),
     "a key twice": (b"\x82\xa1a\x01\xa1a\x02", "twice"),
     "bytes as a key": (b"\x81\xc4\x01a\x01", "text"),
     "a number as a key": (b"\x81\x01\x01", "msgpack"),
@@ -218,7 +226,8 @@ HOSTILE_MAPS = {
     "announces 2^32 items": (b"\xdd\xff\xff\xff\xff", "announces"),
     "announces 2^32 bytes": (b"\xc6\xff\xff\xff\xff", "middle of an object"),
     "nests without end": (b"\x91" * 1000 + b"\xc0", "nested"),
-    "nested announcements": (b"\xdd\x00\x00\x7f\xff" * 60 + b"\xc0" * 32767, "announces"),
+    "nested announcements": (b"\xdd\x00\x00\x7f\xff" * 60 + b"\xc0" * 32767, "middle of an object"),
+    "announces millions in all": (b"\xdd\x00\x10\x00\x00" * 5 + b"\xc0" * (1 << 20), "more than"),
     "unused byte": (b"\xc1", "begins no object"),
     "no kind": (with_document(DOCUMENT, kind=None), "kind"),
     "no document": (with_document(None), "document"),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tinyllm.checkpoint
@@ -254,6 +255,32 @@ def test_what_a_platform_lacks_is_said_once_and_saves_work_without_it(tmp_path):
 def test_the_package_imports_where_fcntl_is_missing():
     program = "import sys; sys.modules['fcntl'] = None; import tinyllm.checkpoint.__main__"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_large_file_passes_by_the_page_cache_or_goes_through_it_where_that_is_refused(tmp_path, refused):
+    class Direct(QuickDisk):
+        on = refusals = 0
+
+        def direct(self, fd, on):
+            self.on = on
+            return super().direct(fd, on) or refused
+
+        def write(self, fd, data, offset):
+            if refused and self.on and offset:  # the first write succeeds: then it changes its mind
+                self.refusals += 1
+                raise OSError(errno.EINVAL, "unaligned")
+            if self.on:
+                assert np.frombuffer(data, np.uint8).ctypes.data % 4096 == len(data) % 4096 == 0
+                data = data[: 1 << 21]
+            return super().write(fd, data, offset)
+
+    disk = Direct()
+    state = Standin(3, shapes={"wte": (1000, 801)})
+    with opened(tmp_path, disk) as manager:
+        path = manager.save_checkpoint(state, metadata()).result()
+    assert disk.refusals == refused
+    assert CheckpointManager.load_checkpoint(path, Standin)[0].bits() == state.bits()
 
 
 # ---- failing and dying at every action

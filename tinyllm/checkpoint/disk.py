@@ -62,6 +62,20 @@ class Disk:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.write(fd, data)
 
+    def direct(self, fd: int, on: bool) -> bool:
+        """Let writes pass by the page cache, or no longer; False where that is not offered.
+
+        Memory, offset and length must then be multiples of the disk's block; else `write` raises EINVAL.
+        """
+        if fcntl is None or not hasattr(os, "O_DIRECT"):
+            return False
+        try:
+            flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT if on else flags & ~os.O_DIRECT)
+        except OSError:
+            return False
+        return True
+
     def read(self, fd: int, into: memoryview, offset: int) -> int:
         """Read at `offset` into memory; return how many bytes came, 0 at the end of the file."""
         if hasattr(os, "preadv"):

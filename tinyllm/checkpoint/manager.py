@@ -233,7 +233,7 @@ class CheckpointManager:
         found = self._store.first_sound(candidates)
         if candidates and found is not candidates[0]:
             instead = f"{printable(found.path)} is used instead" if found else "no sound one is left"
-            self._notice(f"{printable(candidates[0].path)} is damaged: {instead}")
+            self._notice(f"{printable(candidates[0].path)} cannot be used: {instead}")
             self._entries = self._store.entries()
         return found.path if found else None
 

@@ -16,10 +16,15 @@ MAX_BYTES = 1 << 26
 MAX_OBJECTS = 1 << 22
 MAX_DEPTH = 64
 
-# First byte -> bytes of the value after it; no extension types, so no timestamps either.
-_VALUE_BYTES = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8,
-                0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}  # fmt: skip
+_NUMBER_BYTES = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9,
+                 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9}  # fmt: skip
+# First byte -> bytes of the whole object, 0 where more must be read to know: numbers and short texts.
+_FIXED_BYTES = [
+    1 if first < 0x80 or first >= 0xE0 else 1 + (first & 31) if 0xA0 <= first < 0xC0
+    else _NUMBER_BYTES.get(first, 0) for first in range(256)
+]  # fmt: skip
 # First byte -> (bytes of the count after it, objects an item has); 0 objects: bin and str count bytes.
+# No extension types, so no timestamps either.
 _COUNTED = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0),
             0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}  # fmt: skip
 
@@ -49,50 +54,46 @@ def unpack(data: bytes) -> Any:
 def scan(data: bytes) -> None:
     """Walk `data` as exactly one msgpack object without building it; ValueError where it is not.
 
-    Every object takes at least one byte, so no more of them can be announced than bytes are left.
+    No container may announce more items than bytes are left, nor all of them together more than the limit:
+    so much and no more a decoder will reserve before it has seen the items.
     """
-    size, at, objects, pending = len(data), 0, 0, 1
+    size, at, announced = len(data), 0, 1
     if size > MAX_BYTES:
         raise ValueError(f"{size} bytes, at most {MAX_BYTES} are allowed")
-    depths = [1]  # objects still to come at each depth; `pending` is their sum
-    while depths:
-        if not depths[-1]:
-            depths.pop()
+    left, outer = 1, [0]  # objects still to come in this container, and in those around it
+    while left or len(outer) > 1:
+        if not left:
+            left = outer.pop()
             continue
-        depths[-1] -= 1
+        left -= 1
         if at >= size:
             raise ValueError("ends in the middle of an object")
-        skipped, items = _first_byte(data, at)
+        fixed = _FIXED_BYTES[data[at]]
+        if fixed:
+            at += fixed
+            continue
+        skipped, items = _counted(data, at)
         at += skipped
-        objects += 1
-        pending += items - 1
+        announced += items
         if at > size:
             raise ValueError("ends in the middle of an object")
-        if pending > size - at:
-            raise ValueError(f"announces {pending} more objects where {size - at} bytes are left")
-        if objects + pending > MAX_OBJECTS:
+        if items > size - at:
+            raise ValueError(f"announces {items} objects where {size - at} bytes are left")
+        if announced > MAX_OBJECTS:
             raise ValueError(f"more than {MAX_OBJECTS} objects")
-        if items:
-            depths.append(items)
-            if len(depths) > MAX_DEPTH:
-                raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        outer.append(left)
+        left = items
+        if len(outer) > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
     if at != size:
-        raise ValueError(f"{at} bytes belong to the object, {size} were expected")
+        raise ValueError(f"its object takes {at} bytes, {size} are there")
 
 
-def _first_byte(data: bytes, at: int) -> tuple[int, int]:
+def _counted(data: bytes, at: int) -> tuple[int, int]:
     """Return (bytes of the object at `at` without its items, number of its items)."""
     first = data[at]
-    if first < 0x80 or first >= 0xE0:
-        return 1, 0
-    if first < 0x90:
-        return 1, 2 * (first & 15)
-    if first < 0xA0:
-        return 1, first & 15
-    if first < 0xC0:
-        return 1 + (first & 31), 0
-    if first in _VALUE_BYTES:
-        return 1 + _VALUE_BYTES[first], 0
+    if 0x80 <= first < 0xA0:
+        return 1, (first & 15) * (2 if first < 0x90 else 1)
     width, each = _COUNTED.get(first, (0, 0))
     if not width:
         raise ValueError(f"byte {first:#04x} begins no object that is allowed here")

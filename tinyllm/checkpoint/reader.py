@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ _SCRATCH_BYTES = 1 << 22
 
 
 class CheckpointFile:
-    """An open .bin whose head was read and checked; sees the same bytes even if its name is replaced."""
+    """An open .bin whose header was read and checked; sees the same bytes even if its name is replaced."""
 
     def __init__(self, path: Path, disk: Disk) -> None:
         self.path, self._disk = path, disk
@@ -41,9 +42,7 @@ class CheckpointFile:
         try:
             with _named(self.file):
                 first = self._read(0, min(HEADER_BYTES, self.size))
-                header = parse_header(first, self.size, self.file)
-                rest = self._read(HEADER_BYTES, header.map_bytes + header.index_bytes)
-                self.head = parse_head(header, rest, self.file)
+                self.header = parse_header(first, self.size, self.file)
         except BaseException:
             self.close()
             raise
@@ -58,6 +57,13 @@ class CheckpointFile:
         """Close the file; an error in closing what was only read means nothing."""
         with suppress(OSError):
             self._disk.close(self._fd)
+
+    @cached_property
+    def head(self) -> Head:
+        """All but the payloads, read and checked when it is first asked for."""
+        with _named(self.file):
+            rest = self._read(HEADER_BYTES, self.header.map_bytes + self.header.index_bytes)
+        return parse_head(self.header, rest, self.file)
 
     def payloads(self, tensor: Tensor, end: int, into: memoryview | None = None) -> Iterator[memoryview]:
         """Read a tensor's chunks, which follow byte `end`, in order; yield them piece by piece, checked.
@@ -91,7 +97,7 @@ class CheckpointFile:
 
     def tensors(self, role: str | None = None) -> Iterator[tuple[Tensor, int]]:
         """Yield (tensor, end of what lies before it), all or those of one role."""
-        end = self.head.header.index_at + self.head.header.index_bytes
+        end = self.header.index_at + self.header.index_bytes
         for tensor in self.head.tensors:
             if role is None or tensor.role == role:
                 yield tensor, end
@@ -158,12 +164,13 @@ def read_state(path: Path, disk: Disk, state_type: Any) -> tuple[Any, Checkpoint
         try:
             state = state_type.blank(head.document)
             views: Mapping[str, Array] = state.tensors()
-        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, MemoryError) as error:
+        except Exception as error:  # whatever a hostile document makes it stumble over
             raise CheckpointError(f"{file.file}: document: no state can be made of it: {error}") from error
         _compare(head, views, file.file)
         for tensor, end in file.tensors():
-            into = views[tensor.name].reshape(-1).view(np.uint8).data
-            for _ in file.payloads(tensor, end, into):
+            view = views[tensor.name]
+            assert view.flags.c_contiguous, tensor.name  # else what is read would land in a copy
+            for _ in file.payloads(tensor, end, view.reshape(-1).view(np.uint8).data):
                 pass
         return state, head.metadata
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.commit import TEMP_PREFIX, Notice, commit, make_directories, temp_name, write_all
 from tinyllm.checkpoint.disk import Disk
-from tinyllm.checkpoint.format import Head
+from tinyllm.checkpoint.format import Head, Header
 from tinyllm.checkpoint.metadata import (
     CheckpointError,
     DamagedError,
@@ -46,6 +46,7 @@ class Store:
     def __init__(self, directory: Path, disk: Disk, notice: Notice) -> None:
         self.directory, self.disk, self._notice = directory, disk, notice
         self._lock: int | None = None
+        self._known: dict[Path, tuple[Header, Entry]] = {}
 
     # ---- the lock, and what is put right under it
 
@@ -56,7 +57,9 @@ class Store:
             self._lock = self._take_lock()
             self._sign_lock(self._lock)
         except OSError as error:
-            raise CheckpointError(f"{self}: cannot be written to: {error.strerror or error}") from error
+            raise CheckpointError(
+                f"{self}: cannot be written to: {error.strerror or error}; give another directory"
+            ) from error
 
     def close(self) -> None:
         """Give the lock back."""
@@ -101,7 +104,7 @@ class Store:
             if name.startswith(TEMP_PREFIX):
                 self._remove(self.directory / name)
         bins = set()
-        for path, found in self._heads(names):
+        for path, found in self._read(names):
             if isinstance(found, UnknownVersionError):
                 raise CheckpointError(f"{found}; this directory belongs to it, choose another") from found
             if isinstance(found, DamagedError):
@@ -111,7 +114,7 @@ class Store:
             if isinstance(found, CheckpointError):
                 self._notice(str(found))
             else:
-                self._repair_sidecar(describe(path, policy.label_of(path.name) or "", found))
+                self._repair_sidecar(found)
         for name in names:
             path = self.directory / name
             if name.endswith(".json") and policy.label_of(name) and path.with_suffix(".bin") not in bins:
@@ -158,13 +161,12 @@ class Store:
             return []
         except OSError as error:
             raise CheckpointError(f"{self}: cannot be listed: {error.strerror or error}") from error
-        found = []
-        for path, head in self._heads(names):
-            label = policy.label_of(path.name) or ""
-            if isinstance(head, CheckpointError):
-                found.append(Entry(path, label, problem=str(head)))
-            else:
-                found.append(describe(path, label, head))
+        found = [
+            each
+            if isinstance(each, Entry)
+            else Entry(path, policy.label_of(path.name) or "", problem=str(each))
+            for path, each in self._read(names)
+        ]
         return sorted(found, key=lambda entry: (entry.sequence, entry.path.name))
 
     def delete(self, entry: Entry) -> None:
@@ -211,13 +213,20 @@ class Store:
     def __str__(self) -> str:
         return printable(self.directory)
 
-    def _heads(self, names: Iterable[str]) -> Iterable[tuple[Path, Head | CheckpointError]]:
+    def _read(self, names: Iterable[str]) -> Iterable[tuple[Path, Entry | CheckpointError]]:
+        """Yield what each checkpoint's head says; an unchanged header saves reading the rest again."""
         for name in names:
-            if not name.endswith(".bin") or policy.label_of(name) is None:
+            label = policy.label_of(name)
+            if label is None or not name.endswith(".bin"):
                 continue
             path = self.directory / name
             try:
-                yield path, reader.read_head(path, self.disk)
+                with reader.CheckpointFile(path, self.disk) as file:
+                    header, known = self._known.get(path, (None, None))
+                    if known is None or header != file.header:
+                        known = describe(path, label, file.head)
+                        self._known[path] = file.header, known
+                yield path, known
             except CheckpointError as error:
                 if not isinstance(error.__cause__, FileNotFoundError):  # gone since it was listed
                     yield path, error

@@ -126,10 +126,11 @@ class Writer:
         with self._changed:
             if self._stopped:
                 raise CheckpointError("the checkpoint manager is closed")
-            self._waiting = job
             if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="checkpoint-writer", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._loop, name="checkpoint-writer", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._waiting = job
             self._changed.notify_all()
         return job.saves[-1]
 
