@@ -1,7 +1,7 @@
 """Declare a tree of shapes; lay it out in one flat row; see it through named views.
 
 Parameters, gradients, Adam's moments and activations are all this one thing, so clipping, Adam,
-averaging and checkpointing are each one pass over one array. Order: Spec, Slot, Layout.
+averaging and checkpointing are each one pass over one array. Order: Spec, Slot, Layout, memory.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ class Spec(NamedTuple):
     shape: tuple[int, ...]
     std: float = 0.0
     fill: float = 0.0
+
+
+def tensor(*shape: int, std: float = 0.0, fill: float = 0.0) -> Any:
+    """Return a Spec, typed as what will stand in its place: the same tree holds arrays later."""
+    return Spec(shape, std, fill)
 
 
 class Slot(NamedTuple):

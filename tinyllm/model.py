@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tinyllm.arena import Array, Spec
+from tinyllm.arena import Array, tensor
 from tinyllm.config import ModelConfig
 from tinyllm.kernels import cross_entropy_backward, cross_entropy_forward
 from tinyllm.layers import attention, dropout, embedding, layernorm, linear, mlp, residual
@@ -75,23 +75,23 @@ def params(config: ModelConfig, V: int) -> Params:
 def acts(config: ModelConfig, V: int, B: int) -> Acts:
     """Return the Specs of everything that backward must remember for B sequences."""
     T, C, H = config.block_size, config.n_embd, config.n_head
-    N, stream = B * T, Spec((B * T, C))
+    N, stream = B * T, tensor(B * T, C)
     block = BlockActs(
         layernorm.acts(N, C), attention.acts(B, T, C, H), stream,
         layernorm.acts(N, C), mlp.acts(N, C, 4 * C), stream,
-    )  # type: ignore[arg-type]  # fmt: skip
-    logits = Spec((N, V))
-    return Acts(embedding.acts(N, C), (block,) * config.n_layer, layernorm.acts(N, C), logits)  # type: ignore[arg-type]
+    )  # fmt: skip
+    logits = tensor(N, V)
+    return Acts(embedding.acts(N, C), (block,) * config.n_layer, layernorm.acts(N, C), logits)
 
 
 def scratch(config: ModelConfig, V: int, B: int) -> Scratch:
     """Return the Specs of the working memory that all blocks share."""
     T, C, H = config.block_size, config.n_embd, config.n_head
-    stream = Spec((B * T, C))
+    stream = tensor(B * T, C)
     return Scratch(
         attention.scratch(B, T, C, H, config.dropout > 0), mlp.scratch(B * T, 4 * C),
-        stream, stream, stream, Spec((C * max(V, 4 * C),)),
-    )  # type: ignore[arg-type]  # fmt: skip
+        stream, stream, stream, tensor(C * max(V, 4 * C)),
+    )  # fmt: skip
 
 
 def forward(p: Params, a: Acts, s: Scratch, losses: Array, inputs: Inputs, drop: dropout.Address) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyllm.arena import Array, Spec
+from tinyllm.arena import Array, tensor
 from tinyllm.kernels import add_bias_, bias_backward, causal_softmax_backward, causal_softmax_forward
 from tinyllm.layers import dropout, linear
 
@@ -40,21 +40,21 @@ class Scratch(NamedTuple):
 def params(C: int, L: int) -> Params:
     """Return the Specs; the output projection is scaled by 1/sqrt(2L) as in GPT-2."""
     return Params(
-        Spec((3 * C, C), std=0.02), Spec((3 * C,)), Spec((C, C), std=0.02 / math.sqrt(2 * L)), Spec((C,))
-    )  # type: ignore[arg-type]
+        tensor(3 * C, C, std=0.02), tensor(3 * C), tensor(C, C, std=0.02 / math.sqrt(2 * L)), tensor(C)
+    )
 
 
 def acts(B: int, T: int, C: int, H: int) -> Acts:
     """Return the Specs of what backward must remember."""
     N = B * T
-    return Acts(Spec((N, 3 * C)), Spec((B, H, T, T)), Spec((N, C)), Spec((N, C)))  # type: ignore[arg-type]
+    return Acts(tensor(N, 3 * C), tensor(B, H, T, T), tensor(N, C), tensor(N, C))
 
 
 def scratch(B: int, T: int, C: int, H: int, drop: bool) -> Scratch:
     """Return the Specs of working memory, shared by all blocks."""
     N = B * T
-    dropped = Spec((B, H, T, T)) if drop else Spec((0,))
-    return Scratch(dropped, Spec((B, H, T, T)), Spec((N, 3 * C)), Spec((N, C)))  # type: ignore[arg-type]
+    dropped = tensor(B, H, T, T) if drop else tensor(0)
+    return Scratch(dropped, tensor(B, H, T, T), tensor(N, 3 * C), tensor(N, C))
 
 
 def heads(x: Array, k: int, B: int, H: int) -> Array:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from tinyllm.arena import Array
 from tinyllm.kernels import dropout_backward, dropout_forward
 from tinyllm.rng import key
@@ -17,7 +15,7 @@ from tinyllm.rng import key
 class Address(NamedTuple):
     """Where in the run a forward pass stands.
 
-    It holds `count` sequences, of which the first is number `first` among all sequences of the step.
+    It holds `sequences` of them, of which the first is number `first` among all sequences of the step.
     An element's mask depends on its place in the whole step, hence not on how many workers share it.
     """
 
@@ -25,7 +23,7 @@ class Address(NamedTuple):
     seed: int
     step: int
     first: int
-    count: int
+    sequences: int
 
 
 OFF = Address(0.0, 0, 0, 0, 1)
@@ -41,6 +39,6 @@ def backward(dx: Array, dy: Array, address: Address, site: str, layer: int) -> N
     dropout_backward(dx, dy, *_mask(dy, address, site, layer))
 
 
-def _mask(x: Array, address: Address, site: str, layer: int) -> tuple[np.uint64, int, float]:
+def _mask(x: Array, address: Address, site: str, layer: int) -> tuple[int, int, float]:
     where = key(address.seed, "dropout", address.step, site, layer)
-    return np.uint64(where), address.first * (x.size // address.count), address.rate
+    return where, address.first * (x.size // address.sequences), address.rate

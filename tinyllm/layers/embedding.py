@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tinyllm.arena import Array, Spec
+from tinyllm.arena import Array, tensor
 from tinyllm.kernels import embedding_backward, embedding_forward
 from tinyllm.layers import dropout
 
@@ -23,12 +23,12 @@ class Acts(NamedTuple):
 
 def params(V: int, T: int, C: int) -> Params:
     """Return the Specs of both tables, drawn with GPT-2's standard deviation."""
-    return Params(Spec((V, C), std=0.02), Spec((T, C), std=0.02))  # type: ignore[arg-type]
+    return Params(tensor(V, C, std=0.02), tensor(T, C, std=0.02))
 
 
 def acts(N: int, C: int) -> Acts:
     """Return the Specs of the N embedded rows."""
-    return Acts(Spec((N, C)))  # type: ignore[arg-type]
+    return Acts(tensor(N, C))
 
 
 def forward(p: Params, a: Acts, tokens: Array, positions: Array, drop: dropout.Address) -> Array:

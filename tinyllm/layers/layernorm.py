@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tinyllm.arena import Array, Spec
+from tinyllm.arena import Array, tensor
 from tinyllm.kernels import layernorm_backward, layernorm_forward
 
 
@@ -24,12 +24,12 @@ class Acts(NamedTuple):
 
 def params(C: int) -> Params:
     """Return the Specs of a norm over C channels; it starts as gain 1, bias 0."""
-    return Params(Spec((C,), fill=1.0), Spec((C,)))  # type: ignore[arg-type]
+    return Params(tensor(C, fill=1.0), tensor(C))
 
 
 def acts(N: int, C: int) -> Acts:
     """Return the Specs of what backward must remember for N rows of C channels."""
-    return Acts(Spec((N, C)), Spec((N,)), Spec((N,)))  # type: ignore[arg-type]
+    return Acts(tensor(N, C), tensor(N), tensor(N))
 
 
 def forward(p: Params, a: Acts, x: Array) -> Array:

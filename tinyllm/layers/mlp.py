@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from tinyllm.arena import Array, Spec
+from tinyllm.arena import Array, tensor
 from tinyllm.kernels import bias_gelu_backward, bias_gelu_forward
 from tinyllm.layers import linear
 
@@ -32,17 +32,17 @@ class Scratch(NamedTuple):
 
 def params(C: int, F: int, L: int) -> Params:
     """Return the Specs; the output projection is scaled by 1/sqrt(2L) as in GPT-2."""
-    return Params(Spec((F, C), std=0.02), Spec((F,)), Spec((C, F), std=0.02 / math.sqrt(2 * L)), Spec((C,)))  # type: ignore[arg-type]
+    return Params(tensor(F, C, std=0.02), tensor(F), tensor(C, F, std=0.02 / math.sqrt(2 * L)), tensor(C))
 
 
 def acts(N: int, C: int, F: int) -> Acts:
     """Return the Specs of what backward must remember."""
-    return Acts(Spec((N, F)), Spec((N, F)), Spec((N, C)))  # type: ignore[arg-type]
+    return Acts(tensor(N, F), tensor(N, F), tensor(N, C))
 
 
 def scratch(N: int, F: int) -> Scratch:
     """Return the Specs of working memory, shared by all blocks."""
-    return Scratch(Spec((N, F)))  # type: ignore[arg-type]
+    return Scratch(tensor(N, F))
 
 
 def forward(p: Params, a: Acts, x: Array) -> Array:
