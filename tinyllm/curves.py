@@ -103,13 +103,14 @@ def log_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def labels(values: Sequence[float]) -> list[str]:
-    """Write the ticks of one axis alike: 0, 0.25; 5k, 10k; 5e-4, 1e-3."""
+    """Write the ticks of one axis alike: 0.00, 0.25; 0, 5k, 10k; 5e-4, 1e-3."""
     most = max(map(abs, values), default=0.0)
     if most >= 1e4:
         unit, letter = next(u for u in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if most >= u[0])
         return [f"{value / unit:.6g}{letter}" if value else "0" for value in values]
     if most >= 1e-2 or not most:
-        return [f"{value:,.6g}" for value in values]
+        decimals = max((len(f"{value:.6g}".partition(".")[2]) for value in values), default=0)
+        return [f"{value + 0.0:,.{decimals}f}" for value in values]
     return [_power(value, 3) if value else "0" for value in values]
 
 

@@ -1,7 +1,8 @@
 """A chart as markup that needs no script: the data are the path itself, in steps and values.
 
-A matrix maps them onto the plot. Strokes do not scale and all text is HTML placed by per cent, so one markup fits every width, and the page's
-script zooms by changing the matrix. Order: escaping, the frame, the figure, its parts.
+A matrix maps them onto the plot. Strokes do not scale and all text is HTML placed by per cent: one markup
+fits every width, and the page's script zooms by changing the matrix. Order: escaping, the frame, the figure,
+its parts.
 """
 
 from __future__ import annotations
@@ -91,12 +92,14 @@ def _axes(frame: Frame) -> str:
 
 
 def _bands(chart: Chart, frame: Frame) -> str:
-    width = 100 / max(chart.last - chart.first, 1)
-    found = (
-        f'<i data-x="{phase.first}" data-end="{phase.last}" style="{frame.left(phase.first)};'
-        f'width:{width * (phase.last - phase.first):.3f}%"><b>{text(phase.name, 60)}</b></i>'
-        for phase in chart.phases
-    )
+    found, start = [], chart.phases[0].first if chart.phases else 0
+    for phase in chart.phases:
+        width = 100 * (phase.last - start) / max(chart.last - chart.first, 1)
+        found.append(
+            f'<i data-x="{start}" data-end="{phase.last}" style="{frame.left(start)};width:{width:.3f}%">'
+            f"<b>{text(phase.name, 60) if chart.name == 'loss' else ''}</b></i>"
+        )
+        start = phase.last
     return f'<div class="bands">{"".join(found)}</div>'
 
 

@@ -180,7 +180,7 @@ def _follow(run: Run, train: list[dict[str, Any]]) -> None:
         )
     for phase, group in itertools.groupby(shares, key=lambda share: share[0]):
         steps = [share[2] for share in group]
-        run.phases.append(Phase(phase, run.phases[-1].last if run.phases else steps[0], steps[-1]))
+        run.phases.append(Phase(phase, steps[0], steps[-1]))
     for (phase, epoch), group in itertools.groupby(shares, key=lambda share: share[:2]):
         found = list(group)
         known = [(loss, weight or 1) for *_, weight, loss in found if loss is not None]

@@ -14,14 +14,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tinyllm.charts import charts, epoch_stride, told
-from tinyllm.checkpoint.metadata import Entry
+from tinyllm.checkpoint.metadata import Entry, printable
 from tinyllm.curves import amount, duration, figures, loss, size
 from tinyllm.drawing import draw, text
 from tinyllm.history import Run, section
 from tinyllm.page_script import SCRIPT
 from tinyllm.page_style import STYLE
 
-MOST_ROWS = 200  # of each table, all runs together
+MOST_ROWS = 100  # of each table, all runs together
 MOST_EPOCHS = 2000  # that the script can name
 
 
@@ -63,7 +63,7 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
     found, judged = [], math.nan
     if epoch:
         judged = epoch.loss
-        found.append(("train loss", loss(judged), f"mean of epoch {epoch.number:,}"))
+        found.append(("train loss", loss(judged), f"epoch {epoch.number:,}"))
     if run.eval_loss is not None:
         judged = run.eval_loss
         found.append(("eval loss", loss(judged), f"at step {run.series['eval/loss'][-1][0]:,}"))
@@ -147,7 +147,7 @@ def _table(
 def _events(runs: Sequence[Run]) -> str:
     most, many = max(MOST_ROWS // len(runs), 1), len(runs) > 1
     rows = [
-        [*[text(run.name)] * many, f"{event.step:,}", text(told(event)), text(event.phase)]
+        [*[text(run.name)] * many, f"{event.step:,}", text(told(event), 60), text(event.phase, 60)]
         for run in runs
         for event in run.events[-most:]
     ]
@@ -167,20 +167,26 @@ def _checkpoints(runs: Sequence[Run]) -> str:
         else:
             rows = [_checkpoint(entry, run) for entry in run.checkpoints[-most:]]
             parts.append(_table(head, rows, ["epoch", "step", "loss", "rate", "size"], caption))
+            parts += [f'<p class="note bad">{problem}</p>\n' for problem in _problems(run, most)]
     return f"<section><h2>Checkpoints</h2>{''.join(parts)}</section>\n"
 
 
 def _checkpoint(entry: Entry, run: Run) -> list[str]:
     name, about = text(entry.path.name), entry.metadata
     if entry.problem or about is None:
-        problem = text((entry.problem or "").removeprefix(f"{entry.path}: "), 400)
-        return [name, f'<span class="bad">bad: {problem}</span>', *["–"] * 4, "", "", "–"]
+        return [name, '<span class="bad">bad</span>', *["–"] * 7]
     words = ["best"] * (entry in run.best()) + ["newest"] * (entry == run.newest())
     words += ["weights only"] * entry.weights_only
     return [
         name, ", ".join(words), f"{about.epoch:,}", f"{entry.step or 0:,}", loss(about.loss),
         figures(about.learning_rate), text(about.phase), text(about.timestamp), size(entry.size),
     ]  # fmt: skip
+
+
+def _problems(run: Run, most: int) -> list[str]:
+    """Say what is wrong with the bad files, named without their directory."""
+    bad = [entry for entry in run.checkpoints[-most:] if entry.problem]
+    return [text((e.problem or "").replace(printable(e.path), e.path.name), 300) for e in bad[-20:]]
 
 
 def _settings(runs: Sequence[Run]) -> str:
@@ -200,10 +206,10 @@ def _comparison(runs: Sequence[Run], name: str) -> str:
         return ""
     rows = []
     for key in keys:
-        cells = [text(_plain(values[key])) if key in values else "–" for values in sections]
+        cells = [text(_plain(values[key]), 100) if key in values else "–" for values in sections]
         differs = ' class="differs"' if len(set(cells)) > 1 else ""
         rows.append(
-            f"<tr{differs}><th>{text(key)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
+            f"<tr{differs}><th>{text(key, 60)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
         )
     names = "".join(f"<th>{text(run.name)}</th>" for run in runs) if len(runs) > 1 else ""
     top = f"<thead><tr><th></th>{names}</tr></thead>\n" if names else ""
@@ -213,7 +219,7 @@ def _comparison(runs: Sequence[Run], name: str) -> str:
 
 def _plain(value: Any) -> str:
     if value is None:
-        return "default"
+        return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -69,7 +69,10 @@ SCRIPT = r"""
       return values.map((v) => (v ? +(v / unit).toPrecision(6) + letter : "0"));
     }
     if (most >= 1e-2 || !most) {
-      return values.map((v) => (+v.toPrecision(6)).toLocaleString("en", { maximumFractionDigits: 6 }));
+      const round = values.map((v) => +v.toPrecision(6));
+      const decimals = Math.max(...round.map((v) => (String(v).split(".")[1] || "").length));
+      const digits = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
+      return round.map((v) => (v || 0).toLocaleString("en", digits));
     }
     return values.map((v) => (v ? power(v, 4) : "0"));
   }
@@ -175,7 +178,7 @@ SCRIPT = r"""
     for (const chart of charts) {
       chart.cursor.hidden = at === null;
       if (at !== null) {
-        chart.cursor.style.left = 100 * (at - view[0]) / (view[1] - view[0]) + "%";
+        chart.cursor.style.setProperty("--share", (at - view[0]) / (view[1] - view[0]));
         chart.cursor.firstChild.textContent = about(at);
       }
       for (const line of chart.lines) {
@@ -223,7 +226,6 @@ SCRIPT = r"""
       if (event.button) return;
       from = fraction(event);
       plot.setPointerCapture(event.pointerId);
-      figure.focus({ preventScroll: true });
     });
     plot.addEventListener("pointermove", (event) => {
       const to = fraction(event);

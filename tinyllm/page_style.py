@@ -28,7 +28,7 @@ header p { margin: 0.3rem 0 0; color: var(--soft); }
 header p b { color: var(--ink); font-weight: 600; }
 section { margin-top: 2.8rem; }
 section > h2 { padding-bottom: 0.5rem; border-bottom: 1px solid var(--rule); }
-.note { color: var(--soft); font-size: 0.87rem; margin: 0.6rem 0 0; }
+.note { color: var(--soft); font-size: 0.87rem; margin: 0.6rem 0 0; overflow-wrap: anywhere; }
 .bad { color: var(--bad); }
 
 .numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(6.6rem, 1fr)); gap: 1.4rem;
@@ -38,10 +38,11 @@ section > h2 { padding-bottom: 0.5rem; border-bottom: 1px solid var(--rule); }
 .numbers b { display: block; font-size: 1.5rem; font-weight: 400; line-height: 1.3; letter-spacing: -0.02em; }
 .numbers small { color: var(--soft); font-size: 0.8rem; }
 
-.chart { margin: 1.6rem 0 0; outline: none; }
+.chart { margin: 1.9rem 0 0; outline: none; }
 .chart:focus-visible .plot { outline: 2px solid var(--run0); outline-offset: 3px; }
 figcaption { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 0.6rem; padding: 0 0 0.5rem 3.4rem;
   min-height: 2rem; }
+figcaption small:empty { display: none; }
 figcaption small { color: var(--soft); font-size: 0.8rem; }
 .legend { display: flex; flex-wrap: wrap; gap: 0 1.1rem; margin-left: auto; color: var(--soft);
   font-size: 0.8rem; }
@@ -66,8 +67,7 @@ button:focus-visible { outline: 2px solid var(--run0); outline-offset: 1px; }
 .bands i { top: 0; bottom: 0; overflow: hidden; border-left: 1px solid var(--rule); }
 .bands i:nth-child(even) { background: var(--band); }
 .bands i:first-child { border-left: 0; }
-.bands b { display: none; padding-left: 0.5em; }
-#loss .bands b { display: block; }
+.bands b { padding-left: 0.5em; }
 .y i { left: 0; right: 0; border-top: 1px solid var(--faint); }
 .y b { position: absolute; right: 100%; top: -0.78rem; padding-right: 0.6em; line-height: 1.5rem; }
 .x i { top: 100%; height: 5px; border-left: 1px solid var(--soft); }
@@ -90,7 +90,7 @@ path.raw { opacity: 0.3; }
 .run3 { --colour: var(--run3); } .run4 { --colour: var(--run4); } .run5 { --colour: var(--run5); }
 .single .eval, .single .dots { --colour: var(--eval); }
 .many path.eval { stroke-dasharray: 5 3; }
-.many .legend .eval::before { border-top-style: dashed; }
+.many .legend .eval::before { width: 1.4em; border-top-style: dashed; }
 
 .marks i.event { top: 0; bottom: 0; border-left: 1px dashed var(--soft); }
 .many .marks i.event { border-color: var(--colour); }
@@ -99,8 +99,10 @@ path.raw { opacity: 0.3; }
 .marks i.best, .marks i.newest { top: auto; width: 11px; height: 11px; margin: 0 0 -5.5px -5.5px;
   border: 2px solid var(--ink); border-radius: 50%; background: var(--paper); }
 .marks i.newest { border-radius: 0; width: 9px; height: 9px; margin: 0 0 -4.5px -4.5px; }
-.cursor { position: absolute; top: 0; bottom: 0; border-left: 1px solid var(--ink); pointer-events: none; }
-.cursor b { position: absolute; top: 100%; margin-top: 5px; transform: translateX(-50%); color: var(--paper);
+.cursor { position: absolute; top: 0; bottom: 0; left: calc(var(--share) * 100%);
+  border-left: 1px solid var(--ink); pointer-events: none; }
+.cursor b { position: absolute; top: 100%; margin-top: 5px; color: var(--paper);
+  transform: translateX(calc(var(--share) * -100%));
   background: var(--ink); padding: 0 0.5em; border-radius: 2px; z-index: 2; }
 .drag { position: absolute; top: 0; bottom: 0; background: var(--run0); opacity: 0.15; pointer-events: none; }
 
@@ -109,10 +111,10 @@ table { border-collapse: collapse; width: 100%; font-size: 0.87rem; }
 th, td { text-align: left; padding: 0.32rem 1.2rem 0.32rem 0; border-bottom: 1px solid var(--faint);
   vertical-align: top; white-space: nowrap; }
 th { color: var(--soft); font-weight: 400; }
-.settings td { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+.settings td { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
 .n { text-align: right; }
 th:last-child, td:last-child { padding-right: 0; }
-td .bad { white-space: normal; }
+td:last-child:not(.n) { width: 100%; }
 tr.differs td { font-weight: 600; }
 caption { text-align: left; color: var(--soft); padding: 0.8rem 0 0.2rem; font-size: 0.87rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 3rem; }

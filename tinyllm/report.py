@@ -45,14 +45,14 @@ def compose(directories: Sequence[Path], out: Path, refresh: bool = False) -> tu
     for directory, name in zip(directories, _names(directories), strict=True):
         try:
             runs.append(read_run(directory, name))
-        except OSError as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ReportError(_unreadable(directory, error)) from error
     done = all(run.finished for run in runs)
     follow = refresh and not done
     if len(runs) == 1:
         title, notes = runs[0].name, [runs[0].status, _logged(directories[0])]
     else:
-        title, notes = f"{len(runs)} runs", []
+        title, notes = f"{len(runs)} runs", ["laid over one another, step by step"]
     if follow:
         notes.append(f"reloads itself every {INTERVAL:g} seconds")
     content = page(runs, title, notes, int(INTERVAL) if follow else 0)
@@ -82,14 +82,14 @@ def _logged(directory: Path) -> str:
     return time.strftime("last line logged at %Y-%m-%d %H:%M:%S", moment)
 
 
-def _unreadable(directory: Path, error: OSError) -> str:
+def _unreadable(directory: Path, error: Exception) -> str:
     if not directory.exists():
         return f"{directory}: there is no such directory; name the --checkpoint-dir of a run"
     if not directory.is_dir():
         return f"{directory}: not a directory; name the --checkpoint-dir of a run"
     if isinstance(error, FileNotFoundError):
         return f"{directory}: no metrics.jsonl here, so no run has logged into this directory"
-    return f"{directory}: metrics.jsonl cannot be read: {error.strerror or error}"
+    return f"{directory}: metrics.jsonl cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def watch(directories: Sequence[Path], out: Path) -> None:
@@ -134,11 +134,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         compose(given.runs, out, refresh=given.watch)
         print(f"{out}{', written again as the run goes on; Ctrl-C ends' if given.watch else ''}", flush=True)
         if given.watch:
-            watch(given.runs, out)
-    except KeyboardInterrupt:
-        compose(given.runs, out)
+            with suppress(KeyboardInterrupt):
+                watch(given.runs, out)
+            compose(given.runs, out)  # what was shown last must not go on reloading itself
     except ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from tinyllm.checkpoint.metadata import printable
+
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     return 0
 

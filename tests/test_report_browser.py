@@ -1,0 +1,288 @@
+"""The report in a real browser, driven over Chromium's debugging pipe; skipped where there is none.
+
+Order: the browser, a run to show, the statements.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.logged_run import PHASES, log_run, save
+from tinyllm import report
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BINARY is None, reason="no chromium here")
+
+
+class Browser:
+    """One page of a headless Chromium; commands are JSON, ended by a zero byte, over two pipes."""
+
+    def __init__(self, profile: Path) -> None:
+        assert BINARY
+        theirs_in, self._out = os.pipe()
+        self._in, theirs_out = os.pipe()
+        command = [BINARY, *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
+        # Chromium speaks on its descriptors 3 and 4; a shell puts the pipes there.
+        shell = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
+        self.process = subprocess.Popen(
+            ["bash", "-c", shell, "bash", *command], pass_fds=(theirs_in, theirs_out),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._buffer, self._number, self._session = b"", 0, None
+        self.events: list[dict[str, Any]] = []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.send(f"{domain}.enable")
+
+    def close(self) -> None:
+        os.close(self._out)
+        os.close(self._in)
+        self.process.terminate()
+        self.process.wait(20)
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while (found := self._receive()).get("id") != self._number:
+            self.events.append(found)
+        assert "error" not in found, found
+        return dict(found["result"])
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            piece = os.read(self._in, 1 << 16)
+            assert piece, "the browser is gone"
+            self._buffer += piece
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        return dict(json.loads(message))
+
+    def open(self, page: Path, fragment: str = "") -> None:
+        for url in ("about:blank", page.as_uri() + fragment):  # the first, or only the fragment would change
+            self.events.clear()
+            self.send("Page.navigate", url=url)
+            while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+                self.events.append(self._receive())
+
+    def ask(self, expression: str) -> Any:
+        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """What the page threw, logged, or asked of a network."""
+        self.ask("0")
+        methods = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+        found = [event for event in self.events if event.get("method") in methods]
+        requests = [event for event in self.events if event.get("method") == "Network.requestWillBeSent"]
+        urls = [event["params"]["request"]["url"] for event in requests]
+        return found + [{"url": url} for url in urls if not url.startswith(("file:", "about:", "data:"))]
+
+    def point(self, kind: str, share: float, chart: str = "loss", **more: Any) -> None:
+        """Send a mouse event to the middle of a chart's plot, `share` of its width from the left."""
+        box = self.ask(
+            f"(() => {{ const plot = document.querySelector('#{chart} .plot');"
+            " plot.scrollIntoView({block: 'center'}); const b = plot.getBoundingClientRect();"
+            " return [b.left, b.top, b.width, b.height]; })()"
+        )
+        x, y = box[0] + share * box[2], box[1] + box[3] / 2
+        self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+
+    def drag(self, start: float, end: float) -> None:
+        pressed = {"button": "left", "buttons": 1, "clickCount": 1}
+        self.point("mousePressed", start, **pressed)
+        self.point("mouseMoved", end, **pressed)
+        self.point("mouseReleased", end, button="left", clickCount=1)
+
+    def press(self, key: str) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=key)
+
+    def show(self, width: int, *, height: int = 900, dark: bool = False, script: bool = True) -> None:
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.send("Emulation.setEmulatedMedia", features=[scheme])
+        self.send("Emulation.setScriptExecutionDisabled", value=not script)
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(
+            base64.b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=True)["data"])
+        )
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    found = Browser(tmp_path_factory.mktemp("profile"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("run")
+    log_run(directory, 2000)
+    save(directory, 20, 0.91, PHASES[0])
+    return report.write(directory)
+
+
+@pytest.fixture(autouse=True)
+def wide(browser: Browser) -> None:
+    browser.show(1200)
+
+
+AXES = "[...document.querySelectorAll('.x, .y')].map(axis => axis.textContent).join(' | ')"
+PLACES = "[...document.querySelectorAll('.x i, .y i, [data-x]')].map(i => [i.style.left, i.style.bottom])"
+VIEW = "document.querySelector('svg.data g').getAttribute('transform')"
+READ = "document.querySelector('#loss .legend [data-line=\"0\"] b').textContent"
+
+
+def test_the_dumped_page_has_its_numbers_and_charts(tmp_path):
+    lines = log_run(tmp_path / "run", 400)
+    path = report.write(tmp_path / "run")
+    command = [str(BINARY), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
+    dumped = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    evaluations = [line["eval/loss"] for line in lines if "eval/loss" in line]
+    assert f"<b>{evaluations[-1]:.4f}</b>" in dumped
+    assert dumped.count('<figure class="chart"') == 4 and dumped.count("<path class=") >= 6
+    assert "Drag to zoom" in dumped and 'class="hint" hidden' not in dumped  # so the script ran
+
+
+def test_nothing_is_thrown_logged_or_fetched(browser, page):
+    browser.open(page)
+    browser.drag(0.2, 0.5)
+    browser.point("mouseMoved", 0.4)
+    assert browser.complaints() == []
+
+
+def test_hostile_text_does_not_run(browser, tmp_path):
+    hostile = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
+    log_run(tmp_path, 20, phases=(hostile, hostile))
+    browser.open(report.write(tmp_path))
+    assert browser.ask("document.title").endswith("training report")
+    assert hostile in browser.ask("document.querySelector('.bands').textContent")
+
+
+def test_dragging_zooms_all_charts_to_the_same_steps_and_escape_goes_back(browser, page):
+    browser.open(page)
+    before = browser.ask(VIEW)
+    browser.drag(0.25, 0.5)
+    low, high = map(int, browser.ask("location.hash")[1:].split("-"))
+    assert low == pytest.approx(501, abs=3) and high == pytest.approx(1000, abs=3)
+    matrices = browser.ask("[...document.querySelectorAll('svg g')].map(g => g.getAttribute('transform'))")
+    assert len({matrix.split()[0] for matrix in matrices}) == 1 and browser.ask(VIEW) != before
+    assert f"steps {low:,} to {high:,}" in browser.ask("document.getElementById('where').textContent")
+    browser.press("Escape")
+    assert browser.ask("location.hash") == "" and browser.ask("document.getElementById('where').hidden")
+
+
+def test_the_script_draws_the_axes_that_the_page_came_with(browser, page):
+    browser.open(page)
+    names, places = browser.ask(AXES), browser.ask(PLACES)
+    browser.drag(0.3, 0.6)
+    assert browser.ask(AXES) != names
+    browser.point("mousePressed", 0.5, button="left", clickCount=2)
+    browser.press("0")
+    assert browser.ask(AXES) == names
+    for was, now in zip(places, browser.ask(PLACES), strict=True):
+        for before, after in zip(was, now, strict=True):
+            assert float(before.strip("%") or 0) == pytest.approx(float(after.strip("%") or 0), abs=0.01)
+
+
+def test_pointing_reads_off_the_logged_value(browser, tmp_path):
+    lines = log_run(tmp_path, 101)
+    browser.open(report.write(tmp_path))
+    rest = browser.ask(READ)
+    browser.point("mouseMoved", 0.5)
+    step = int(browser.ask("document.querySelector('#loss .cursor').textContent").split()[1])
+    logged = next(line["train/loss"] for line in lines if line["step"] == step and "train/loss" in line)
+    assert float(browser.ask(READ)) == pytest.approx(logged, rel=1e-3)
+    assert browser.ask("[...document.querySelectorAll('.cursor')].every(c => !c.hidden)")
+    browser.send("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
+    assert browser.ask(READ) == rest
+
+
+def test_the_keyboard_reads_zooms_and_is_heard(browser, page):
+    browser.open(page)
+    browser.ask("document.getElementById('gradient').focus()")
+    browser.press("Home")
+    browser.press("ArrowRight")
+    assert browser.ask("document.getElementById('spoken').textContent").startswith("step 21 · epoch 1: step ")
+    browser.press("+")
+    low, high = map(int, browser.ask("location.hash")[1:].split("-"))
+    assert high - low == pytest.approx(1000, abs=2) and low == 11
+
+
+def test_the_wheel_zooms_only_a_chart_in_focus(browser, page):
+    browser.open(page)
+    wheel = "mouseWheel"
+    browser.point(wheel, 0.5, deltaX=0, deltaY=-100)
+    assert browser.ask("location.hash") == ""
+    browser.ask("document.getElementById('loss').focus()")
+    browser.point(wheel, 0.5, deltaX=0, deltaY=-100)
+    assert browser.ask("location.hash") != ""
+
+
+def test_a_logarithmic_axis_keeps_the_values(browser, page):
+    browser.open(page)
+    browser.point("mouseMoved", 0.5)
+    value, linear = browser.ask(READ), browser.ask(VIEW)
+    toggle = "document.querySelector('#loss button.log').click()"
+    browser.ask(toggle)
+    assert browser.ask(VIEW) != linear and browser.ask(READ) == value
+    browser.ask(toggle)
+    browser.drag(0.3, 0.5)
+    assert browser.ask("document.querySelector('#loss path.dots').getAttribute('d')").count("h0") == 40
+
+
+def test_a_zoomed_view_survives_a_reload(browser, page):
+    browser.open(page, "#500-900")
+    assert "steps 500 to 900" in browser.ask("document.getElementById('where').textContent")
+
+
+def test_a_telephone_needs_no_sideways_scrolling(browser, page):
+    browser.show(390)
+    browser.open(page)
+    browser.point("mouseMoved", 0.98)
+    assert browser.ask("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_light_and_dark_follow_the_reader(browser, page):
+    colours = []
+    for dark in (False, True):
+        browser.show(1200, dark=dark)
+        browser.open(page)
+        colours.append(
+            browser.ask("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+        )
+    assert min(colours[0]) > 200 and max(colours[1]) < 50
+
+
+def test_an_empty_run_is_a_page_without_errors(browser, tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    browser.open(report.write(tmp_path))
+    assert "No step has been logged" in browser.ask("document.body.innerText")
+    assert browser.complaints() == []
