@@ -221,6 +221,14 @@ def test_a_pipe_or_a_directory_under_a_checkpoint_name_is_a_bad_entry(tmp_path):
         assert manager.get_last_checkpoint() is None
 
 
+def test_a_new_file_never_takes_the_place_of_one_nor_follows_a_link(tmp_path):
+    (tmp_path / "precious").write_bytes(b"1")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    for name in ("precious", "link"):
+        with pytest.raises(FileExistsError):
+            Disk().create(tmp_path / name)
+
+
 # ---- platforms that offer less
 
 
