@@ -61,6 +61,7 @@ def shown(directory: Path) -> Page:
 def test_a_run_of_100_000_steps_stays_under_the_limit(tmp_path):
     log_run(tmp_path, 100_000)
     assert 100_000 < report.write(tmp_path).stat().st_size < LIMIT
+    assert "the least and the greatest value of every 50 steps" in Page(tmp_path / "report.html").words
 
 
 def test_many_runs_stay_under_the_limit(tmp_path):

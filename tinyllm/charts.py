@@ -127,15 +127,30 @@ def epoch_stride(run: Run) -> int:
     return next((stride for stride in strides if stride >= least), 100_000)
 
 
+def column_width(run: Run) -> int:
+    """Return of how many steps only the least and the greatest value is drawn, on a page of one run."""
+    columns = _columns(_share(1))
+    return -(-run.steps // columns) if len(run.series["train/loss"]) > 2 * columns else 1
+
+
+def _share(runs: int) -> int:
+    """Return how many points one run may have in one chart."""
+    return max(POINTS // (4 * runs), 100)
+
+
+def _columns(share: int) -> int:
+    return share * 4 // 10
+
+
 def _lines(runs: Sequence[Run], tag: str, label: str) -> list[Line]:
     """Return every step faintly and a running median strongly; a short or smooth series as it is."""
     found = []
-    share = max(POINTS // (4 * len(runs)), 100)
+    share = _share(len(runs))
     for number, run in enumerate(runs):
         series, colour = run.series[tag], number % COLOURS
         name = printable(run.name)[:60] if len(runs) > 1 else ""
         window = len(series) // 80 if tag != "train/lr" else 0
-        raw = decimate(series, share * 4 // 10)
+        raw = decimate(series, _columns(share))
         if window < 3:
             found.append(Line(colour, "trend", name or label, raw))
         else:

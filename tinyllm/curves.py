@@ -111,7 +111,7 @@ def labels(values: Sequence[float]) -> list[str]:
     if most >= 1e-2 or not most:
         decimals = max((len(f"{value:.6g}".partition(".")[2]) for value in values), default=0)
         return [f"{value + 0.0:,.{decimals}f}" for value in values]
-    return [_power(value, 3) if value else "0" for value in values]
+    return [_power(value, 5) if value else "0" for value in values]
 
 
 # ---- numbers

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tinyllm.charts import charts, epoch_stride, told
+from tinyllm.charts import charts, column_width, epoch_stride, told
 from tinyllm.checkpoint.metadata import Entry, printable
 from tinyllm.curves import amount, duration, figures, loss, size
 from tinyllm.drawing import draw, text
@@ -112,6 +112,8 @@ def _curves(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         stride = epoch_stride(runs[0])
         ends = f"Short ticks: the end of every {f'{stride:,}th ' if stride > 1 else ''}epoch. "
+        if (width := column_width(runs[0])) > 1:
+            ends += f"The faint lines join the least and the greatest value of every {width:,} steps. "
     return (
         f'<section id="curves" data-first="{drawn[0].first}" data-last="{drawn[0].last}">\n'
         f"<h2>Curves</h2>{warning}"

@@ -74,7 +74,7 @@ SCRIPT = r"""
       const digits = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
       return round.map((v) => (v || 0).toLocaleString("en", digits));
     }
-    return values.map((v) => (v ? power(v, 4) : "0"));
+    return values.map((v) => (v ? power(v, 6) : "0"));
   }
   const power = (v, digits) => (+v.toPrecision(digits)).toExponential().replace("+", "");
   function figures(v) {

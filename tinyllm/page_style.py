@@ -72,7 +72,7 @@ button:focus-visible { outline: 2px solid var(--run0); outline-offset: 1px; }
 .y b { position: absolute; right: 100%; top: -0.78rem; padding-right: 0.6em; line-height: 1.5rem; }
 .x i { top: 100%; height: 5px; border-left: 1px solid var(--soft); }
 .x b { position: absolute; top: 5px; left: 0; transform: translateX(-50%); }
-.step { position: absolute; right: 100%; top: 100%; margin-top: 5px; padding-right: 0.6em; }
+.step { position: absolute; right: 100%; top: 100%; margin-top: 5px; padding-right: 1.6em; }
 #where { position: sticky; top: 0; z-index: 3; margin: 0; padding: 0.5rem 0; background: var(--paper);
   text-align: right; font-size: 0.87rem; }
 svg { position: absolute; left: 0; width: 100%; pointer-events: none; }
