@@ -228,6 +228,25 @@ def test_the_first_adam_step_is_the_learning_rate_against_the_gradients_sign():
     assert not grads.any()
 
 
+def adam_without_gradient(moment: float, gradient: float = 0.0) -> tuple[Array, Array, Array]:
+    params, grads, m, v = np.ones((4, 100), np.float32)
+    grads[:], m[:], v[:] = gradient, moment, moment
+    kernels.adam_(params, grads, m, v, 0.1, 0.9, 0.999, 1e-8, 0.1, 0.001, 0.0, 1.0)
+    return params, m, v
+
+
+def test_adam_leaves_no_subnormal_moments_behind():
+    _, m, v = adam_without_gradient(moment=1.2e-38)
+    assert not m.any() and not v.any()
+    _, m, v = adam_without_gradient(moment=1e-37)
+    assert m.all() and v.all()
+
+
+def test_adam_hides_no_nan():
+    for row in adam_without_gradient(moment=0.0, gradient=np.nan):
+        assert np.isnan(row).all()
+
+
 def test_an_array_with_gaps_is_refused():
     with pytest.raises(ValueError, match="contiguous"):
         kernels.add_(random(4, 4).T, random(4, 4))
