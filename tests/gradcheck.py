@@ -1,4 +1,4 @@
-"""One checker for every backward: the central difference in float64, along random directions and by element."""
+"""One checker for every backward: central differences in float64."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tinyllm.config import Config, ModelConfig
 from tinyllm.layers import dropout
 from tinyllm.schedule import Schedule
 from tinyllm.state import TrainState, Workspace, layout_of
-from tinyllm.tokenizer import CharTokenizer, Tokenizer
+from tinyllm.text.tokenizer import CharTokenizer, Tokenizer
 
 V = 11
 

@@ -17,14 +17,18 @@ from tinyllm.metrics import Metrics
 from tinyllm.state import TrainState
 from tinyllm.step import Engine
 
-FACTS = [
-    f"{name}是{kind}。" for name, kind in
-    [("月亮", "卫星"), ("太阳", "恒星"), ("地球", "行星"), ("火星", "红色的行星"), ("水", "液体"), ("铁", "金属"),
-     ("氧", "气体"), ("松树", "植物"), ("鲸", "哺乳动物"), ("诗", "文学")]
-]  # fmt: skip
-CHATS = [f"用户：{name}是什么？助手：{name}是{kind}。" for name, kind in (("月亮", "卫星"), ("铁", "金属"), ("水", "液体"))]
+KINDS = {
+    "月亮": "卫星", "太阳": "恒星", "地球": "行星", "火星": "红色的行星", "水": "液体", "铁": "金属",
+    "氧": "气体", "松树": "植物", "鲸": "哺乳动物", "诗": "文学",
+}  # fmt: skip
+FACTS = [f"{name}是{kind}。" for name, kind in KINDS.items()]
+CHATS = [f"用户：{name}是什么？助手：{name}是{KINDS[name]}。" for name in ("月亮", "铁", "水")]
 CHATS += ["User: Who are you? Assistant: A model.", "User: Two and two? Assistant: Four."]
 SMALL = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=12)
+
+
+TINY = Config(SMALL, TrainConfig(batch_size=4, epochs=2), DataConfig(vocab_size=300))
+OFTEN = SaveRhythm(steps=1)
 
 
 class KilledError(Exception):
@@ -51,12 +55,12 @@ class Run:
     """A run in a directory: `go` starts it or goes on with it."""
 
     directory: Path
-    config: Config = Config(SMALL, TrainConfig(batch_size=4, epochs=2), DataConfig(vocab_size=300))
+    config: Config = TINY
     strategy: str = "best-and-last"
     workers: int = 1
     asynchronous: bool = True
     keep_best_n: int = 3
-    rhythm: SaveRhythm = SaveRhythm(steps=1)
+    rhythm: SaveRhythm = OFTEN
     phases: tuple[str, ...] = ("pretraining", "instruction_tuning")
     watcher: Silent = field(default_factory=Silent)
 
@@ -103,7 +107,9 @@ class Run:
                 )
             train = state.config.train
             with Team(min(self.workers, train.batch_size)) as team, Metrics(self.directory) as lines:
-                engine = Engine(state.config.model, state.tokenizer.vocab_size, train.batch_size, state.layout, team)
+                engine = Engine(
+                    state.config.model, state.tokenizer.vocab_size, train.batch_size, state.layout, team
+                )
                 for workspace in engine.workspaces:
                     workspace.poison(np.nan)
                 loop = Loop(state, datasets, engine, manager, lines, self.watcher, self.rhythm, stop)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.models import full_logits, random_model
-from tinyllm.beam import beam_search, log_softmax
 from tinyllm.config import ModelConfig
-from tinyllm.decode import Cache, extend
-from tinyllm.sampling import SamplingError
+from tinyllm.inference.beam import beam_search, log_softmax
+from tinyllm.inference.decode import Cache, extend
+from tinyllm.inference.sampling import SamplingError
 
 END, WORDS, LONGEST = 2, 2, 4
 CONFIG = ModelConfig(n_layer=1, n_head=2, n_embd=6, block_size=8)

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from tests.models import chain_of, chain_state, random_state, saved
 from tinyllm import chat
 from tinyllm.config import ModelConfig
-from tinyllm.conversation import Conversation, answer, until_marker
-from tinyllm.dialogue import STOP_MARKERS, Turn, encode, parse, prompt_for
-from tinyllm.inference import LanguageModel
-from tinyllm.settings import GREEDY, Sampling
-from tinyllm.texts import Texts
-from tinyllm.tokenizer import BPETokenizer
+from tinyllm.inference.conversation import Conversation, answer, until_marker
+from tinyllm.inference.language_model import LanguageModel
+from tinyllm.inference.settings import GREEDY, Sampling
+from tinyllm.text.dialogue import STOP_MARKERS, Turn, encode, parse, prompt_for
+from tinyllm.text.texts import Texts
+from tinyllm.text.tokenizer import BPETokenizer
 
 ROOT = Path(__file__).parents[1]
 KNOWN = "用户助手嗨天气UserAsitan: \n"
@@ -157,7 +157,7 @@ def test_a_conversation_goes_on_as_one_that_is_taken_up_anew(seed):
 
 
 def test_only_what_is_new_in_a_conversation_is_computed(monkeypatch):
-    from tinyllm import inference
+    from tinyllm.inference import language_model as inference
 
     lengths, real = [], inference.extend
 

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyllm.config import DataConfig
-from tinyllm.data import Dataset, prepare
-from tinyllm.dialogue import Segment
-from tinyllm.files import DataError
-from tinyllm.packing import pack, stream_window, stream_windows
-from tinyllm.texts import Text, Texts
-from tinyllm.tokens import HEADER, Tokens, load, write
+from tinyllm.text.batches import Dataset, prepare
+from tinyllm.text.dialogue import Segment
+from tinyllm.text.files import DataError
+from tinyllm.text.packing import pack, stream_window, stream_windows
+from tinyllm.text.texts import Text, Texts
+from tinyllm.text.tokens import HEADER, Tokens, load, write
 
 
 class Characters:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.models import V, full_logits, random_model
 from tinyllm.config import ModelConfig
-from tinyllm.decode import Cache, extend, kept
+from tinyllm.inference.decode import Cache, extend, kept
 
 FAST = settings(max_examples=40)
 seeds = st.integers(0, 2**32 - 1)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllm.dialogue import STOP_MARKERS, Segment, Turn, encode, parse, prompt_for, render, stripped
+from tinyllm.text.dialogue import STOP_MARKERS, Segment, Turn, encode, parse, prompt_for, render, stripped
 
 WORDS = st.text(st.sampled_from("ab 你好，？:"), max_size=8)
 TURNS = st.lists(st.builds(Turn, st.sampled_from(["system", "user", "assistant"]), WORDS), max_size=6).map(

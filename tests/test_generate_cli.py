@@ -16,12 +16,12 @@ import pytest
 
 from tests.models import chain_of, chain_state, random_state, saved
 from tinyllm import generate
-from tinyllm.beam import beam_search
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy, export_weights
 from tinyllm.config import ModelConfig
-from tinyllm.inference import LanguageModel, begins_texts, load
-from tinyllm.settings import GREEDY
-from tinyllm.tokenizer import BPETokenizer
+from tinyllm.inference.beam import beam_search
+from tinyllm.inference.language_model import LanguageModel, begins_texts, load
+from tinyllm.inference.settings import GREEDY
+from tinyllm.text.tokenizer import BPETokenizer
 
 SMALL = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=12)
 ROOT = Path(__file__).parents[1]
@@ -111,7 +111,7 @@ def test_the_same_seed_draws_the_same_text_and_another_another(wild):
 
 
 def test_the_repetition_penalty_counts_prompt_and_text_but_not_their_end(abc, monkeypatch):
-    from tinyllm import inference
+    from tinyllm.inference import language_model as inference
 
     seen, real = [], inference.distribution
 

@@ -40,7 +40,7 @@ def drop_of(rate: float, count: int) -> dropout.Address:
 
 @FAST
 @given(N=small, C=small, O=small, seed=seeds)
-def test_linear_backward_is_the_derivative(N, C, O, seed):  # noqa: E741
+def test_linear_backward_is_the_derivative(N, C, O, seed):
     rng = np.random.default_rng(seed)
     x, weight, dy = rng.standard_normal((N, C)), rng.standard_normal((O, C)), rng.standard_normal((N, O))
     y, dx, dweight = np.empty((N, O)), np.full((N, C), np.nan), np.zeros((O, C))

@@ -19,11 +19,11 @@ from tinyllm import model, step
 from tinyllm.arena import Array
 from tinyllm.comm import Team
 from tinyllm.config import Config, ModelConfig, TrainConfig
-from tinyllm.data import Batch
 from tinyllm.schedule import Schedule
 from tinyllm.state import TrainState, layout_of
 from tinyllm.step import Engine, Step
-from tinyllm.tokenizer import CharTokenizer
+from tinyllm.text.batches import Batch
+from tinyllm.text.tokenizer import CharTokenizer
 
 with np.load(Path(__file__).parent / "golden" / "parity.npz") as file:
     GOLDEN: dict[str, Array] = dict(file)

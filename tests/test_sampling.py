@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyllm.config import ConfigError
+from tinyllm.inference.sampling import SamplingError, distribution, draw
+from tinyllm.inference.settings import GREEDY, Sampling
 from tinyllm.rng import generator
-from tinyllm.sampling import SamplingError, distribution, draw
-from tinyllm.settings import GREEDY, Sampling
 
 # Few different values, so that ties are common.
 logits_lists = st.lists(st.integers(-6, 6).map(lambda i: i / 2), min_size=1, max_size=12)

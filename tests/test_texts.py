@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllm import bpe, files
-from tinyllm.dialogue import Segment
-from tinyllm.files import DataError
-from tinyllm.texts import Text, Texts, digest, natural, strings, training_sample
+from tinyllm.text import bpe, files
+from tinyllm.text.dialogue import Segment
+from tinyllm.text.files import DataError
+from tinyllm.text.texts import Text, Texts, digest, natural, strings, training_sample
 
 
 @pytest.fixture

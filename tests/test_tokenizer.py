@@ -20,9 +20,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tinyllm import bpe, tokenizer
-from tinyllm.bpe import Pair, apply_merges, last_safe_cut, learn_merges, split
-from tinyllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, TokenizerError, train_bpe, train_char
+from tinyllm.text import bpe, tokenizer
+from tinyllm.text.bpe import Pair, apply_merges, last_safe_cut, learn_merges, split
+from tinyllm.text.tokenizer import (
+    BPETokenizer,
+    CharTokenizer,
+    Tokenizer,
+    TokenizerError,
+    train_bpe,
+    train_char,
+)
 
 PROSE = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in "
@@ -198,7 +205,7 @@ def test_of_very_many_chunks_the_commonest_are_kept(monkeypatch: pytest.MonkeyPa
 
 def test_training_does_not_depend_on_the_hash_seed() -> None:
     program = (
-        "import sys; from tinyllm.tokenizer import train_bpe, train_char; text = sys.argv[1]; "
+        "import sys; from tinyllm.text.tokenizer import train_bpe, train_char; text = sys.argv[1]; "
         "print(train_bpe([text], 600).fingerprint(), train_char([text]).fingerprint())"
     )
     expected = f"{TRAINED.fingerprint()} {train_char([PROSE]).fingerprint()}\n"

@@ -5,6 +5,7 @@ Order: sources, a fresh run, a resumed run, what a resume may change, the enviro
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import platform
@@ -16,13 +17,15 @@ from typing import Any
 import numba
 import numpy as np
 
+from tinyllm import model
+from tinyllm.arena import Layout
 from tinyllm.checkpoint.store import LOCK_NAME
 from tinyllm.config import PHASES, Config, ConfigError, flag, replace
-from tinyllm.data import Dataset, prepare
 from tinyllm.phases import enter_phase, floor_rate, phase_schedule, phase_steps
-from tinyllm.state import Sources, TrainState
-from tinyllm.texts import Texts, strings, training_sample
-from tinyllm.tokenizer import train_bpe, train_char
+from tinyllm.state import Sources, TrainState, layout_of
+from tinyllm.text.batches import Dataset, prepare
+from tinyllm.text.texts import Texts, strings, training_sample
+from tinyllm.text.tokenizer import Tokenizer, train_bpe, train_char
 
 BUNDLED = {"pretraining": "bundled:pretraining.json", "instruction_tuning": "bundled:chat.json"}
 # Changing these would make the checkpoint's cursor, shapes or records meaningless: that is another run.
@@ -34,7 +37,7 @@ FIXED = {
 Notice = Callable[[str], None]
 
 
-class DataMismatch(RuntimeError):
+class DataMismatchError(RuntimeError):
     """The texts are not those of the checkpoint."""
 
 
@@ -53,13 +56,27 @@ def open_texts(config: Config, phase: str, sources: list[str]) -> Texts:
 
 
 def open_dataset(
-    config: Config, phase: str, sources: list[str], tokenizer: Any, directory: Path, notice: Notice
+    config: Config, phase: str, sources: list[str], tokenizer: Tokenizer, directory: Path, notice: Notice
 ) -> Dataset:
     """Return a phase's tokens, from the cache in `directory` where it fits."""
     texts = open_texts(config, phase, sources)
-    dataset = prepare(
-        texts, tokenizer, config.data, config.model.block_size, config.train.seed, directory / "data", phase
-    )
+    try:
+        dataset = prepare(
+            texts,
+            tokenizer,
+            config.data,
+            config.model.block_size,
+            config.train.seed,
+            directory / "data",
+            phase,
+        )
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OSError(
+            f"{directory / 'data'}: the tokens of {phase} cannot be kept here: {error.strerror or error}; "
+            f"free some space, or give another --checkpoint-dir"
+        ) from error
     for text in texts.notices:
         notice(text)
     return dataset
@@ -70,19 +87,43 @@ def fresh(config: Config, sources: dict[str, list[str]], directory: Path, notice
     """Return a new run over the phases of `sources`, its tokenizer trained on all their texts."""
     texts = [open_texts(config, phase, paths) for phase, paths in sources.items()]
     if config.data.tokenizer == "char":
-        tokenizer = train_char(string for each in texts for string in strings(each))
+        tokenizer: Tokenizer = train_char(string for each in texts for string in strings(each))
     else:
         tokenizer = train_bpe((s for each in texts for s in training_sample(each)), config.data.vocab_size)
     datasets = {
         phase: open_dataset(config, phase, paths, tokenizer, directory, notice)
         for phase, paths in sources.items()
     }
+    _check_memory(memory_needed(config, tokenizer.vocab_size))
     first = next(iter(sources))
     state = TrainState.fresh(
         config, tokenizer, phase_schedule(config.train, datasets[first].windows, 0), tuple(sources)
     )
     state.sources = {phase: Sources(paths, datasets[phase].fingerprint) for phase, paths in sources.items()}
     return state, datasets
+
+
+def memory_needed(config: Config, V: int) -> int:
+    """Return about how many bytes training takes: state, gradient, a snapshot, one batch's activations."""
+
+    def of(layers: int) -> int:
+        shape = dataclasses.replace(config.model, n_layer=layers)
+        B = config.train.batch_size
+        batch = Layout(model.acts(shape, V, B)).size + Layout(model.scratch(shape, V, B)).size
+        return 4 * (7 * layout_of(shape, V).size + batch)
+
+    return of(1) + (config.model.n_layer - 1) * (of(2) - of(1))
+
+
+def _check_memory(needed: int) -> None:
+    if not hasattr(os, "sysconf"):
+        return
+    held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > held:
+        raise MemoryError(
+            f"this model with this batch needs about {needed / 1e9:,.1f} GB of memory, the machine has "
+            f"{held / 1e9:,.1f}; choose a smaller --n-embd, --n-layer, --block-size or --batch-size"
+        )
 
 
 def resumed(
@@ -92,12 +133,17 @@ def resumed(
     """Prepare a loaded `state` to go on, with `changes` to its config; return the data it still needs.
 
     `sources` are the texts named on the command line; the checkpoint's own are used otherwise.
-    Raises ConfigError for a change that cannot be, DataMismatch for texts other than the checkpoint's.
+    Raises ConfigError for a change that cannot be, DataMismatchError for texts other than the checkpoint's.
     """
     if phase is not None and phase not in state.phases:
         state.phases = tuple(p for p in PHASES if p in (*state.phases, phase))
     current = phase or state.progress.phase
     needed = state.phases[state.phases.index(current) :]
+    for name, paths in sources.items():
+        if name not in state.phases:
+            raise ConfigError(f"{', '.join(paths)}: this run has no {name}; --phase {name} adds it")
+        if name not in needed and paths != state.sources[name].paths:
+            notice(f"note: {name} is over, its texts are not read; --phase {name} goes back to it")
     config = changed_config(state, changes, notice)
     datasets = {}
     for name in needed:
@@ -106,10 +152,10 @@ def resumed(
         datasets[name] = dataset = open_dataset(config, name, paths, state.tokenizer, directory, notice)
         if stored and stored.fingerprint != dataset.fingerprint:
             if not allow_new_data:
-                raise DataMismatch(
-                    f"{name}: the texts in {', '.join(paths)} are not those of the checkpoint (found fingerprint "
-                    f"{dataset.fingerprint[:12]}, expected {stored.fingerprint[:12]}); give the same texts, or "
-                    f"--allow-new-data to train on these"
+                raise DataMismatchError(
+                    f"{name}: the texts in {', '.join(paths)} are not those of the checkpoint "
+                    f"(fingerprint: found {dataset.fingerprint[:12]}, expected {stored.fingerprint[:12]}); give the same texts, "
+                    f"or --allow-new-data to train on these"
                 )
             notice(f"{name}: new texts; the epoch that was under way begins again on them")
             if name == state.progress.phase:
@@ -125,6 +171,7 @@ def resumed(
 
 def changed_config(state: TrainState, changes: dict[str, dict[str, Any]], notice: Notice) -> Config:
     """Return the state's config with `changes`, each told as `old -> new`."""
+    told = []
     for section, values in changes.items():
         for name, value in values.items():
             old = getattr(getattr(state.config, section), name)
@@ -135,11 +182,14 @@ def changed_config(state: TrainState, changes: dict[str, dict[str, Any]], notice
                     f"{flag(name)} {value}: the checkpoint has {old}, and this cannot change within a run; "
                     f"drop {flag(name)}, or start a new run in another --checkpoint-dir"
                 )
-            notice(f"{flag(name)}: {old} -> {value}")
+            told.append(f"{flag(name)}: {old} -> {value}")
     if "epochs" in changes["train"] and state.config.train.max_steps and "max_steps" not in changes["train"]:
         changes = {**changes, "train": {**changes["train"], "max_steps": None}}
-        notice("--epochs takes the place of the checkpoint's --max-steps")
-    return replace(state.config, changes)
+        told.append("--epochs takes the place of the checkpoint's --max-steps")
+    config = replace(state.config, changes)
+    for text in told:
+        notice(text)
+    return config
 
 
 def _continue_phase(state: TrainState, previous: Config, windows: int) -> None:

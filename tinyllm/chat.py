@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tinyllm import __version__, command
 from tinyllm.config import ConfigError
-from tinyllm.settings import (
+from tinyllm.inference.settings import (
     OPTIONS,
     Sampling,
     add_model_arguments,
@@ -29,7 +29,7 @@ from tinyllm.settings import (
 from tinyllm.threads import set_blas_threads
 
 if TYPE_CHECKING:
-    from tinyllm.conversation import Conversation
+    from tinyllm.inference.conversation import Conversation
 
 DEFAULTS = Sampling(temperature=0.7, top_p=0.9)
 DESCRIPTION = """\
@@ -79,8 +79,8 @@ def main(
 
 
 def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> int:
-    from tinyllm.conversation import Conversation
-    from tinyllm.inference import load
+    from tinyllm.inference.conversation import Conversation
+    from tinyllm.inference.language_model import load
 
     question = None if args.prompt is None else command.text_of(args.prompt, stdin).strip()
     if question == "":
@@ -133,7 +133,7 @@ class Chat:
 
     def hear(self, line: str) -> bool:
         """Do what a line asks for; return whether to go on."""
-        from tinyllm.tokenizer import TokenizerError
+        from tinyllm.text.tokenizer import TokenizerError
 
         line = line.encode(errors="replace").decode().strip()  # what was no UTF-8 becomes ?
         if found := re.fullmatch(r"[:：]\s*([A-Za-z]\w*)\s*(.*)", line, re.DOTALL):
@@ -224,7 +224,7 @@ class Chat:
 
 def transcript(conversation: Conversation, suffix: str) -> str:
     """Return all turns: .json and .jsonl as `tinyllm.train --chat-data` reads them, else as text."""
-    from tinyllm.dialogue import render
+    from tinyllm.text.dialogue import render
 
     turns = conversation.turns
     entry = {"messages": [{"role": turn.role, "content": turn.content} for turn in turns]}

@@ -84,7 +84,7 @@ class TrainConfig(_Section):
 
     batch_size: int = _option(8, "sequences per micro-batch", low=1)
     accumulate: int = _option(1, "micro-batches summed before each update", low=1)
-    epochs: int = _option(30, "passes over the data, in each phase", low=1)
+    epochs: int = _option(20, "passes over the data, in each phase", low=1)
     max_steps: int | None = _option(None, "updates in each phase; takes the place of --epochs", low=1)
     lr: float = _option(1e-3, "peak learning rate", above=0.0)
     min_lr: float | None = _option(

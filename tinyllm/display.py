@@ -91,7 +91,8 @@ class Lines:
             )
             row += f"  {other[0]} {other[1]:7.4f}"
         if step is not None:
-            row += f"  lr {step.lr:.2e}  |g| {step.grad_norm:6.3f}  {speed:8,.0f} tok/s  ETA {self._eta(state):>6}"
+            row += f"  lr {step.lr:.2e}  |g| {step.grad_norm:6.3f}"
+            row += f"  {speed:8,.0f} tok/s  ETA {self._eta(state):>6}"
         return row
 
     def _eta(self, state: TrainState) -> str:
@@ -110,8 +111,8 @@ class Bar(Lines):
         self.console = Console(highlight=False, soft_wrap=True)
         super().__init__()
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[now]}"),
-            TimeRemainingColumn(), console=self.console, transient=True,
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("{task.fields[now]}"), TimeRemainingColumn(), console=self.console, transient=True,
         )  # fmt: skip
         self.bar.start()
         self.task: Any = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from tinyllm import __version__, command
 from tinyllm.config import ConfigError
-from tinyllm.settings import (
+from tinyllm.inference.settings import (
     Sampling,
     add_model_arguments,
     add_sampling_arguments,
@@ -26,7 +26,7 @@ from tinyllm.threads import set_blas_threads
 
 if TYPE_CHECKING:
     from tinyllm.arena import Array
-    from tinyllm.inference import LanguageModel
+    from tinyllm.inference.language_model import LanguageModel
 
 DEFAULTS = Sampling(temperature=0.8, top_p=0.95)
 DESCRIPTION = """\
@@ -96,7 +96,7 @@ def main(
 
 
 def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> int:
-    from tinyllm.inference import load
+    from tinyllm.inference.language_model import load
 
     def note(text: str) -> None:
         print(f"note: {text}", file=err, flush=True)
@@ -124,7 +124,7 @@ def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> i
 
 def _pieces(args: argparse.Namespace, model: LanguageModel, prompt: Array, number: int) -> Iterable[str]:
     if args.beams > 1:
-        from tinyllm.beam import beam_search
+        from tinyllm.inference.beam import beam_search
 
         found = beam_search(
             model.params, model.config, prompt, model.tokenizer.end_of_text, args.beams, args.max_tokens,

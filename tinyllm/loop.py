@@ -17,11 +17,11 @@ from typing import Protocol
 import numpy as np
 
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, Save
-from tinyllm.data import Dataset
 from tinyllm.metrics import Metrics
 from tinyllm.phases import enter_phase, phase_steps, steps_per_epoch
 from tinyllm.state import TrainState
 from tinyllm.step import Engine, Step
+from tinyllm.text.batches import Dataset
 
 
 class Watcher(Protocol):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,15 +32,28 @@ class Metrics:
             name.replace("__", "/"): None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
         }
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        with self._named():
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def flush(self) -> None:
         """Hand buffered lines to the operating system, so that a killed process keeps them."""
-        self._file.flush()
+        with self._named():
+            self._file.flush()
 
     def close(self) -> None:
         """Flush and close the file."""
-        self._file.close()
+        with self._named():
+            self._file.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Let an OSError, which knows no name when a write fails, say which file it is."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"{self.path}: cannot be written: {error.strerror or error}; free some space"
+            ) from error
 
     def __enter__(self) -> Metrics:
         return self

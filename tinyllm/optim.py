@@ -6,6 +6,8 @@ arXiv:1711.05101) on matrices only; clipping after Pascanu et al. 2012, arXiv:12
 
 from __future__ import annotations
 
+import itertools
+
 from tinyllm.arena import ALIGNMENT, Array, Layout
 from tinyllm.config import TrainConfig
 from tinyllm.kernels import adam_
@@ -15,7 +17,7 @@ def slices(size: int, parts: int) -> list[slice]:
     """Cut `size` elements into `parts` slices whose borders are cache lines."""
     lines = -(-size // ALIGNMENT)
     borders = [min(lines * i // parts * ALIGNMENT, size) for i in range(parts + 1)]
-    return [slice(a, b) for a, b in zip(borders, borders[1:], strict=False)]
+    return [slice(a, b) for a, b in itertools.pairwise(borders)]
 
 
 def clip_factor(norm: float, limit: float) -> float:

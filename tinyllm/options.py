@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--checkpoint-dir", default="checkpoints", metavar="DIR", help="(default: checkpoints)")
     keep.add_argument(
         "--strategy", default="best-and-last", metavar="NAME",
-        help="best, last, periodic:N, best-and-last or best-and-periodic:N, N in epochs (default: best-and-last)",
+        help="best, last, periodic:N, best-and-last (the default) or best-and-periodic:N, with N in epochs",
     )  # fmt: skip
     keep.add_argument(
         "--keep-best-n", type=int, default=3, metavar="N", help="best checkpoints kept a phase (default: 3)"
@@ -101,6 +101,10 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--data is all there is to train on: drop --pretraining-data and --chat-data")
     if args.data and args.phase == "instruction_tuning":
         raise ConfigError("--data is for pretraining: give --chat-data for instruction tuning")
+    if args.pretraining_data and args.phase == "instruction_tuning":
+        raise ConfigError("--phase instruction_tuning reads no --pretraining-data: drop one of them")
+    if args.chat_data and args.phase == "pretraining" and not args.resuming:
+        raise ConfigError("--phase pretraining reads no --chat-data: drop one of them")
     if args.resume_from and args.resume_best:
         raise ConfigError("--resume-from and --resume-best name different checkpoints: give one of them")
     if args.resuming and args.fresh:

@@ -38,8 +38,8 @@ def write(directory: Path) -> Path:
 
 def compose(directories: Sequence[Path], out: Path, refresh: bool = False) -> tuple[Path, bool]:
     """Write the report of some runs to `out`; return it and whether all runs are finished."""
-    from tinyllm.history import read_run
-    from tinyllm.page import page
+    from tinyllm.page.history import read_run
+    from tinyllm.page.html import page
 
     runs = []
     for directory, name in zip(directories, _names(directories), strict=True):

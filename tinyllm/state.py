@@ -20,7 +20,7 @@ from tinyllm.arena import Array, Layout, aligned_empty
 from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, from_fields
 from tinyllm.schedule import Schedule
 from tinyllm.stopping import EarlyStopping
-from tinyllm.tokenizer import Tokenizer
+from tinyllm.text.tokenizer import Tokenizer
 
 ROLES = ("params", "m", "v")
 
@@ -65,7 +65,7 @@ class TrainState:
     schedule: Schedule
     phases: tuple[str, ...]
     progress: Progress = field(default_factory=Progress)
-    stopping: EarlyStopping = EarlyStopping()
+    stopping: EarlyStopping = field(default_factory=EarlyStopping)
     sources: dict[str, Sources] = field(default_factory=dict)
     environment: dict[str, str | int] = field(default_factory=dict)
 

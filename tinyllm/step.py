@@ -7,6 +7,7 @@ of ranks and on nothing else about them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -17,11 +18,11 @@ from tinyllm import model
 from tinyllm.arena import Array, Layout
 from tinyllm.comm import Team
 from tinyllm.config import ModelConfig
-from tinyllm.data import Batch
 from tinyllm.kernels import add_and_clear_, sum_squares
 from tinyllm.layers import dropout
 from tinyllm.optim import clip_factor, slices, update_
 from tinyllm.state import TrainState, Workspace
+from tinyllm.text.batches import Batch
 
 
 class TrainingError(RuntimeError):
@@ -43,14 +44,14 @@ class Engine:
     def __init__(self, config: ModelConfig, V: int, batch_size: int, layout: Layout, team: Team) -> None:
         self.config, self.layout, self.team = config, layout, team
         borders = [batch_size * rank // team.size for rank in range(team.size + 1)]
-        self.shares = [slice(a, b) for a, b in zip(borders, borders[1:], strict=False)]
+        self.shares = [slice(a, b) for a, b in itertools.pairwise(borders)]
         self.parts = slices(layout.size, team.size)
         self.workspaces = team.run(
             lambda rank: Workspace(config, V, self.shares[rank].stop - self.shares[rank].start, layout)
         )
 
     def train(self, state: TrainState, batches: Sequence[Batch]) -> Step:
-        """Make one update of `state` from `batches`, whose gradients are accumulated; counts it in progress."""
+        """Make one update of `state` from `batches`, whose gradients are summed, and count it in progress."""
         progress, config = state.progress, state.config
         count = sum(int(np.count_nonzero(batch.targets >= 0)) for batch in batches)
         if not count:
@@ -107,7 +108,7 @@ class Engine:
         return float(work.losses.sum())
 
     def _sum_slice(self, rank: int) -> float:
-        """Add the other ranks' gradients to rank 0's, in rank order, on one slice; return its squares' sum."""
+        """Add the other ranks' gradients to rank 0's, in rank order; return the slice's sum of squares."""
         part = self.parts[rank]
         total = self.workspaces[0].gradient[part]
         for other in self.workspaces[1:]:
@@ -126,8 +127,9 @@ class Engine:
         else:
             where = ""
         return (
-            f"step {step}: loss {loss}, gradient norm {norm}: not finite{where}. Nothing was updated and the "
-            f"checkpoints on disk are good: resume with a lower --lr, a longer --warmup or a lower --grad-clip"
+            f"step {step}: loss {loss}, gradient norm {norm}: not finite{where}. Nothing was updated and "
+            f"every checkpoint is as it was: go on from one of them, or begin anew, with a lower --lr, "
+            f"a longer --warmup or a lower --grad-clip"
         )
 
 

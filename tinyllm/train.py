@@ -23,9 +23,9 @@ from tinyllm.threads import set_blas_threads
 
 if TYPE_CHECKING:
     from tinyllm.checkpoint import CheckpointManager
-    from tinyllm.data import Dataset
     from tinyllm.display import Lines
     from tinyllm.state import TrainState
+    from tinyllm.text.batches import Dataset
 
 
 class Interrupt:
@@ -185,8 +185,8 @@ def _state(
             sources = {args.phase: sources[args.phase]}
         return begin.fresh(args.config, sources, directory, watch.notice)
     newest = f"--resume alone takes the newest sound checkpoint in {directory}"
-    if args.resume_from:
-        path: Path | None = Path(args.resume_from)
+    path = Path(args.resume_from) if args.resume_from else None
+    if path is not None:
         if not path.exists():
             raise FileNotFoundError(f"{path}: not found, expected a checkpoint; {newest}")
     else:
@@ -253,8 +253,9 @@ def _finished_already(state: TrainState, args: argparse.Namespace) -> str:
 
 def _samples(state: TrainState) -> None:
     """Let the finished model answer questions of its training, or go on with a text of it."""
-    from tinyllm import begin, samples
-    from tinyllm.inference import LanguageModel
+    from tinyllm import begin
+    from tinyllm.inference import samples
+    from tinyllm.inference.language_model import LanguageModel
 
     phase = state.phases[-1]
     texts = begin.open_texts(state.config, phase, state.sources[phase].paths)

@@ -66,7 +66,8 @@ def forward(
     p: Params, a: Acts, s: Scratch, x: Array, starts: Array, drop: dropout.Address, layer: int
 ) -> Array:
     """Attend within each document; x (N, C), starts int32 (B, T); return a.y (N, C) without its bias."""
-    B, H, _, D = a.prob.shape[:3] + (x.shape[1] // a.prob.shape[1],)
+    B, H = a.prob.shape[:2]
+    D = x.shape[1] // H
     linear.forward(a.qkv, x, p.qkv_weight)
     add_bias_(a.qkv, p.qkv_bias)
     q, k, v = heads(a.qkv, 3, B, H)
@@ -85,7 +86,8 @@ def backward(
     starts: Array, drop: dropout.Address, layer: int,
 ) -> None:  # fmt: skip
     """Undo `forward`: g +=, dx (N, C) =; dy (N, C) is the gradient of a.y plus its bias."""
-    B, H, _, D = a.prob.shape[:3] + (x.shape[1] // a.prob.shape[1],)
+    B, H = a.prob.shape[:2]
+    D = x.shape[1] // H
     q, k, v = heads(a.qkv, 3, B, H)
     dq, dk, dv = heads(s.dqkv, 3, B, H)
     linear.backward(s.dmix, g.out_weight, dy, a.mix, p.out_weight, product)

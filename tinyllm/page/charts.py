@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tinyllm.checkpoint.metadata import printable
-from tinyllm.curves import decimate, logarithms, trend
-from tinyllm.history import Event, Phase, Run, Series
+from tinyllm.page.curves import decimate, logarithms, trend
+from tinyllm.page.history import Event, Phase, Run, Series
 
 POINTS = 20_000  # of all paths of a page together, about 13 bytes each
 COLOURS = 6

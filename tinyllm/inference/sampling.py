@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tinyllm.arena import Array
-from tinyllm.settings import Sampling
+from tinyllm.inference.settings import Sampling
 
 
 class SamplingError(ValueError):

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from tinyllm.conversation import until_marker
-from tinyllm.dialogue import Segment, encode
-from tinyllm.inference import LanguageModel
-from tinyllm.settings import GREEDY
-from tinyllm.texts import Text
+from tinyllm.inference.conversation import until_marker
+from tinyllm.inference.language_model import LanguageModel
+from tinyllm.inference.settings import GREEDY
+from tinyllm.text.dialogue import Segment, encode
+from tinyllm.text.texts import Text
 
 RECOGNISABLE = 0.6  # of the characters in common, as difflib counts them
 

@@ -10,7 +10,7 @@ import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
-from tinyllm.history import Phase, Series
+from tinyllm.page.history import Phase, Series
 
 
 def decimate(series: Series, columns: int) -> Series:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from tinyllm.arena import Array
-from tinyllm.decode import Cache
-from tinyllm.dialogue import STOP_MARKERS, Turn, encode, prompt_for
-from tinyllm.inference import LanguageModel
-from tinyllm.settings import GREEDY, Sampling
+from tinyllm.inference.decode import Cache
+from tinyllm.inference.language_model import LanguageModel
+from tinyllm.inference.settings import GREEDY, Sampling
+from tinyllm.text.dialogue import STOP_MARKERS, Turn, encode, prompt_for
 
 
 class Conversation:

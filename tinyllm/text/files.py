@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tinyllm.bpe import last_safe_cut
+from tinyllm.text.bpe import last_safe_cut
 
 PIECE = 1 << 20  # bytes of a text that are read at once
 LONGEST_PIECE = 4 * PIECE  # characters after which a text is cut even if no cut is safe

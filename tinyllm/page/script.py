@@ -1,7 +1,7 @@
 """The report's script: zoom and read-out over charts that are complete without it.
 
 The data are in the paths' `d`; everything placed by step carries `data-x`. All charts share one range of
-steps. The axes are written as tinyllm.curves writes them.
+steps. The axes are written as tinyllm.page.curves writes them.
 """
 
 SCRIPT = r"""

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinyllm.bpe import (
+from tinyllm.text.bpe import (
     LONGEST_CHUNK,
     SPLIT_VERSION,
     Pair,
@@ -153,7 +153,7 @@ class BPETokenizer(Tokenizer):
     def encode(self, text: str) -> Ids:
         """Return the ids of `text`; any string at all can be encoded.
 
-        Text may be encoded in parts if it is cut as `tinyllm.bpe.last_safe_cut` says.
+        Text may be encoded in parts if it is cut as `tinyllm.text.bpe.last_safe_cut` says.
         """
         return np.frombuffer(bytearray().join(map(self._encoded.__getitem__, split(text))), np.int32)
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import html
 from typing import NamedTuple
 
-from tinyllm.charts import Chart, Mark
 from tinyllm.checkpoint.metadata import printable
-from tinyllm.curves import figures, labels, log_ticks, logarithms, loss, path, ticks
-from tinyllm.history import Series
+from tinyllm.page.charts import Chart, Mark
+from tinyllm.page.curves import figures, labels, log_ticks, logarithms, loss, path, ticks
+from tinyllm.page.history import Series
 
 SIDE = 1000  # of the plot in the units of its viewBox
 KINDS = ("raw", "trend", "eval")  # in the order of painting

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinyllm.dialogue import ROLES, Segment, Turn, parse, render, stripped
-from tinyllm.files import DataError, described, json_array, json_lines, paragraphs, pieces
+from tinyllm.text.dialogue import ROLES, Segment, Turn, parse, render, stripped
+from tinyllm.text.files import DataError, described, json_array, json_lines, paragraphs, pieces
 
 SUFFIXES = (".txt", ".json", ".jsonl")
 

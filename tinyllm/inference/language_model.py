@@ -16,12 +16,12 @@ from tinyllm import model
 from tinyllm.arena import Array, aligned_empty
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, load_weights
 from tinyllm.config import Config, ModelConfig
-from tinyllm.decode import Cache, extend
+from tinyllm.inference.decode import Cache, extend
+from tinyllm.inference.sampling import distribution, draw
+from tinyllm.inference.settings import Sampling
 from tinyllm.rng import generator
-from tinyllm.sampling import distribution, draw
-from tinyllm.settings import Sampling
 from tinyllm.state import TrainState, layout_of
-from tinyllm.tokenizer import Tokenizer
+from tinyllm.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

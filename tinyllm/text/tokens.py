@@ -19,8 +19,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from tinyllm.arena import Array
-from tinyllm.dialogue import Tokenizer, encode
-from tinyllm.texts import Text
+from tinyllm.text.dialogue import Tokenizer, encode
+from tinyllm.text.texts import Text
 
 FORMAT = "tinyllm tokens 1"
 HEADER = 4096  # bytes: tokens begin on a page

@@ -13,8 +13,8 @@ import numpy as np
 from tinyllm import model
 from tinyllm.arena import Array
 from tinyllm.config import ModelConfig
-from tinyllm.decode import Cache, extend
-from tinyllm.sampling import SamplingError
+from tinyllm.inference.decode import Cache, extend
+from tinyllm.inference.sampling import SamplingError
 
 
 class Hypothesis(NamedTuple):

@@ -13,13 +13,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tinyllm.charts import charts, column_width, epoch_stride, told
 from tinyllm.checkpoint.metadata import Entry, printable
-from tinyllm.curves import amount, duration, figures, loss, size
-from tinyllm.drawing import draw, text
-from tinyllm.history import Run, section
-from tinyllm.page_script import SCRIPT
-from tinyllm.page_style import STYLE
+from tinyllm.page.charts import charts, column_width, epoch_stride, told
+from tinyllm.page.curves import amount, duration, figures, loss, size
+from tinyllm.page.drawing import draw, text
+from tinyllm.page.history import Run, section
+from tinyllm.page.script import SCRIPT
+from tinyllm.page.style import STYLE
 
 MOST_ROWS = 100  # of each table, all runs together
 MOST_EPOCHS = 2000  # that the script can name

@@ -24,12 +24,12 @@ import numpy as np
 
 from tinyllm.arena import Array
 from tinyllm.config import DataConfig
-from tinyllm.dialogue import Tokenizer
-from tinyllm.files import DataError
-from tinyllm.packing import cut, pack, stream_window, stream_windows
 from tinyllm.rng import generator
-from tinyllm.texts import Text, digest
-from tinyllm.tokens import FORMAT, Tokens, load, write
+from tinyllm.text.dialogue import Tokenizer
+from tinyllm.text.files import DataError
+from tinyllm.text.packing import cut, pack, stream_window, stream_windows
+from tinyllm.text.texts import Text, digest
+from tinyllm.text.tokens import FORMAT, Tokens, load, write
 
 
 class Batch(NamedTuple):
