@@ -1,191 +1,30 @@
-"""Every text round-trips; learning and encoding equal the plainest program that does the same.
+"""Every text round-trips, every id decodes, and a document gives back the very same tokenizer.
 
-Order: cutting text into chunks, learning, encoding, decoding, the character tokenizer, documents, errors.
+Order: training, encoding, decoding, the character tokenizer, documents, errors.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Sequence
-from itertools import pairwise, product
 from typing import Any
 
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tinyllm.text import bpe, tokenizer
-from tinyllm.text.bpe import Pair, apply_merges, last_safe_cut, learn_merges, split
-from tinyllm.text.tokenizer import (
-    BPETokenizer,
-    CharTokenizer,
-    Tokenizer,
-    TokenizerError,
-    train_bpe,
-    train_char,
-)
+from tests.naive_bpe import PROSE, dense_text, encoded_naively, mixed_text
+from tinyllm import tokenizer
+from tinyllm.bpe import Pair, last_safe_cut
+from tinyllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, TokenizerError, train_bpe, train_char
 
-PROSE = (
-    "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in "
-    "want of a wife.\r\nHowever little known the feelings or views of such a man may be, it's fixed in the "
-    "minds of 1234567 families.\n\n    return {'x': -1}\t# ok 🎉🎉\n"
-    "道可道，非常道；名可名，非常名。无名天地之始，有名万物之母。故常无欲以观其妙，常有欲以观其徼。\n"
-) * 3
 TRAINED = train_bpe([PROSE], 600)
 
-any_text = st.text(st.characters())  # unlike st.text(), lone surrogates included
-# Few characters, so that pairs repeat; of every class that chunks are made of, and of one to four bytes.
-dense_text = st.text(st.sampled_from("ab'’é1２ \t\n\r-，。你好吗🎉\ud83d\x00"), max_size=60)
-mixed_text = st.lists(st.one_of(dense_text, any_text, st.sampled_from(PROSE.split()))).map("".join)
 
-
-# Cutting text into chunks ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "chunks"),
-    [
-        ("I don't know", ["I", " don", "'t", " know"]),
-        ("a 12345,678", ["a", " 123", "45", ",", "678"]),
-        ("if x:\n        y  = 1\n", ["if", " x", ":", "\n", "       ", " y", " ", " =", " 1", "\n"]),
-        ("\t\tx", ["\t\t", "x"]),
-        ("x  \n  y", ["x", "  ", "\n", " ", " y"]),
-        ("one\r\n\r\ntwo", ["one", "\r\n\r\n", "two"]),
-        ("你好，世界！Hello世界", ["你好", "，", "世界", "！", "Hello", "世界"]),
-        ("हिन्दी naïve", ["हिन्दी", " naïve"]),
-        ("good👍🏽 ❤️", ["good", "👍🏽", " ❤️"]),
-        ("x" * 40, ["x" * 16, "x" * 16, "x" * 8]),
-    ],
-)
-def test_chunks_are_words_numbers_han_punctuation_and_space(text: str, chunks: list[str]) -> None:
-    assert split(text) == chunks
-
-
-def test_every_code_point_is_of_exactly_one_class() -> None:
-    characters = "".join(map(chr, range(sys.maxunicode + 1)))
-    assert "".join(split(characters)) == characters
-    found: list[str] = []
-    for one in (bpe.BLANK, bpe.NEWLINE, bpe.DIGIT, bpe.HAN, bpe.SYMBOL, bpe.LETTER):
-        found += re.findall(f"[{one}]", characters)
-    assert len(found) == len(characters) == len(set(found))
-
-
-@given(mixed_text)
-def test_chunks_joined_are_the_text(text: str) -> None:
-    assert "".join(split(text)) == text
-
-
-@given(mixed_text)
-def test_no_chunk_is_longer_than_the_longest(text: str) -> None:
-    assert all(len(chunk.encode("utf-8", "surrogatepass")) <= bpe.LONGEST_CHUNK for chunk in split(text))
-
-
-def test_a_safe_cut_changes_no_chunk_of_any_short_text() -> None:
-    for text in map("".join, product("a'1 \t\n，好", repeat=5)):
-        whole = split(text)
-        for end in range(1, 6):
-            cut = last_safe_cut(text[:end])
-            assert cut < end
-            assert not cut or split(text[:cut]) + split(text[cut:]) == whole
-
-
-@given(mixed_text, mixed_text)
-def test_a_safe_cut_changes_no_chunk_however_the_text_goes_on(text: str, more: str) -> None:
-    cut = last_safe_cut(text)
-    assert split(text[:cut]) + split(text[cut:] + more) == split(text + more)
-
-
-@given(mixed_text, st.integers(1, 40))
-def test_text_read_in_pieces_has_the_ids_of_the_whole(text: str, size: int) -> None:
-    ids: list[int] = []
-    rest = ""
-    for start in range(0, len(text), size):
-        rest += text[start : start + size]
-        cut = last_safe_cut(rest)
-        ids += TRAINED.encode(rest[:cut]).tolist()
-        rest = rest[cut:]
-    assert ids + TRAINED.encode(rest).tolist() == TRAINED.encode(text).tolist()
-
-
-def test_ordinary_text_can_be_cut_near_its_end() -> None:
-    for end in range(40, len(PROSE)):
-        assert end - last_safe_cut(PROSE[:end]) < 30
-
-
-# Learning --------------------------------------------------------------------------------------------------
-
-
-def joinable(first: bytes, second: bytes) -> bool:
-    """The rule in other words: whole characters, or bytes of which only the first may begin one."""
-    joined = first + second
-    try:
-        joined.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        return all(0x80 <= byte < 0xC0 for byte in joined[1:])
-    return True
-
-
-def replaced(word: list[int], pair: Pair, new: int) -> list[int]:
-    """Return the word with `pair` replaced by `new`, from the left."""
-    out: list[int] = []
-    for token in word:
-        if out and (out[-1], token) == pair:
-            out[-1] = new
-        else:
-            out.append(token)
-    return out
-
-
-def learnt_naively(texts: list[str], how_many: int) -> list[Pair]:
-    """Count every pair again after every merge."""
-    words = [list(chunk.encode("utf-8", "surrogatepass")) for text in texts for chunk in split(text)]
-    pieces = [bytes([byte]) for byte in range(256)]
-    merges: list[Pair] = []
-    while len(merges) < how_many:
-        counts = Counter(pair for word in words for pair in pairwise(word))
-        often = [(-n, (a, b)) for (a, b), n in counts.items() if n > 1 and joinable(pieces[a], pieces[b])]
-        if not often:
-            break
-        pair = min(often)[1]
-        words = [replaced(word, pair, 256 + len(merges)) for word in words]
-        pieces.append(pieces[pair[0]] + pieces[pair[1]])
-        merges.append(pair)
-    return merges
-
-
-def test_the_classic_example_is_learnt_and_applied() -> None:
-    merges = learn_merges({"aaabdaaabac": 1}, 3)
-    assert merges == [(97, 97), (97, 98), (256, 257)]  # aa, ab, aaab
-    ids = apply_merges(list(b"aaabdaaabac"), {pair: 256 + i for i, pair in enumerate(merges)})
-    assert ids == [258, ord("d"), 258, ord("a"), ord("c")]
-
-
-@given(st.lists(dense_text, min_size=1, max_size=4).filter(any), st.integers(0, 40))
-@example(["aaaa aaaaa aaaaaaa"], 9)
-@example(["abababab ababab"], 9)
-@settings(max_examples=200)
-def test_incremental_learning_equals_counting_everything_again(texts: list[str], merges: int) -> None:
-    assert list(train_bpe(texts, 257 + merges).merges) == learnt_naively(texts, merges)
-
-
-def test_prose_is_learnt_as_by_counting_everything_again() -> None:
-    assert list(TRAINED.merges) == learnt_naively([PROSE], 600 - 257)
-
-
-def test_of_equally_common_pairs_the_smallest_is_learnt_first() -> None:
-    assert train_bpe(["cd ab", "ab cd"], 258).merges == ((97, 98),)
-
-
-def test_every_token_is_whole_characters_or_a_part_of_one() -> None:
-    for piece in train_bpe([PROSE], 2000).pieces:
-        partial = len(piece) <= 4 and all(0x80 <= byte < 0xC0 for byte in piece[1:])
-        assert partial or piece.decode("utf-8")
+# Training --------------------------------------------------------------------------------------------------
 
 
 def test_a_small_text_gives_a_smaller_vocabulary() -> None:
@@ -196,11 +35,6 @@ def test_a_small_text_gives_a_smaller_vocabulary() -> None:
 def test_texts_cut_at_safe_places_train_the_same_tokenizer() -> None:
     cut = last_safe_cut(PROSE[:500])
     assert train_bpe([PROSE[:cut], PROSE[cut:]], 600) == TRAINED
-
-
-def test_of_very_many_chunks_the_commonest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpe, "DISTINCT_CHUNKS", 2)
-    assert bpe.count_chunks([" y y y y x x x a b c d", " x e"]) == {" y": 4, " x": 4}
 
 
 def test_training_does_not_depend_on_the_hash_seed() -> None:
@@ -227,17 +61,6 @@ def test_what_is_learnt_from_a_text_never_changes() -> None:
 
 
 # Encoding --------------------------------------------------------------------------------------------------
-
-
-def encoded_naively(text: str, merges: Sequence[Pair]) -> list[int]:
-    """Go through all merges for every chunk."""
-    ids: list[int] = []
-    for chunk in split(text):
-        word = list(chunk.encode("utf-8", "surrogatepass"))
-        for i, pair in enumerate(merges):
-            word = replaced(word, pair, 256 + i)
-        ids += word
-    return ids
 
 
 @given(dense_text.filter(bool), dense_text)

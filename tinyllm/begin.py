@@ -38,9 +38,124 @@ Notice = Callable[[str], None]
 
 
 class DataMismatchError(RuntimeError):
-                    f"{name}: the texts in {', '.join(paths)} are not those of the checkpoint (fingerprint "
-                    f"{dataset.fingerprint[:12]}, expected {stored.fingerprint[:12]}); give the same texts, "
-                    f"or --allow-new-data to train on these"
+    """The texts are not those of the checkpoint."""
+
+
+def located(source: str) -> Path:
+    """Return the path of a source; `bundled:NAME` is a text that comes with tinyllm."""
+    kind, _, name = source.partition("bundled:")
+    return Path(str(resources.files("tinyllm.corpus").joinpath(name))) if name and not kind else Path(source)
+
+
+def open_texts(config: Config, phase: str, sources: list[str]) -> Texts:
+    """Return the texts of a phase; those of instruction tuning are dialogues."""
+    dialogues = phase == "instruction_tuning"
+    return Texts(
+        [located(source) for source in sources], dialogues=dialogues, documents=config.data.documents
+    )
+
+
+def open_dataset(
+    config: Config, phase: str, sources: list[str], tokenizer: Tokenizer, directory: Path, notice: Notice
+) -> Dataset:
+    """Return a phase's tokens, from the cache in `directory` where it fits."""
+    texts = open_texts(config, phase, sources)
+    try:
+        dataset = prepare(
+            texts,
+            tokenizer,
+            config.data,
+            config.model.block_size,
+            config.train.seed,
+            directory / "data",
+            phase,
+        )
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OSError(
+            f"{directory / 'data'}: the tokens of {phase} cannot be kept here: {error.strerror or error}; "
+            f"free some space, or give another --checkpoint-dir"
+        ) from error
+    for text in texts.notices:
+        notice(text)
+    return dataset
+
+
+def fresh(config: Config, sources: dict[str, list[str]], directory: Path, notice: Notice
+          ) -> tuple[TrainState, dict[str, Dataset]]:  # fmt: skip
+    """Return a new run over the phases of `sources`, its tokenizer trained on all their texts."""
+    texts = [open_texts(config, phase, paths) for phase, paths in sources.items()]
+    if config.data.tokenizer == "char":
+        tokenizer: Tokenizer = train_char(string for each in texts for string in strings(each))
+    else:
+        tokenizer = train_bpe((s for each in texts for s in training_sample(each)), config.data.vocab_size)
+    datasets = {
+        phase: open_dataset(config, phase, paths, tokenizer, directory, notice)
+        for phase, paths in sources.items()
+    }
+    _check_memory(memory_needed(config, tokenizer.vocab_size))
+    first = next(iter(sources))
+    state = TrainState.fresh(
+        config, tokenizer, phase_schedule(config.train, datasets[first].windows, 0), tuple(sources)
+    )
+    state.sources = {phase: Sources(paths, datasets[phase].fingerprint) for phase, paths in sources.items()}
+    return state, datasets
+
+
+def memory_needed(config: Config, V: int) -> int:
+    """Return about how many bytes training takes: state, gradient, a snapshot, one batch's activations."""
+
+    def of(layers: int) -> int:
+        shape = dataclasses.replace(config.model, n_layer=layers)
+        B = config.train.batch_size
+        batch = Layout(model.acts(shape, V, B)).size + Layout(model.scratch(shape, V, B)).size
+        return 4 * (7 * layout_of(shape, V).size + batch)
+
+    return of(1) + (config.model.n_layer - 1) * (of(2) - of(1))
+
+
+def _check_memory(needed: int) -> None:
+    if not hasattr(os, "sysconf"):
+        return
+    held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > held:
+        raise MemoryError(
+            f"this model with this batch needs about {needed / 1e9:,.1f} GB of memory, the machine has "
+            f"{held / 1e9:,.1f}; choose a smaller --n-embd, --n-layer, --block-size or --batch-size"
+        )
+
+
+def resumed(
+    state: TrainState, changes: dict[str, dict[str, Any]], sources: dict[str, list[str]], phase: str | None,
+    allow_new_data: bool, directory: Path, notice: Notice,
+) -> dict[str, Dataset]:  # fmt: skip
+    """Prepare a loaded `state` to go on, with `changes` to its config; return the data it still needs.
+
+    `sources` are the texts named on the command line; the checkpoint's own are used otherwise.
+    Raises ConfigError for a change that cannot be, DataMismatchError for texts other than the checkpoint's.
+    """
+    if phase is not None and phase not in state.phases:
+        state.phases = tuple(p for p in PHASES if p in (*state.phases, phase))
+    current = phase or state.progress.phase
+    needed = state.phases[state.phases.index(current) :]
+    for name, paths in sources.items():
+        if name not in state.phases:
+            raise ConfigError(f"{', '.join(paths)}: this run has no {name}; --phase {name} adds it")
+        if name not in needed and paths != state.sources[name].paths:
+            notice(f"note: {name} is over, its texts are not read; --phase {name} goes back to it")
+    config = changed_config(state, changes, notice)
+    datasets = {}
+    for name in needed:
+        stored = state.sources.get(name)
+        paths = sources.get(name) or (stored.paths if stored else [BUNDLED[name]])
+        datasets[name] = dataset = open_dataset(config, name, paths, state.tokenizer, directory, notice)
+        if stored and stored.fingerprint != dataset.fingerprint:
+            if not allow_new_data:
+                raise DataMismatchError(
+                    f"{name}: the texts in {', '.join(paths)} are not those of the checkpoint "
+                    f"(fingerprint: found {dataset.fingerprint[:12]}, expected {stored.fingerprint[:12]}); "
+                    f"give the same texts, or --allow-new-data to train on these"
                 )
             notice(f"{name}: new texts; the epoch that was under way begins again on them")
             if name == state.progress.phase:
