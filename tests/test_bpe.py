@@ -1,0 +1,128 @@
+"""Cutting text is local and loses nothing; learning equals counting every pair again after every merge."""
+
+from __future__ import annotations
+
+import re
+import sys
+from itertools import product
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.naive_bpe import PROSE, dense_text, learnt_naively, mixed_text
+from tinyllm.text import bpe
+from tinyllm.text.bpe import apply_merges, last_safe_cut, learn_merges, split
+from tinyllm.text.tokenizer import train_bpe
+
+TRAINED = train_bpe([PROSE], 600)
+
+
+# Cutting text into chunks ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "chunks"),
+    [
+        ("I don't know", ["I", " don", "'t", " know"]),
+        ("a 12345,678", ["a", " 123", "45", ",", "678"]),
+        ("if x:\n        y  = 1\n", ["if", " x", ":", "\n", "       ", " y", " ", " =", " 1", "\n"]),
+        ("\t\tx", ["\t\t", "x"]),
+        ("x  \n  y", ["x", "  ", "\n", " ", " y"]),
+        ("one\r\n\r\ntwo", ["one", "\r\n\r\n", "two"]),
+        ("你好，世界！Hello世界", ["你好", "，", "世界", "！", "Hello", "世界"]),
+        ("हिन्दी naïve", ["हिन्दी", " naïve"]),
+        ("good👍🏽 ❤️", ["good", "👍🏽", " ❤️"]),
+        ("x" * 40, ["x" * 16, "x" * 16, "x" * 8]),
+    ],
+)
+def test_chunks_are_words_numbers_han_punctuation_and_space(text: str, chunks: list[str]) -> None:
+    assert split(text) == chunks
+
+
+def test_every_code_point_is_of_exactly_one_class() -> None:
+    characters = "".join(map(chr, range(sys.maxunicode + 1)))
+    assert "".join(split(characters)) == characters
+    found: list[str] = []
+    for one in (bpe.BLANK, bpe.NEWLINE, bpe.DIGIT, bpe.HAN, bpe.SYMBOL, bpe.LETTER):
+        found += re.findall(f"[{one}]", characters)
+    assert len(found) == len(characters) == len(set(found))
+
+
+@given(mixed_text)
+def test_chunks_joined_are_the_text(text: str) -> None:
+    assert "".join(split(text)) == text
+
+
+@given(mixed_text)
+def test_no_chunk_is_longer_than_the_longest(text: str) -> None:
+    assert all(len(chunk.encode("utf-8", "surrogatepass")) <= bpe.LONGEST_CHUNK for chunk in split(text))
+
+
+def test_a_safe_cut_changes_no_chunk_of_any_short_text() -> None:
+    for text in map("".join, product("a'1 \t\n，好", repeat=5)):
+        whole = split(text)
+        for end in range(1, 6):
+            cut = last_safe_cut(text[:end])
+            assert cut < end
+            assert not cut or split(text[:cut]) + split(text[cut:]) == whole
+
+
+@given(mixed_text, mixed_text)
+def test_a_safe_cut_changes_no_chunk_however_the_text_goes_on(text: str, more: str) -> None:
+    cut = last_safe_cut(text)
+    assert split(text[:cut]) + split(text[cut:] + more) == split(text + more)
+
+
+@given(mixed_text, st.integers(1, 40))
+def test_text_read_in_pieces_has_the_ids_of_the_whole(text: str, size: int) -> None:
+    ids: list[int] = []
+    rest = ""
+    for start in range(0, len(text), size):
+        rest += text[start : start + size]
+        cut = last_safe_cut(rest)
+        ids += TRAINED.encode(rest[:cut]).tolist()
+        rest = rest[cut:]
+    assert ids + TRAINED.encode(rest).tolist() == TRAINED.encode(text).tolist()
+
+
+def test_ordinary_text_can_be_cut_near_its_end() -> None:
+    for end in range(40, len(PROSE)):
+        assert end - last_safe_cut(PROSE[:end]) < 30
+
+
+# Learning --------------------------------------------------------------------------------------------------
+
+
+def test_the_classic_example_is_learnt_and_applied() -> None:
+    merges = learn_merges({"aaabdaaabac": 1}, 3)
+    assert merges == [(97, 97), (97, 98), (256, 257)]  # aa, ab, aaab
+    ids = apply_merges(list(b"aaabdaaabac"), {pair: 256 + i for i, pair in enumerate(merges)})
+    assert ids == [258, ord("d"), 258, ord("a"), ord("c")]
+
+
+@given(st.lists(dense_text, min_size=1, max_size=4).filter(any), st.integers(0, 40))
+@example(["aaaa aaaaa aaaaaaa"], 9)
+@example(["abababab ababab"], 9)
+@settings(max_examples=200)
+def test_incremental_learning_equals_counting_everything_again(texts: list[str], merges: int) -> None:
+    assert list(train_bpe(texts, 257 + merges).merges) == learnt_naively(texts, merges)
+
+
+def test_prose_is_learnt_as_by_counting_everything_again() -> None:
+    assert list(TRAINED.merges) == learnt_naively([PROSE], 600 - 257)
+
+
+def test_of_equally_common_pairs_the_smallest_is_learnt_first() -> None:
+    assert train_bpe(["cd ab", "ab cd"], 258).merges == ((97, 98),)
+
+
+def test_every_token_is_whole_characters_or_a_part_of_one() -> None:
+    for piece in train_bpe([PROSE], 2000).pieces:
+        partial = len(piece) <= 4 and all(0x80 <= byte < 0xC0 for byte in piece[1:])
+        assert partial or piece.decode("utf-8")
+
+
+def test_of_very_many_chunks_the_commonest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe, "DISTINCT_CHUNKS", 2)
+    assert bpe.count_chunks([" y y y y x x x a b c d", " x e"]) == {" y": 4, " x": 4}
