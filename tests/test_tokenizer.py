@@ -15,11 +15,18 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tinyllm.bpe import Pair, last_safe_cut
-from tinyllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, TokenizerError, train_bpe, train_char
 
 from tests.naive_bpe import PROSE, dense_text, encoded_naively, mixed_text
-from tinyllm import tokenizer
+from tinyllm.text import tokenizer
+from tinyllm.text.bpe import Pair, last_safe_cut
+from tinyllm.text.tokenizer import (
+    BPETokenizer,
+    CharTokenizer,
+    Tokenizer,
+    TokenizerError,
+    train_bpe,
+    train_char,
+)
 
 TRAINED = train_bpe([PROSE], 600)
 
