@@ -31,7 +31,6 @@ LETTER = f"^{BLANK}{NEWLINE}{DIGIT}{HAN}{SYMBOL}"
 
 # A chunk is a run of one class, with at most one space before it (letters: or an apostrophe). Runs are
 # bounded, so that a chunk is short whatever the text, and its merges take bounded time.
-SPLIT_VERSION = 1  # stored with every tokenizer: a changed pattern is another tokenizer
 LONGEST_RUN = 16
 LONGEST_CHUNK = 3 + 4 * LONGEST_RUN  # bytes: the apostrophe ’ and a run of four-byte characters
 _CHUNK = re.compile(
@@ -44,6 +43,7 @@ _CUT = re.compile(
     f"(?s:.*)(?:[{LETTER}](?=[{LETTER[1:]}])|[{HAN}](?=[^{HAN}])|[{DIGIT}](?=[^{DIGIT}])"
     f"|(?!['’])[{SYMBOL}](?=[^{SYMBOL}]))"
 )
+SPLIT_VERSION = 1  # stored with every tokenizer: text that is cut otherwise has other ids
 
 _NEVER = 1 << 62  # above every id: the rank of a pair that no merge joins
 
