@@ -271,7 +271,8 @@ def _samples(state: TrainState) -> None:
         print(f"  {prompt}{' ' if prompt.endswith(':') else ''}{answer.said}".replace("\n", " "))
     same = sum(answer.said == answer.expected for answer in answers)
     recognised = sum(answer.is_recognisable for answer in answers)
-    print(f"recalled: {recognised} of {len(answers)}, {same} word for word; this shows memory, not understanding")
+    counts = f"{recognised} of {len(answers)}, {same} word for word"
+    print(f"recalled: {counts}; this shows memory, not understanding")
 
 
 def _command(args: argparse.Namespace) -> str:
