@@ -87,7 +87,8 @@ def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
         position = _skip_mark(source)
         for number, line in enumerate(source, 1):
             if line.strip():
-                yield number, _parsed(line, file, position, number)
+                # Without its end, or an error at the end would be told of the next line.
+                yield number, _parsed(line.rstrip(), file, position, number)
             position += len(line)
 
 

@@ -1,0 +1,214 @@
+"""Bad input gets a message that names what was found, an exit code, and loses nothing: one table.
+
+Exit codes: 2 for a wrong command line, 1 for the rest. `{good}` is a finished run, `{facts}` and
+`{chats}` its texts, `{bad}` a folder of damaged things.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from tests.runs import CHATS, FACTS
+from tinyllm.checkpoint import CheckpointManager
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = "--n-layer 1 --n-head 2 --n-embd 8 --block-size 16 --vocab-size 280"
+TINY = f"{SHAPE} --batch-size 4 --epochs 1 --plain --no-samples"
+TRAIN = f"train --checkpoint-dir {{new}} --pretraining-data {{facts}} --chat-data {{chats}} {TINY}"
+ON = f"train --checkpoint-dir {{new}} {TINY} --data"
+RESUME = "train --checkpoint-dir {good} --plain --no-samples --resume"
+
+# name | command | exit code | what the message must say
+CASES = """
+unknown option | train --no-such-option | 2 | unrecognized, --no-such-option
+unknown program | nosuch | 2 | unknown program, nosuch
+no program |  | 2 | usage
+learning rate NaN | train --lr nan | 2 | --lr, nan, finite
+learning rate negative | train --lr -1 | 2 | --lr, -1, more than 0
+learning rate zero | train --lr 0 | 2 | --lr, more than 0
+learning rate no number | train --lr fast | 2 | --lr, fast
+floor above peak | train --lr 1e-4 --min-lr 1e-3 | 2 | --min-lr, above --lr
+heads do not divide channels | train --n-embd 10 --n-head 4 | 2 | --n-embd 10, not divisible, --n-head 4
+no layers | train --n-layer 0 | 2 | --n-layer, at least 1
+dropout of 1 | train --dropout 1 | 2 | --dropout, at most
+vocabulary below the bytes | train --vocab-size 100 | 2 | --vocab-size, at least 257
+beta of 1 | train --beta2 1 | 2 | --beta2, at most
+held out more than all | train --val-fraction 1.5 | 2 | --val-fraction, at most 0.9
+monitor without held-out part | train --monitor val | 2 | --monitor val, --val-fraction
+monitor unknown | train --monitor loss | 2 | --monitor, loss
+epochs and steps | train --epochs 2 --max-steps 9 | 2 | --epochs, --max-steps, one of them
+data twice | train --data {facts} --chat-data {chats} | 2 | --data, --chat-data
+resume and fresh | train --resume --fresh | 2 | --fresh, --resume
+two resumes | train --resume-from x.bin --resume-best | 2 | --resume-from, --resume-best
+workers zero | train --workers 0 | 2 | --workers, at least 1
+keep best zero | train --keep-best-n 0 | 2 | --keep-best-n, at least 1
+strategy unknown | {train} --strategy newest | 2 | --strategy, newest, best-and-last
+strategy every 0 epochs | {train} --strategy periodic:0 | 2 | --strategy, at least 1
+data missing | {on} {bad}/missing.txt | 1 | missing.txt, not found
+data empty | {on} {bad}/empty.txt | 1 | empty.txt, no text
+folder empty | {on} {bad}/folder | 1 | folder, no text, .jsonl
+data too short | {on} {bad}/short.txt | 1 | tokens, 17 or more, --block-size
+suffix unknown | {on} {bad}/text.pdf | 1 | text.pdf, .pdf, .txt
+bytes that are no UTF-8 | {on} {bad}/latin.txt | 1 | latin.txt, 0xe9, offset 3
+JSON broken | {on} {bad}/broken.json | 1 | broken.json, line 2
+JSON of another shape | {on} {bad}/shape.json | 1 | shape.json, array
+JSON entry of another shape | {on} {bad}/entry.json | 1 | entry.json, entry 2, prompt
+JSON line broken | {on} {bad}/line.jsonl | 1 | line.jsonl, line 2
+nothing left to train on | {on} {bad}/one.json --val-fraction 0.5 | 1 | 1 documents, hold out
+directory is a file | train --checkpoint-dir {facts} --data {facts} --plain | 1 | facts.json
+directory below a file | train --checkpoint-dir {facts}/run --data {facts} | 1 | facts.json
+used directory | train --checkpoint-dir {good} --data {facts} | 1 | already holds a run, --resume, --fresh
+resume from nothing | train --checkpoint-dir {new} --resume | 1 | no, checkpoint, --checkpoint-dir
+resume from a missing file | {resume}-from {bad}/missing.bin | 1 | missing.bin
+resume from a text | {resume}-from {facts} | 1 | facts.json, checkpoint
+resume from a torn file | {resume}-from {bad}/torn.bin | 1 | torn.bin
+resume from a rotten file | {resume}-from {bad}/rotten.bin | 1 | rotten.bin, checksum
+resume from weights alone | {resume}-from {bad}/weights.bin | 1 | weights.bin, weights
+resume with other shapes | {resume} --n-embd 16 | 2 | --n-embd 16, has 8, cannot change
+resume with another seed | {resume} --seed 7 | 2 | --seed 7, cannot change
+resume with a new vocabulary | {resume} --vocab-size 999 | 2 | --vocab-size 999, cannot change
+other texts | {resume} --epochs 3 --chat-data {facts} | 1 | not those of, --allow-new-data
+diverging | {train} --lr 1e30 --grad-clip 0 --warmup 0 --epochs 9 | 1 | step, not finite, --lr
+model missing | generate {bad}/missing.bin --prompt x | 1 | missing.bin
+model a text | generate {facts} --prompt x | 1 | facts.json
+model torn | generate {bad}/torn.bin --prompt x | 1 | torn.bin
+temperature negative | generate {good} --prompt x --temperature -1 | 2 | --temperature, at least 0
+top-p of 2 | generate {good} --prompt x --top-p 2 | 2 | --top-p, at most 1
+no tokens wanted | generate {good} --prompt x --max-tokens 0 | 2 | --max-tokens
+no beams | generate {good} --prompt x --beams 0 | 2 | --beams
+chat with a missing model | chat {bad}/missing.bin --prompt x | 1 | missing.bin
+chat asked nothing | chat {good} --prompt= | 2 | --prompt
+report of nothing | report {bad}/folder | 1 | metrics.jsonl
+show a torn file | checkpoint show {bad}/torn.bin | 1 | torn.bin
+verify a rotten file | checkpoint verify {bad}/rotten.bin | 1 | rotten.bin, checksum
+export as what? | checkpoint export {good} {bad}/model.zip | 1 | model.zip, .json
+remove the only one | checkpoint rm {bad}/only/checkpoint_last.bin | 1 | only, --force
+remove what is not there | checkpoint rm {good}/missing.bin | 1 | missing.bin
+"""
+TABLE = [tuple(cell.strip() for cell in line.split("|")) for line in CASES.strip().splitlines()]
+
+
+def call(command: list[str]) -> int:
+    """Run `tinyllm COMMAND` in this process and return its exit code."""
+    from tinyllm import cli
+
+    try:
+        return cli.main(command)
+    except SystemExit as end:  # argparse
+        return int(end.code or 0)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return a hash of every file below `folder`, but of the lock and of cached tokens, which are derived."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock" and path.suffix != ".tokens"
+    }
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> dict[str, Path]:
+    """Make a good run, its texts, and a folder of bad things."""
+    base = tmp_path_factory.mktemp("world")
+    facts, chats, good, bad = base / "facts.json", base / "chats.json", base / "good", base / "bad"
+    facts.write_text(json.dumps(FACTS, ensure_ascii=False), encoding="utf-8")
+    chats.write_text(json.dumps(CHATS, ensure_ascii=False), encoding="utf-8")
+    world = {"facts": facts, "chats": chats, "good": good, "bad": bad, "new": base / "new"}
+    assert call(TRAIN.replace("{new}", "{good}").format(**world).split()) == 0
+    (bad / "folder").mkdir(parents=True)
+    texts = {
+        "empty.txt": b"", "short.txt": b"word", "text.pdf": b"%PDF", "latin.txt": b"caf\xe9" + b" creme" * 9,
+        "broken.json": b'["a",\n b]', "shape.json": b'{"a": 1}', "entry.json": b'["a", {"b": 1}]',
+        "line.jsonl": b'"a"\n{"text": \n', "one.json": b'["only one document"]',
+    }  # fmt: skip
+    for name, content in texts.items():
+        (bad / name).write_bytes(content)
+    whole = bytearray((good / "model_final.bin").read_bytes())
+    (bad / "torn.bin").write_bytes(whole[: len(whole) // 2])
+    whole[-10] ^= 1
+    (bad / "rotten.bin").write_bytes(whole)
+    assert call(["checkpoint", "export", str(good / "model_final.bin"), str(bad / "weights.bin")]) == 0
+    (bad / "only").mkdir()
+    (bad / "only" / "checkpoint_last.bin").write_bytes((good / "model_final.bin").read_bytes())
+    return world
+
+
+@pytest.mark.parametrize("name, command, code, words", TABLE, ids=[row[0] for row in TABLE])
+def test_bad_input_is_told_and_loses_nothing(name, command, code, words, world, capsys):
+    for short, long in (("{train}", TRAIN), ("{on}", ON), ("{resume}", RESUME)):
+        command = command.replace(short, long)
+    before = contents(world["good"]), contents(world["bad"])
+    capsys.readouterr()
+    found = call(command.format(**world).split())
+    message = capsys.readouterr().err
+    assert found == int(code), message
+    for word in words.split(","):
+        assert word.strip() in message, f"{word.strip()!r} is not in: {message}"
+    assert "Traceback" not in message
+    assert (contents(world["good"]), contents(world["bad"])) == before
+
+
+def test_there_are_at_least_forty_cases():
+    assert len(TABLE) >= 40
+
+
+def test_a_second_run_in_the_same_directory_is_refused_and_names_the_first(world, capsys):
+    before = contents(world["good"])
+    with CheckpointManager(world["good"]):
+        held = subprocess.run(
+            [sys.executable, "-m", "tinyllm", *RESUME.format(**world).split()],
+            cwd=ROOT, capture_output=True, text=True,
+        )  # fmt: skip
+    assert held.returncode == 1
+    assert str(os.getpid()) in held.stderr and "Traceback" not in held.stderr
+    assert contents(world["good"]) == before
+
+
+def test_a_full_disk_is_told_and_keeps_what_was_saved(world, tmp_path):
+    """No file may grow beyond 30 kB; a checkpoint needs more."""
+    resource = import_module("resource")
+    run = tmp_path / "run"
+    arguments = TRAIN.format(**{**world, "new": run}).split()
+
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+    full = subprocess.run(
+        [sys.executable, "-m", "tinyllm", *arguments, "--n-embd", "32"],
+        cwd=ROOT, capture_output=True, text=True, preexec_fn=small_files,
+    )  # fmt: skip
+    assert full.returncode == 1, full.stderr
+    assert "not saved" in full.stderr and "Traceback" not in full.stderr
+    assert not [path for path in run.iterdir() if path.name.startswith(".tmp")]
+    assert call([*arguments, "--n-embd", "32"]) == 0  # the next run in the same place works
+
+
+def test_a_character_that_a_char_tokenizer_never_saw_is_named(world, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert call([*TRAIN.format(**{**world, "new": run}).split(), "--tokenizer", "char"]) == 0
+    capsys.readouterr()
+    assert call(["generate", str(run), "--prompt", "Ж"]) == 1
+    message = capsys.readouterr().err
+    assert "Ж" in message and "Traceback" not in message
+
+
+def test_texts_that_changed_are_refused_unless_allowed(world, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = TRAIN.format(**{**world, "new": run}).split()
+    assert call(arguments) == 0
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(CHATS[:-1], ensure_ascii=False), encoding="utf-8")
+    again = ["train", "--plain", "--no-samples", "--checkpoint-dir", str(run), "--resume", "--epochs", "2"]
+    assert call([*again, "--chat-data", str(other)]) == 1
+    assert call([*again, "--chat-data", str(other), "--allow-new-data"]) == 0
