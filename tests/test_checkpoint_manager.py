@@ -359,6 +359,28 @@ def test_a_failed_save_is_raised_once_at_the_next_occasion_and_the_one_after_wor
     assert bins(tmp_path) == {"best_epoch_1_loss_3.0000", "best_epoch_3_loss_2.5000", "last"}
 
 
+def test_a_save_that_failed_between_its_names_is_known_by_the_name_it_got(tmp_path):
+    class NoLast(QuickDisk):
+        broken = False
+
+        def rename(self, source: Path, target: Path) -> None:
+            if self.broken and target.name == "checkpoint_last.bin":
+                raise OSError(errno.EIO, "no")
+            super().rename(source, target)
+
+    disk = NoLast()
+    with manager_of(tmp_path, disk=disk) as manager:
+        train(manager, [3.0])
+        disk.broken = True
+        with pytest.raises(CheckpointError):
+            manager.save_checkpoint(Standin(2, 2), metadata(2, 2.0))
+        disk.broken = False
+        assert manager._best_loss("pretraining") == 2.0
+        assert seed_of(manager.get_last_checkpoint()) == 2
+        train(manager, [2.5], first=3)
+        assert [entry.seq for entry in manager.list_checkpoints()] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("how", ["poll", "close", "result"])
 def test_a_failure_is_heard_of_exactly_once(tmp_path, how):
     manager = manager_of(tmp_path, disk=BrokenDisk(), asynchronous=True)

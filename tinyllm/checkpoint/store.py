@@ -91,7 +91,7 @@ class Store:
         try:
             found = json.loads(self._read_small(self.directory / LOCK_NAME))
             return f"process {printable(int(found['pid']))} on {printable(found['host'])}"
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return "another process"
 
     def recover(self) -> None:
