@@ -144,6 +144,23 @@ def test_the_newest_turns_that_fit_are_the_prompt_as_training_saw_them(exchanges
     assert talk.first == 0 or prompt_from(talk.first - 2).size > room
 
 
+@given(exchanges=st.integers(0, 5), memory=st.integers(0, 6))
+@settings(max_examples=20)
+def test_with_a_memory_of_n_the_model_sees_the_last_n_exchanges(exchanges, memory):
+    talk = talker(block_size=1000)
+    talk.memory = memory
+    for i in range(exchanges):
+        talk.remember(f"question {i}", f"answer {i}")
+    seen = [Turn(*turn) for turn in talk.turns[2 * max(0, exchanges - memory) :]]
+    expected = encode(talk.model.tokenizer, prompt_for([*seen, Turn("user", "why?")]))[0]
+    np.testing.assert_array_equal(talk.prompt("why?"), expected)
+
+
+def test_a_memory_that_was_asked_for_forgets_without_a_word(polite):
+    code, out, err = run(polite, *["嗨"] * 9, options=["--memory=1"])
+    assert (code, out) == (0, "你好呀\n" * 9) and "forgotten" not in err
+
+
 @settings(max_examples=10)
 @given(seed=st.integers(0, 1000))
 def test_a_conversation_goes_on_as_one_that_is_taken_up_anew(seed):
@@ -295,7 +312,9 @@ def test_ctrl_c_during_a_single_question_ends_with_130(endless):
     assert (code, out) == (130, "xy\n")
 
 
-@pytest.mark.parametrize("options", [["--top-p=2"], ["--max-tokens=0"], ["--promt=x"], ["--temperature="]])
+@pytest.mark.parametrize(
+    "options", [["--top-p=2"], ["--memory=-1"], ["--max-tokens=0"], ["--promt=x"], ["--temperature="]]
+)
 def test_a_wrong_option_ends_with_2(polite, capsys, options):
     assert run(polite, "嗨", options=options)[:2] == (2, "")
     assert options[0].split("=")[0] in capsys.readouterr().err

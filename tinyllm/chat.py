@@ -23,6 +23,7 @@ from tinyllm.inference.settings import (
     Sampling,
     add_model_arguments,
     add_sampling_arguments,
+    check,
     check_common,
     given_sampling,
 )
@@ -53,11 +54,18 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     top.add_argument(
         "--prompt", metavar="TEXT", help="answer this one question and end; - reads it from stdin"
     )
+    top.add_argument(
+        "--memory", type=int, metavar="N",
+        help="earlier questions that the model sees, with their answers; 0 suits a model that was trained on "
+        "single questions only (default: all that fit the window)",
+    )  # fmt: skip
     add_model_arguments(top, max_tokens=128)
     add_sampling_arguments(top, DEFAULTS)
     args = top.parse_args(argv)
     try:
         check_common(args)
+        if args.memory is not None:
+            check("memory", args.memory, low=0)
         args.sampling = Sampling(**{**vars(DEFAULTS), **given_sampling(args)})
     except ConfigError as error:
         top.error(str(error))
@@ -86,7 +94,8 @@ def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> i
     if question == "":
         raise ConfigError("--prompt: found no text, expected a question")
     model = load(Path(args.model), lambda text: print(f"note: {text}", file=err, flush=True))
-    chat = Chat(Conversation(model, args.sampling, args.max_tokens, args.seed), out, err)
+    conversation = Conversation(model, args.sampling, args.max_tokens, args.seed, args.memory)
+    chat = Chat(conversation, out, err)
     if question is not None:
         chat.ask(question)
         return 0
@@ -150,7 +159,7 @@ class Chat:
     def ask(self, question: str) -> None:
         """Answer a question on stdout, piece by piece, and remember what was said, even if interrupted."""
         talk, answer = self.conversation, ""
-        before = talk.first
+        before = talk.first if talk.memory is None else -1  # else forgetting is what was asked for
         prompt = talk.prompt(question)
         if before == 0 < talk.first:
             self.say("(the conversation no longer fits the model's window: its oldest turns are forgotten)")

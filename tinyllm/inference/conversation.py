@@ -15,10 +15,16 @@ from tinyllm.text.dialogue import STOP_MARKERS, Turn, encode, prompt_for
 
 
 class Conversation:
-    """All turns so far; those from `first` on are what the model still sees."""
+    """All turns so far; those from `first` on are what the model still sees.
 
-    def __init__(self, model: LanguageModel, sampling: Sampling, max_tokens: int, seed: int) -> None:
+    It sees `memory` earlier questions with their answers, or all that fit.
+    """
+
+    def __init__(
+        self, model: LanguageModel, sampling: Sampling, max_tokens: int, seed: int, memory: int | None = None
+    ) -> None:
         self.model, self.sampling, self.max_tokens, self.seed = model, sampling, max_tokens, seed
+        self.memory = memory
         self.cache = Cache(model.config, 1, model.params.embedding.token.dtype)
         self.clear()
 
@@ -35,6 +41,8 @@ class Conversation:
         """
         T = self.model.config.block_size
         room = T - min(self.max_tokens, T // 4)
+        if self.memory is not None:
+            self.first = max(self.first, len(self.turns) - 2 * self.memory)
         while True:
             turns = [*self.turns[self.first :], Turn("user", question)]
             tokens, _ = encode(self.model.tokenizer, prompt_for(turns))
