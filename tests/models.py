@@ -18,6 +18,7 @@ from tinyllm.state import TrainState, Workspace, layout_of
 from tinyllm.text.tokenizer import CharTokenizer, Tokenizer
 
 V = 11
+KNOWN = "用户助手嗨天气UserAsitan: \n"  # the characters that a chat with a `chain_of` needs
 
 
 def random_model(

@@ -11,16 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.models import chain_of, chain_state, random_state, saved
 from tinyllm import generate
-from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy, export_weights
 from tinyllm.config import ModelConfig
 from tinyllm.inference.beam import beam_search
-from tinyllm.inference.language_model import LanguageModel, begins_texts, load
-from tinyllm.inference.settings import GREEDY
+from tinyllm.inference.language_model import load
 from tinyllm.text.tokenizer import BPETokenizer
 
 SMALL = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=12)
@@ -110,22 +107,6 @@ def test_the_same_seed_draws_the_same_text_and_another_another(wild):
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_the_repetition_penalty_counts_prompt_and_text_but_not_their_end(abc, monkeypatch):
-    from tinyllm.inference import language_model as inference
-
-    seen, real = [], inference.distribution
-
-    def noted(logits, sampling, tokens):
-        seen.append(set(tokens))
-        return real(logits, sampling, tokens)
-
-    monkeypatch.setattr(inference, "distribution", noted)
-    model = load(abc)
-    list(model.write(model.prompt("ef"), GREEDY, 10, (0,)))
-    e, f, g = model.tokenizer.encode("efg")
-    assert seen == [{e, f}, {e, f, g}]
-
-
 def test_beams_write_the_best_text_that_the_search_finds(wild):
     model = load(wild)
     best = beam_search(model.params, model.config, model.prompt("hi"), 256, 3, 5)[0]
@@ -184,79 +165,6 @@ def test_what_fails_is_one_line_on_stderr_and_ends_with_1(abc, tmp_path):
 def test_bytes_of_a_prompt_that_are_not_utf8_are_refused(abc):
     code, out, err = run(abc, "--prompt=a\udcff")
     assert (code, out) == (2, "") and "not UTF-8" in err
-
-
-def test_exported_weights_write_what_their_checkpoint_writes(abc, tmp_path):
-    weights = tmp_path / "weights.bin"
-    export_weights(abc, weights)
-    assert run(weights, "--prompt=ab") == run(abc, "--prompt=ab")
-
-
-def test_a_folder_gives_the_best_checkpoint_of_its_latest_phase(tmp_path):
-    losses = [
-        ("pretraining", 1.0),
-        ("instruction_tuning", 3.0),
-        ("instruction_tuning", 2.0),
-        ("instruction_tuning", 2.5),
-    ]
-    strategy = CheckpointStrategy.BEST_AND_LAST
-    with CheckpointManager(tmp_path, strategy) as manager:
-        for epoch, (phase, loss) in enumerate(losses, 1):
-            metadata = CheckpointMetadata(epoch, loss, 1e-3, "2026-01-01 00:00:00", phase)
-            state = chain_of(("ab", "ac", "ad", "ae")[epoch - 1], more="abcde")
-            manager.save_checkpoint(state, metadata)
-    code, out, err = run(tmp_path, "--prompt=a")
-    assert (code, out) == (0, "d\n")
-    assert "checkpoint_best_epoch_3_loss_2.0000.bin" in err
-    for best in tmp_path.glob("checkpoint_best_*"):
-        best.unlink()
-    assert run(tmp_path, "--prompt=a")[1] == "e\n"
-
-
-def test_a_folder_with_a_damaged_best_gives_the_next_and_says_so(tmp_path):
-    with CheckpointManager(tmp_path, CheckpointStrategy.BEST) as manager:
-        for epoch, loss in ((1, 2.0), (2, 1.0)):
-            metadata = CheckpointMetadata(epoch, loss, 1e-3, "2026-01-01 00:00:00", "pretraining")
-            manager.save_checkpoint(chain_of(("ab", "ac")[epoch - 1], more="abc"), metadata)
-    best = tmp_path / "checkpoint_best_epoch_2_loss_1.0000.bin"
-    data = bytearray(best.read_bytes())
-    data[-1] ^= 1
-    best.write_bytes(data)
-    code, out, err = run(tmp_path, "--prompt=a")
-    assert (code, out) == (0, "b\n") and "damaged" in err
-    assert best.exists()
-
-
-@pytest.mark.parametrize(
-    ("sources", "documents", "begins"),
-    [
-        ({}, False, True),
-        ({"pretraining": ["bundled:pretraining.json"]}, False, True),
-        ({"pretraining": ["/texts"]}, False, True),
-        ({"pretraining": ["/texts/book.txt", "/texts/more.TXT"]}, False, False),
-        ({"pretraining": ["/texts/book.txt"]}, True, True),
-        ({"pretraining": ["/texts/book.txt", "/texts/facts.json"]}, False, True),
-        ({"pretraining": ["/texts/book.txt"], "instruction_tuning": ["/texts/talk.txt"]}, False, True),
-    ],
-)
-def test_a_prompt_begins_with_end_of_text_unless_training_saw_streams_only(sources, documents, begins):
-    document = {
-        "config": {"data": {"documents": documents}},
-        "sources": {phase: {"paths": paths, "fingerprint": ""} for phase, paths in sources.items()},
-    }
-    assert begins_texts(document) == begins
-    state = chain_of("ab")
-    model = LanguageModel(state.layout.views(state.rows[0]), state.config.model, state.tokenizer, begins)
-    end = state.tokenizer.end_of_text
-    np.testing.assert_array_equal(model.prompt("ab"), [end, 0, 1] if begins else [0, 1])
-    np.testing.assert_array_equal(model.prompt(""), [end])
-
-
-def test_a_model_in_memory_writes_what_its_file_writes(abc):
-    model, state = load(abc), chain_of("abcdefg 早上好", more="x\n")
-    live = LanguageModel.of(state)
-    np.testing.assert_array_equal(live.params.embedding.token, model.params.embedding.token)
-    assert live.config == model.config and live.begins_texts == model.begins_texts
 
 
 def program(*argv, **options):

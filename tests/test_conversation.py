@@ -1,0 +1,148 @@
+"""A conversation stays within the window, goes on in it, and its answers end where they should."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.models import KNOWN, chain_of, chain_state, random_state
+from tinyllm.config import ModelConfig
+from tinyllm.inference.conversation import Conversation, answer, until_marker
+from tinyllm.inference.language_model import LanguageModel
+from tinyllm.inference.settings import GREEDY, Sampling
+from tinyllm.text.dialogue import STOP_MARKERS, Turn, encode, prompt_for
+from tinyllm.text.tokenizer import BPETokenizer
+
+
+def talker(seed=0, block_size=24, max_tokens=8):
+    config = ModelConfig(n_layer=2, n_head=2, n_embd=8, block_size=block_size)
+    return Conversation(LanguageModel.of(random_state(config, BPETokenizer(()), seed)), GREEDY, max_tokens, 0)
+
+
+def test_the_window_may_fill_many_times_and_every_question_is_answered():
+    state = chain_of("：你好呀", more=KNOWN)
+    model = LanguageModel.of(state)
+    small = LanguageModel.of(chain_state(state.tokenizer, follows_of(state), block_size=16))
+    for each in (model, small):
+        talk = Conversation(each, GREEDY, 8, 0)
+        for _ in range(30):
+            said = "".join(talk.answer(talk.prompt("嗨")))
+            assert said == "你好呀"
+            talk.remember("嗨", said)
+        assert talk.first > 0
+
+
+def follows_of(state):
+    """Return what follows each token in a `chain_state`."""
+    return dict(enumerate(state.layout.views(state.rows[0]).blocks[0].mlp.down_weight.argmax(axis=0)[:-1]))
+
+
+@settings(max_examples=60)
+@given(
+    exchanges=st.lists(st.tuples(st.text("ab你 ", min_size=1), st.text("cd好", min_size=1)), max_size=6),
+    block_size=st.integers(1, 120),
+    max_tokens=st.integers(1, 40),
+)
+def test_the_newest_turns_that_fit_are_the_prompt_as_training_saw_them(exchanges, block_size, max_tokens):
+    talk = talker(block_size=block_size, max_tokens=max_tokens)
+    for question, said in exchanges:
+        talk.remember(question, said)
+    found = talk.prompt("why?")
+    room = block_size - min(max_tokens, block_size // 4)
+
+    def prompt_from(first):
+        turns = [*talk.turns[first:], Turn("user", "why?")]
+        return encode(talk.model.tokenizer, prompt_for(turns))[0]
+
+    np.testing.assert_array_equal(found, prompt_from(talk.first))
+    assert found.size <= room or talk.first == len(talk.turns)
+    assert talk.first == 0 or prompt_from(talk.first - 2).size > room
+
+
+@given(exchanges=st.integers(0, 5), memory=st.integers(0, 6))
+@settings(max_examples=20)
+def test_with_a_memory_of_n_the_model_sees_the_last_n_exchanges(exchanges, memory):
+    talk = talker(block_size=1000)
+    talk.memory = memory
+    for i in range(exchanges):
+        talk.remember(f"question {i}", f"answer {i}")
+    seen = [Turn(*turn) for turn in talk.turns[2 * max(0, exchanges - memory) :]]
+    expected = encode(talk.model.tokenizer, prompt_for([*seen, Turn("user", "why?")]))[0]
+    np.testing.assert_array_equal(talk.prompt("why?"), expected)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 1000))
+def test_a_conversation_goes_on_as_one_that_is_taken_up_anew(seed):
+    talk = talker(seed, block_size=100)
+    for question in ("one", "二", "three", "four"):
+        anew = talker(seed, block_size=100)
+        anew.turns = list(talk.turns)
+        said = "".join(talk.answer(talk.prompt(question)))
+        assert said == "".join(anew.answer(anew.prompt(question)))
+        talk.remember(question, said)
+
+
+def test_only_what_is_new_in_a_conversation_is_computed(monkeypatch):
+    from tinyllm.inference import language_model as inference
+
+    lengths, real = [], inference.extend
+
+    def counted(p, cache, tokens):
+        lengths.append(tokens.shape[1])
+        return real(p, cache, tokens)
+
+    monkeypatch.setattr(inference, "extend", counted)
+    talk = talker(block_size=400)
+    question = "a" * 100
+    for expected in (120, 60):
+        lengths.clear()
+        "".join(talk.answer(talk.prompt(question)))
+        talk.remember(question, "b")
+        assert lengths[0] < expected
+        assert set(lengths[1:]) <= {1}
+        question = "short"
+
+
+def test_an_answer_does_not_end_before_it_begins():
+    model = LanguageModel.of(chain_of("你好", more="：" + KNOWN))  # after ： it would end
+    assert answer(model, "嗨") != ""
+
+
+def test_to_ask_again_is_to_draw_anew():
+    talk = talker(max_tokens=20)
+    talk.sampling = Sampling(temperature=5.0)
+    assert "".join(talk.answer(talk.prompt("hi"))) != "".join(talk.answer(talk.prompt("hi")))
+
+
+@given(
+    text=st.text("a 用户：Usr:\n好", max_size=40),
+    cuts=st.lists(st.integers(0, 40), max_size=8),
+)
+def test_an_answer_is_the_text_before_the_first_marker_however_it_arrives(text, cuts):
+    places = sorted({0, *(cut for cut in cuts if cut < len(text)), len(text)})
+    pieces = [text[a:b] for a, b in itertools.pairwise(places)]
+    ends = [text.find(marker) for marker in STOP_MARKERS if marker in text]
+    found = list(until_marker(pieces))
+    assert "".join(found) == text[: min(ends, default=len(text))].strip()
+    assert all(found)
+
+
+def test_an_answer_is_shown_as_soon_as_it_cannot_become_a_marker():
+    def slowly():
+        for character in "好的。用法 U x":
+            arrived.append(character)
+            yield character
+
+    arrived: list[str] = []
+    shown = [(piece, len(arrived)) for piece in until_marker(slowly())]
+    assert shown == [("好", 1), ("的", 2), ("。", 3), ("用法", 5), (" U", 8), (" x", 9)]
+
+
+def test_a_state_in_memory_answers_a_question():
+    state = chain_of("：你好呀", more=KNOWN)
+    assert answer(LanguageModel.of(state), "嗨") == "你好呀"
+    assert answer(LanguageModel.of(state), "嗨", max_tokens=2) == "你好"

@@ -1,0 +1,107 @@
+"""A file, or the right file of a folder, is the model that was saved; prompts begin as training did."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.models import chain_of, saved
+from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy, export_weights
+from tinyllm.inference import language_model
+from tinyllm.inference.language_model import LanguageModel, begins_texts, load
+from tinyllm.inference.settings import GREEDY
+
+
+def says(path, prompt):
+    """Return (what the model at `path` goes on with, what was noted while it was loaded)."""
+    notes: list[str] = []
+    model = load(path, notes.append)
+    tokens = model.write(model.prompt(prompt), GREEDY, 20, (0,))
+    return "".join(model.tokenizer.stream(tokens)), "\n".join(notes)
+
+
+def test_exported_weights_write_what_their_checkpoint_writes(tmp_path):
+    weights = tmp_path / "weights.bin"
+    export_weights(saved(chain_of("abcdefg"), tmp_path), weights)
+    assert says(weights, "ab") == ("cdefg", "")
+
+
+def test_a_folder_gives_the_best_checkpoint_of_its_latest_phase(tmp_path):
+    losses = [
+        ("pretraining", 1.0),
+        ("instruction_tuning", 3.0),
+        ("instruction_tuning", 2.0),
+        ("instruction_tuning", 2.5),
+    ]
+    strategy = CheckpointStrategy.BEST_AND_LAST
+    with CheckpointManager(tmp_path, strategy) as manager:
+        for epoch, (phase, loss) in enumerate(losses, 1):
+            metadata = CheckpointMetadata(epoch, loss, 1e-3, "2026-01-01 00:00:00", phase)
+            state = chain_of(("ab", "ac", "ad", "ae")[epoch - 1], more="abcde")
+            manager.save_checkpoint(state, metadata)
+    text, notes = says(tmp_path, "a")
+    assert text == "d" and "checkpoint_best_epoch_3_loss_2.0000.bin" in notes
+    for best in tmp_path.glob("checkpoint_best_*"):
+        best.unlink()
+    assert says(tmp_path, "a")[0] == "e"
+
+
+def test_a_folder_with_a_damaged_best_gives_the_next_and_says_so(tmp_path):
+    with CheckpointManager(tmp_path, CheckpointStrategy.BEST) as manager:
+        for epoch, loss in ((1, 2.0), (2, 1.0)):
+            metadata = CheckpointMetadata(epoch, loss, 1e-3, "2026-01-01 00:00:00", "pretraining")
+            manager.save_checkpoint(chain_of(("ab", "ac")[epoch - 1], more="abc"), metadata)
+    best = tmp_path / "checkpoint_best_epoch_2_loss_1.0000.bin"
+    data = bytearray(best.read_bytes())
+    data[-1] ^= 1
+    best.write_bytes(data)
+    text, notes = says(tmp_path, "a")
+    assert text == "b" and "damaged" in notes
+    assert best.exists()
+
+
+@pytest.mark.parametrize(
+    ("sources", "documents", "begins"),
+    [
+        ({}, False, True),
+        ({"pretraining": ["bundled:pretraining.json"]}, False, True),
+        ({"pretraining": ["/texts"]}, False, True),
+        ({"pretraining": ["/texts/book.txt", "/texts/more.TXT"]}, False, False),
+        ({"pretraining": ["/texts/book.txt"]}, True, True),
+        ({"pretraining": ["/texts/book.txt", "/texts/facts.json"]}, False, True),
+        ({"pretraining": ["/texts/book.txt"], "instruction_tuning": ["/texts/talk.txt"]}, False, True),
+    ],
+)
+def test_a_prompt_begins_with_end_of_text_unless_training_saw_streams_only(sources, documents, begins):
+    document = {
+        "config": {"data": {"documents": documents}},
+        "sources": {phase: {"paths": paths, "fingerprint": ""} for phase, paths in sources.items()},
+    }
+    assert begins_texts(document) == begins
+    state = chain_of("ab")
+    model = LanguageModel(state.layout.views(state.rows[0]), state.config.model, state.tokenizer, begins)
+    end = state.tokenizer.end_of_text
+    np.testing.assert_array_equal(model.prompt("ab"), [end, 0, 1] if begins else [0, 1])
+    np.testing.assert_array_equal(model.prompt(""), [end])
+
+
+def test_a_model_in_memory_writes_what_its_file_writes(tmp_path):
+    state = chain_of("abc")
+    model = load(saved(state, tmp_path))
+    live = LanguageModel.of(state)
+    np.testing.assert_array_equal(live.params.embedding.token, model.params.embedding.token)
+    assert live.config == model.config and live.begins_texts == model.begins_texts
+
+
+def test_the_repetition_penalty_counts_prompt_and_text_but_not_their_end(monkeypatch):
+    seen, real = [], language_model.distribution
+
+    def noted(logits, sampling, tokens):
+        seen.append(set(tokens))
+        return real(logits, sampling, tokens)
+
+    monkeypatch.setattr(language_model, "distribution", noted)
+    model = LanguageModel.of(chain_of("abcdefg"))
+    list(model.write(model.prompt("ef"), GREEDY, 10, (0,)))
+    e, f, g = model.tokenizer.encode("efg")
+    assert seen == [{e, f}, {e, f, g}]
