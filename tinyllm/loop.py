@@ -123,14 +123,11 @@ class Loop:
     def _step(self) -> None:
         state, progress, config = self.state, self.state.progress, self.state.config.train
         began = time.perf_counter()
+        first = progress.index * config.accumulate
+        after = min(first + config.accumulate, -(-self.dataset.windows // config.batch_size))  # then: padding
         batches = [
-            self.dataset.batch(
-                config.seed,
-                progress.phase_epoch,
-                progress.index * config.accumulate + micro,
-                config.batch_size,
-            )
-            for micro in range(config.accumulate)
+            self.dataset.batch(config.seed, progress.phase_epoch, number, config.batch_size)
+            for number in range(first, after)
         ]
         step = self.engine.train(state, batches)
         progress.index += 1

@@ -22,8 +22,11 @@ class Schedule:
     end: int
 
     def lr(self, step: int) -> float:
-        """Return the rate of update number `step` (the first update of the run is number 0)."""
-        done = step - self.start
+        """Return the rate of update number `step` (the first update of the run is number 0).
+
+        Before `start` the rate is that of `start`.
+        """
+        done = max(step - self.start, 0)
         if done < self.warmup:
             return self.peak * (done + 1) / self.warmup
         length = max(self.end - self.start - self.warmup, 1)
