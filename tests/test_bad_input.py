@@ -1,7 +1,8 @@
 """Bad input gets a message that names what was found, an exit code, and loses nothing: one table.
 
 Exit codes: 2 for a wrong command line, 1 for the rest. `{good}` is a finished run, `{facts}` and
-`{chats}` its texts, `{bad}` a folder of damaged things.
+`{chats}` its texts, `{bad}` a folder of damaged things, `{new}` a place for a run of the case itself.
+Order: the table and its test, then what one line cannot say: locks, full disks, rot, divergence.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,7 +48,11 @@ held out more than all | train --val-fraction 1.5 | 2 | --val-fraction, at most 
 monitor without held-out part | train --monitor val | 2 | --monitor val, --val-fraction
 monitor unknown | train --monitor loss | 2 | --monitor, loss
 epochs and steps | train --epochs 2 --max-steps 9 | 2 | --epochs, --max-steps, one of them
+epochs beyond counting | train --epochs 10000000000000 | 2 | --epochs, at most
+evaluation without held-out part | train --eval-every 5 | 2 | --eval-every, --val-fraction
 data twice | train --data {facts} --chat-data {chats} | 2 | --data, --chat-data
+chats for pretraining | train --phase pretraining --chat-data x | 2 | --phase pretraining, --chat-data
+facts for tuning | train --phase instruction_tuning --pretraining-data x | 2 | --pretraining-data, drop
 resume and fresh | train --resume --fresh | 2 | --fresh, --resume
 two resumes | train --resume-from x.bin --resume-best | 2 | --resume-from, --resume-best
 workers zero | train --workers 0 | 2 | --workers, at least 1
@@ -64,22 +70,28 @@ JSON of another shape | {on} {bad}/shape.json | 1 | shape.json, array
 JSON entry of another shape | {on} {bad}/entry.json | 1 | entry.json, entry 2, prompt
 JSON line broken | {on} {bad}/line.jsonl | 1 | line.jsonl, line 2
 nothing left to train on | {on} {bad}/one.json --val-fraction 0.5 | 1 | 1 documents, hold out
+more memory than there is | {train} --batch-size 100000000 | 1 | GB of memory, machine has, --batch-size
 directory is a file | train --checkpoint-dir {facts} --data {facts} --plain | 1 | facts.json
 directory below a file | train --checkpoint-dir {facts}/run --data {facts} | 1 | facts.json
 used directory | train --checkpoint-dir {good} --data {facts} | 1 | already holds a run, --resume, --fresh
-resume from nothing | train --checkpoint-dir {new} --resume | 1 | no, checkpoint, --checkpoint-dir
-resume from a missing file | {resume}-from {bad}/missing.bin | 1 | missing.bin
-resume from a text | {resume}-from {facts} | 1 | facts.json, checkpoint
-resume from a torn file | {resume}-from {bad}/torn.bin | 1 | torn.bin
-resume from a rotten file | {resume}-from {bad}/rotten.bin | 1 | rotten.bin, checksum
-resume from weights alone | {resume}-from {bad}/weights.bin | 1 | weights.bin, weights
+resume where nothing is | train --checkpoint-dir {new} --resume | 1 | no such directory, --checkpoint-dir
+resume in an empty folder | train --checkpoint-dir {bad}/nothing --resume | 1 | no sound, drop --resume
+resume from a missing file | {resume}-from {bad}/missing.bin | 1 | missing.bin, not found, --resume alone
+resume from a text | {resume}-from {facts} | 1 | facts.json, checkpoint, --resume alone
+resume from a torn file | {resume}-from {bad}/torn.bin | 1 | torn.bin, bytes, --resume alone
+resume from a rotten file | {resume}-from {bad}/rotten.bin | 1 | rotten.bin, checksum, --resume alone
+resume from weights alone | {resume}-from {bad}/weights.bin | 1 | weights.bin, Adam, cannot go on
+resume with a rate that is none | {resume} --lr nan | 2 | --lr, nan, finite
 resume with other shapes | {resume} --n-embd 16 | 2 | --n-embd 16, has 8, cannot change
 resume with another seed | {resume} --seed 7 | 2 | --seed 7, cannot change
 resume with a new vocabulary | {resume} --vocab-size 999 | 2 | --vocab-size 999, cannot change
+resume with another tokenizer | {resume} --tokenizer char | 2 | --tokenizer char, has bpe, cannot change
+texts gone | {resume} --epochs 3 --chat-data {bad}/missing.json | 1 | missing.json, not found
 other texts | {resume} --epochs 3 --chat-data {facts} | 1 | not those of, --allow-new-data
-diverging | {train} --lr 1e30 --grad-clip 0 --warmup 0 --epochs 9 | 1 | step, not finite, --lr
+diverging | {train} --lr 1e30 --grad-clip 0 --warmup 0 --epochs 9 | 1 | step, not finite, bad tensor, --lr
 model missing | generate {bad}/missing.bin --prompt x | 1 | missing.bin
 model a text | generate {facts} --prompt x | 1 | facts.json
+model nowhere | generate {bad}/folder --prompt x | 1 | folder, no sound checkpoint
 model torn | generate {bad}/torn.bin --prompt x | 1 | torn.bin
 temperature negative | generate {good} --prompt x --temperature -1 | 2 | --temperature, at least 0
 top-p of 2 | generate {good} --prompt x --top-p 2 | 2 | --top-p, at most 1
@@ -88,6 +100,7 @@ no beams | generate {good} --prompt x --beams 0 | 2 | --beams
 chat with a missing model | chat {bad}/missing.bin --prompt x | 1 | missing.bin
 chat asked nothing | chat {good} --prompt= | 2 | --prompt
 report of nothing | report {bad}/folder | 1 | metrics.jsonl
+report without a place | report {good} --out {bad}/missing/report.html | 1 | missing/report.html, cannot be
 show a torn file | checkpoint show {bad}/torn.bin | 1 | torn.bin
 verify a rotten file | checkpoint verify {bad}/rotten.bin | 1 | rotten.bin, checksum
 export as what? | checkpoint export {good} {bad}/model.zip | 1 | model.zip, .json
@@ -121,11 +134,12 @@ def world(tmp_path_factory) -> dict[str, Path]:
     """Make a good run, its texts, and a folder of bad things."""
     base = tmp_path_factory.mktemp("world")
     facts, chats, good, bad = base / "facts.json", base / "chats.json", base / "good", base / "bad"
+    (bad / "nothing").mkdir(parents=True)
     facts.write_text(json.dumps(FACTS, ensure_ascii=False), encoding="utf-8")
     chats.write_text(json.dumps(CHATS, ensure_ascii=False), encoding="utf-8")
-    world = {"facts": facts, "chats": chats, "good": good, "bad": bad, "new": base / "new"}
+    world = {"base": base, "facts": facts, "chats": chats, "good": good, "bad": bad}
     assert call(TRAIN.replace("{new}", "{good}").format(**world).split()) == 0
-    (bad / "folder").mkdir(parents=True)
+    (bad / "folder").mkdir()
     texts = {
         "empty.txt": b"", "short.txt": b"word", "text.pdf": b"%PDF", "latin.txt": b"caf\xe9" + b" creme" * 9,
         "broken.json": b'["a",\n b]', "shape.json": b'{"a": 1}', "entry.json": b'["a", {"b": 1}]',
@@ -144,18 +158,18 @@ def world(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name, command, code, words", TABLE, ids=[row[0] for row in TABLE])
-def test_bad_input_is_told_and_loses_nothing(name, command, code, words, world, capsys):
+def test_bad_input_is_told_and_loses_nothing(name, command, code, words, world, tmp_path, capsys):
     for short, long in (("{train}", TRAIN), ("{on}", ON), ("{resume}", RESUME)):
         command = command.replace(short, long)
-    before = contents(world["good"]), contents(world["bad"])
+    before = contents(world["base"])
     capsys.readouterr()
-    found = call(command.format(**world).split())
+    found = call(command.format(**world, new=tmp_path / "new").split())
     message = capsys.readouterr().err
     assert found == int(code), message
     for word in words.split(","):
         assert word.strip() in message, f"{word.strip()!r} is not in: {message}"
     assert "Traceback" not in message
-    assert (contents(world["good"]), contents(world["bad"])) == before
+    assert contents(world["base"]) == before
 
 
 def test_there_are_at_least_forty_cases():
@@ -174,29 +188,105 @@ def test_a_second_run_in_the_same_directory_is_refused_and_names_the_first(world
     assert contents(world["good"]) == before
 
 
-def test_a_full_disk_is_told_and_keeps_what_was_saved(world, tmp_path):
-    """No file may grow beyond 30 kB; a checkpoint needs more."""
+def on_a_small_disk(arguments: list[str], most: int) -> str:
+    """Run the command where no file may grow beyond `most` bytes; it must fail. Return what it said."""
     resource = import_module("resource")
-    run = tmp_path / "run"
-    arguments = TRAIN.format(**{**world, "new": run}).split()
 
     def small_files() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
     full = subprocess.run(
-        [sys.executable, "-m", "tinyllm", *arguments, "--n-embd", "32"],
+        [sys.executable, "-m", "tinyllm", *arguments],
         cwd=ROOT, capture_output=True, text=True, preexec_fn=small_files,
     )  # fmt: skip
     assert full.returncode == 1, full.stderr
-    assert "not saved" in full.stderr and "Traceback" not in full.stderr
+    assert "Traceback" not in full.stderr
+    return full.stderr
+
+
+def test_a_disk_too_full_for_a_first_checkpoint_is_told_and_the_next_run_works(world, tmp_path):
+    run = tmp_path / "run"
+    arguments = TRAIN.format(**world, new=run).split()
+    assert "not saved" in on_a_small_disk(arguments, 30_000)
     assert not [path for path in run.iterdir() if path.name.startswith(".tmp")]
-    assert call([*arguments, "--n-embd", "32"]) == 0  # the next run in the same place works
+    assert call(arguments) == 0
+
+
+def test_a_disk_too_full_for_tokens_names_their_place(world, tmp_path):
+    message = on_a_small_disk(TRAIN.format(**world, new=tmp_path / "run").split(), 1_000)
+    assert (
+        f"{tmp_path / 'run' / 'data'}: the tokens of pretraining" in message and "free some space" in message
+    )
+
+
+def test_a_disk_too_full_for_the_log_names_it(world, tmp_path):
+    run = copied(world["good"], tmp_path)
+    assert call(resume(run)) == 0  # its tokens are kept, whatever texts other cases have tried
+    before = contents(run)
+    message = on_a_small_disk([*resume(run), "--epochs", "3"], (run / "metrics.jsonl").stat().st_size)
+    assert f"{run / 'metrics.jsonl'}: cannot be written" in message
+    assert contents(run) == before
+
+
+def test_a_disk_that_is_full_later_keeps_what_was_saved(world, tmp_path):
+    run = copied(world["good"], tmp_path)
+    before, logged = contents(run), (run / "metrics.jsonl").read_bytes()
+    assert "those before it are still there" in on_a_small_disk([*resume(run), "--epochs", "3"], 30_000)
+    assert (run / "metrics.jsonl").read_bytes().startswith(logged)
+    for grown in ("metrics.jsonl", "report.html"):  # what a run goes on writing
+        before.pop(grown)
+    assert before.items() <= contents(run).items()
+    assert call([*resume(run), "--epochs", "3"]) == 0
+
+
+def copied(good: Path, tmp_path: Path) -> Path:
+    """Return a copy of the good run, to be trained on."""
+    return Path(shutil.copytree(good, tmp_path / "run"))
+
+
+def resume(run: Path) -> list[str]:
+    return ["train", "--checkpoint-dir", str(run), "--plain", "--no-samples", "--resume"]
+
+
+def test_a_rotten_newest_is_set_aside_and_the_one_before_it_gone_on_from(world, tmp_path, capsys):
+    run = copied(world["good"], tmp_path)
+    rotten = bytearray((run / "model_final.bin").read_bytes())
+    rotten[-10] ^= 1
+    (run / "model_final.bin").write_bytes(rotten)
+    capsys.readouterr()
+    assert call([*resume(run), "--epochs", "2"]) == 0
+    message = capsys.readouterr().err
+    for said in ("checksum", "set aside as model_final.bin.corrupt", "is used instead"):
+        assert said in message
+    assert (run / "model_final.bin.corrupt").read_bytes() == rotten
+
+
+def test_a_run_that_diverges_after_a_resume_leaves_its_earlier_bests_and_its_final_model(world, tmp_path):
+    run = copied(world["good"], tmp_path)
+    earlier = {name: mark for name, mark in contents(run).items() if "best" in name or "final" in name}
+    wild = ["--epochs", "9", "--lr", "1e30", "--grad-clip", "0", "--warmup", "0", "--keep-best-n", "99"]
+    assert call([*resume(run), *wild]) == 1
+    assert len(earlier) > 2 and earlier.items() <= contents(run).items()
+    tamer = ["--resume-from", str(run / "model_final.bin"), "--epochs", "2"]
+    assert call(["train", "--checkpoint-dir", str(run), "--plain", "--no-samples", *tamer]) == 0
+
+
+def test_texts_of_a_phase_that_a_run_has_not_are_refused_and_of_one_that_is_over_are_told(
+    world, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    assert call(f"train --checkpoint-dir {run} --data {world['facts']} {TINY}".split()) == 0
+    capsys.readouterr()
+    assert call([*resume(run), "--chat-data", str(world["chats"])]) == 2
+    assert "--phase instruction_tuning adds it" in capsys.readouterr().err
+    assert call([*resume(world["good"]), "--pretraining-data", str(world["chats"])]) == 0
+    assert "pretraining is over" in capsys.readouterr().err
 
 
 def test_a_character_that_a_char_tokenizer_never_saw_is_named(world, tmp_path, capsys):
     run = tmp_path / "run"
-    assert call([*TRAIN.format(**{**world, "new": run}).split(), "--tokenizer", "char"]) == 0
+    assert call([*TRAIN.format(**world, new=run).split(), "--tokenizer", "char"]) == 0
     capsys.readouterr()
     assert call(["generate", str(run), "--prompt", "Ж"]) == 1
     message = capsys.readouterr().err
@@ -205,10 +295,10 @@ def test_a_character_that_a_char_tokenizer_never_saw_is_named(world, tmp_path, c
 
 def test_texts_that_changed_are_refused_unless_allowed(world, tmp_path, capsys):
     run = tmp_path / "run"
-    arguments = TRAIN.format(**{**world, "new": run}).split()
+    arguments = TRAIN.format(**world, new=run).split()
     assert call(arguments) == 0
     other = tmp_path / "other.json"
     other.write_text(json.dumps(CHATS[:-1], ensure_ascii=False), encoding="utf-8")
-    again = ["train", "--plain", "--no-samples", "--checkpoint-dir", str(run), "--resume", "--epochs", "2"]
+    again = [*resume(run), "--epochs", "2"]
     assert call([*again, "--chat-data", str(other)]) == 1
     assert call([*again, "--chat-data", str(other), "--allow-new-data"]) == 0

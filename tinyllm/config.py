@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+LARGEST = 1 << 40  # of whole numbers that have no limit of their own; steps counted with them fit 64 bits
 PHASES = ("pretraining", "instruction_tuning")
 
 
@@ -55,8 +56,9 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
         raise ConfigError(f"{name}: found {value}, expected more than {rule['above']}")
     if rule["low"] is not None and value < rule["low"]:
         raise ConfigError(f"{name}: found {value}, expected at least {rule['low']}")
-    if rule["high"] is not None and value > rule["high"]:
-        raise ConfigError(f"{name}: found {value}, expected at most {rule['high']}")
+    high = LARGEST if rule["high"] is None and isinstance(value, int) else rule["high"]
+    if high is not None and value > high:
+        raise ConfigError(f"{name}: found {value}, expected at most {high}")
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.train.monitor == "val" and not self.data.val_fraction:
             raise ConfigError("--monitor val: nothing is held out; give --val-fraction, such as 0.1")
+        if self.train.eval_every and not self.data.val_fraction:
+            raise ConfigError("--eval-every: nothing is held out; give --val-fraction, such as 0.1")
 
     def document(self) -> dict[str, dict[str, Any]]:
         """Return the config as nested plain dicts, as they are stored in a checkpoint."""
