@@ -6,9 +6,11 @@ import io
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -206,13 +208,24 @@ def test_on_a_terminal_ctrl_d_and_exit_end_with_0_and_ctrl_c_with_130(polite, ke
         stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=lambda: own_terminal(theirs),
     ) as process:  # fmt: skip
         os.close(theirs)
-        read_until(ours, "> ")
-        os.write(ours, "嗨\r".encode())
-        read_until(ours, "你好呀")
-        read_until(ours, "> ")
-        os.write(ours, key.encode())
-        assert process.wait(20) == code
-    os.close(ours)
+        try:
+            read_until(ours, "> ")
+            os.write(ours, "嗨\r".encode())
+            read_until(ours, "你好呀")
+            read_until(ours, "> ")
+            assert ended_by(process, ours, key) == code
+        finally:
+            process.kill()
+            os.close(ours)
+
+
+def ended_by(process, terminal, key):
+    """Press the key until the program ends: one that comes while readline takes over the terminal is lost."""
+    for _ in range(30):
+        os.write(terminal, key.encode())
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(1)
+    return None
 
 
 def own_terminal(descriptor):
@@ -229,4 +242,5 @@ def read_until(descriptor, text):
     """Read from a terminal until `text` has appeared."""
     seen = b""
     while text.encode() not in seen:
+        assert select.select([descriptor], [], [], 30)[0], f"no {text!r} within 30 s after {seen!r}"
         seen += os.read(descriptor, 1)

@@ -65,10 +65,10 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
 class ModelConfig(_Section):
     """The shapes of the network; a checkpoint's can never be changed."""
 
-    n_layer: int = _option(2, "transformer blocks", low=1)
-    n_head: int = _option(8, "attention heads; must divide --n-embd", low=1)
-    n_embd: int = _option(256, "channels of the residual stream", low=1)
-    block_size: int = _option(128, "longest context, in tokens", low=1)
+    n_layer: int = _option(2, "transformer blocks", low=1, high=1000)
+    n_head: int = _option(8, "attention heads; must divide --n-embd", low=1, high=1 << 16)
+    n_embd: int = _option(256, "channels of the residual stream", low=1, high=1 << 16)
+    block_size: int = _option(128, "longest context, in tokens", low=1, high=1 << 20)
     dropout: float = _option(0.0, "probability of dropping an activation in training", low=0.0, high=0.99)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """metrics.jsonl: one JSON object a line, appended and never rewritten.
 
-A run that was killed and resumed has logged some steps twice; `read` keeps the later of the two.
+A run that was killed and resumed has logged some steps twice; `read` makes one history of them.
 """
 
 from __future__ import annotations
@@ -71,17 +71,22 @@ def _ends_a_line(path: Path) -> bool:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a metrics file in step order; of lines replayed after a resume, the later.
+    """Return the objects of a metrics file in step order, as a run without interruptions would leave them.
 
-    Torn lines, which a kill leaves behind, are skipped.
+    A resume takes back what was logged beyond its step, and of lines logged twice the later counts. Torn
+    lines, which a kill leaves behind, are skipped.
     """
-    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    latest: dict[tuple[int, str, str], dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             values = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(values, dict) and isinstance(values.get("step"), int):
-            kind = "event" if "event" in values else "eval" if "eval/loss" in values else "train"
-            latest[(values["step"], kind, values.get("event"))] = values
+        if not isinstance(values, dict) or type(values.get("step")) is not int:
+            continue
+        step, event = values["step"], str(values.get("event", ""))
+        if event == "resume":
+            latest = {key: kept for key, kept in latest.items() if key[0] <= step}
+        kind = "event" if event else "eval" if "eval/loss" in values else "train"
+        latest[(step, kind, event)] = values
     return sorted(latest.values(), key=lambda values: int(values["step"]))

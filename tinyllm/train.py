@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
     from tinyllm.display import duration, watcher
     from tinyllm.loop import Loop, SaveRhythm
     from tinyllm.metrics import Metrics
-    from tinyllm.report import write
+    from tinyllm.report import ReportError, write
     from tinyllm.step import Engine
 
     directory = Path(args.checkpoint_dir)
@@ -124,12 +124,16 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
                     state.layout,
                     team,
                 )
+                manager.reserve(state)  # touched now, the first save is no slower than the others
                 rhythm = SaveRhythm(args.save_every_steps, args.save_every_minutes)
                 loop = Loop(state, datasets, engine, manager, metrics, watch, rhythm, interrupt)
                 if args.resuming:
                     metrics.write(step=state.progress.step, event="resume", phase=state.progress.phase)
                 done = loop.run()
-            write(directory)
+            try:
+                write(directory)
+            except ReportError as error:  # the model is safe on the disk; its picture can be drawn again
+                watch.notice(f"warning: no report: {error}")
     finally:
         watch.close()
     if not done:
