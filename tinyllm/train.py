@@ -144,7 +144,9 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
     print(f"\n{directory / 'model_final.bin'} and {directory / 'report.html'} written in {took}")
     if not args.no_samples:
         _samples(state)
-    print(f"\ntalk to it: python -m tinyllm.chat {directory / 'model_final.bin'}")
+    # Trained on single questions alone, a model takes an unrelated second one for a part of the first.
+    alone = " --memory 0" if "instruction_tuning" in state.phases else ""
+    print(f"\ntalk to it: python -m tinyllm.chat {directory / 'model_final.bin'}{alone}")
     return 0
 
 
