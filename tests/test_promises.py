@@ -24,6 +24,7 @@ from tinyllm import metrics
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy
 from tinyllm.comm import Team
 from tinyllm.config import Config, DataConfig, TrainConfig
+from tinyllm.loop import SaveRhythm
 from tinyllm.state import TrainState
 from tinyllm.step import Engine
 from tinyllm.text.tokenizer import train_bpe
@@ -58,9 +59,10 @@ def kept(directory: Path, strategy: CheckpointStrategy, keep_best_n: int = 3) ->
             state = some_state(epoch)
             state.progress.epoch = epoch
             manager.save_checkpoint(state, at(epoch, loss)).result()
-    bins, sidecars = ({p.stem for p in directory.glob(f"*.{kind}")} for kind in ("bin", "json"))
-    assert bins == sidecars
-    return bins
+    names = {path.name for path in directory.iterdir()} - {".lock"}
+    found = {name.removesuffix(".bin") for name in names if name.endswith(".bin")}
+    assert names == {f"{name}.{kind}" for name in found for kind in ("bin", "json")}
+    return found
 
 
 BEST = {
@@ -129,8 +131,6 @@ def test_adam_state_is_saved_whole(tmp_path):
 
 
 # Early stopping.
-
-CALM = Config(SMALL, TrainConfig(batch_size=4, epochs=4), DataConfig(vocab_size=300))
 STOPPING = Config(
     SMALL, TrainConfig(batch_size=3, epochs=9, patience=2, min_delta=5.0, lr=3.0), DataConfig(vocab_size=300)
 )
@@ -273,9 +273,11 @@ def test_loss_continuity(tmp_path):
 @pytest.mark.parametrize("k", [1, 3])
 def test_training_k_epochs_and_then_the_others_is_training_all(tmp_path, k):
     """The document's own check: some epochs, then `--resume` with more; here the bits are compared."""
-    whole, cut = (Run(tmp_path / name, CALM, phases=ONE_PHASE) for name in ("whole", "cut"))
+    config = Config(SMALL, TrainConfig(batch_size=4, epochs=4), DataConfig(vocab_size=300))
+    at_epochs = {"phases": ONE_PHASE, "rhythm": SaveRhythm()}
+    whole, cut = (Run(tmp_path / name, config, **at_epochs) for name in ("whole", "cut"))
     expected = whole.go()
-    assert cut.go(cut=k * ACTIONS_OF_AN_EPOCH) is None
+    assert cut.go(cut=5 * k) is None  # the actions of an epoch: three steps, its close, its judgement
     with cut.manager() as manager:
         path = manager.get_last_checkpoint()
         assert path is not None and manager.load_checkpoint(path)[1].epoch == k
@@ -379,6 +381,12 @@ def test_binary_and_json_export(tmp_path):
     text = (tmp_path / "weights.json").read_text(encoding="utf-8")
     number = repr(float(final.layout.named(final.rows[0])["norm.gain"][0]))
     assert number in text and (tmp_path / "weights.bin").stat().st_size < Path(source).stat().st_size / 2
+
+
+def test_the_list_of_promises_names_these_tests_and_no_others():
+    listed = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")))
+    here = {name for name in globals() if name.startswith("test_")}
+    assert listed == here - {"test_the_list_of_promises_names_these_tests_and_no_others"}
 
 
 @pytest.fixture
