@@ -276,7 +276,8 @@ def test_torn_lines_and_wrong_types_are_passed_over(tmp_path):
         '{"step": 52, "train/loss": 1e999, "epoch": "x", "tokens": -1, "phase": 7, "train/lr": [1]}',
         '{"step": 1' + "0" * 400 + ', "train/loss": 1}',
     ]  # fmt: skip
-    path.write_text("\n".join(odd) + "\n" + path.read_text() + '{"step": 54, "train/lo', encoding="utf-8")
+    lines = [path.read_text().rstrip(), *odd, '{"step": 54, "train/lo']
+    path.write_text("\n".join(lines), encoding="utf-8")
     words = shown(tmp_path).words
     assert "At 2 steps the train loss was not finite" in words
 
