@@ -274,7 +274,8 @@ def _samples(state: TrainState) -> None:
     print("\nquestions of its training, answered:")
     for answer in answers[:5]:
         prompt = answer.prompt.replace("\n", " ")
-        print(f"  {prompt}{' ' if prompt.endswith(':') else ''}{answer.said}".replace("\n", " "))
+        said = answer.said if len(answer.said) <= 100 else answer.said[:100] + " ..."
+        print(f"  {prompt}{' ' if prompt.endswith(':') else ''}{said}".replace("\n", " "))
     same = sum(answer.said == answer.expected for answer in answers)
     recognised = sum(answer.is_recognisable for answer in answers)
     counts = f"{recognised} of {len(answers)}, {same} word for word"
