@@ -210,7 +210,9 @@ def test_a_disk_too_full_for_a_first_checkpoint_is_told_and_the_next_run_works(w
     arguments = TRAIN.format(**world, new=run).split()
     assert "not saved" in on_a_small_disk(arguments, 30_000)
     assert not [path for path in run.iterdir() if path.name.startswith(".tmp")]
+    failed = (run / "metrics.jsonl").read_bytes()
     assert call(arguments) == 0
+    assert (run / "previous-1" / "metrics.jsonl").read_bytes() == failed  # not mixed into the new one's
 
 
 def test_a_disk_too_full_for_tokens_names_their_place(world, tmp_path):
@@ -260,6 +262,29 @@ def test_a_rotten_newest_is_set_aside_and_the_one_before_it_gone_on_from(world, 
     for said in ("checksum", "set aside as model_final.bin.corrupt", "is used instead"):
         assert said in message
     assert (run / "model_final.bin.corrupt").read_bytes() == rotten
+
+
+def test_a_run_goes_on_from_the_newest_of_a_directory_that_is_named(world, tmp_path, capsys):
+    arguments = (
+        f"train --checkpoint-dir {tmp_path / 'run'} --plain --no-samples --epochs 2 --resume-from".split()
+    )
+    assert call([*arguments, str(world["good"])]) == 0
+    assert "resuming from model_final.bin" in capsys.readouterr().err
+    assert call([*arguments, str(world["bad"] / "folder")]) == 1
+    assert "folder: found no sound checkpoint" in capsys.readouterr().err
+
+
+def test_what_is_fresh_sets_the_earlier_run_aside_and_no_file_of_a_person(world, tmp_path):
+    run = copied(world["good"], tmp_path)
+    before = contents(run)
+    (run / "notes.txt").write_text("mine", encoding="utf-8")
+    (run / "model_final.bin.corrupt").write_bytes(b"rot")
+    assert call([*TRAIN.format(**world, new=run).split(), "--fresh"]) == 0
+    assert contents(run / "previous-1") == {
+        **before,
+        "model_final.bin.corrupt": hashlib.sha256(b"rot").hexdigest(),
+    }
+    assert (run / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_run_that_diverges_after_a_resume_leaves_its_earlier_bests_and_its_final_model(world, tmp_path):

@@ -17,9 +17,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from tinyllm import model
+from tinyllm import metrics, model
 from tinyllm.arena import Layout
-from tinyllm.checkpoint.store import LOCK_NAME
+from tinyllm.checkpoint import policy
 from tinyllm.config import PHASES, Config, ConfigError, flag, replace
 from tinyllm.phases import enter_phase, floor_rate, phase_schedule, phase_steps
 from tinyllm.state import Sources, TrainState, layout_of
@@ -218,14 +218,21 @@ def is_finished(state: TrainState) -> bool:
 
 
 def set_aside(directory: Path) -> Path:
-    """Move an earlier run's files into the first free `previous-N` of its directory, and return that."""
+    """Move an earlier run's files into the first free `previous-N` of its directory, and return that.
+
+    What a run does not write stays where it is: the directory may be a person's own.
+    """
     number = next(n for n in itertools.count(1) if not (directory / f"previous-{n}").exists())
     place = directory / f"previous-{number}"
     place.mkdir()
     for path in sorted(directory.iterdir()):
-        if path.is_file() and path.name != LOCK_NAME:
+        if path.is_file() and _is_of_a_run(path.name):
             path.rename(place / path.name)
     return place
+
+
+def _is_of_a_run(name: str) -> bool:
+    return name in (metrics.FILE_NAME, "report.html") or bool(policy.label_of(name.partition(".corrupt")[0]))
 
 
 def environment(workers: int, blas_threads: int) -> dict[str, str | int]:

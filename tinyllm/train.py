@@ -117,13 +117,8 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
             state.environment = environment
             with Team(workers) as team, Metrics(directory) as metrics:
                 watch.line(_description(state, datasets, workers, args, directory))
-                engine = Engine(
-                    state.config.model,
-                    state.tokenizer.vocab_size,
-                    state.config.train.batch_size,
-                    state.layout,
-                    team,
-                )
+                config, V = state.config, state.tokenizer.vocab_size
+                engine = Engine(config.model, V, config.train.batch_size, state.layout, team)
                 manager.reserve(state)  # touched now, the first save is no slower than the others
                 rhythm = SaveRhythm(args.save_every_steps, args.save_every_minutes)
                 loop = Loop(state, datasets, engine, manager, metrics, watch, rhythm, interrupt)
@@ -170,52 +165,60 @@ def _sources(args: argparse.Namespace) -> dict[str, list[str]]:
 def _state(
     args: argparse.Namespace, manager: CheckpointManager, watch: Lines
 ) -> tuple[TrainState, dict[str, Dataset]]:
-    """Return the run to go on with: fresh, or from the checkpoint that was asked for."""
+    """Return the run to train: a fresh one, or the one of the checkpoint that was asked for."""
     from tinyllm import begin
-    from tinyllm.checkpoint import CheckpointError
+    from tinyllm.metrics import FILE_NAME
 
     directory, sources = Path(args.checkpoint_dir), _sources(args)
-    if not args.resuming:
-        held = manager.list_checkpoints()
-        if held and not args.fresh:
-            raise FileExistsError(
-                f"{directory} already holds a run ({len(held)} checkpoints): --resume goes on with it, "
-                f"--fresh sets it aside, and --checkpoint-dir names another place"
-            )
-        if held:
-            watch.notice(f"note: the earlier run is now in {begin.set_aside(directory)}")
-            manager.list_checkpoints()  # so that it forgets them
-        if not args.data:
-            sources = {**{phase: [text] for phase, text in begin.BUNDLED.items()}, **sources}
-        if args.phase:
-            sources = {args.phase: sources[args.phase]}
-        return begin.fresh(args.config, sources, directory, watch.notice)
-    newest = f"--resume alone takes the newest sound checkpoint in {directory}"
-    path = Path(args.resume_from) if args.resume_from else None
-    if path is not None:
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: not found, expected a checkpoint; {newest}")
-    else:
-        path = manager.get_last_checkpoint()
-        if path is not None and args.resume_best:
-            path = manager.get_best_checkpoint(manager.load_checkpoint(path)[1].phase)
+    if args.resuming:
+        state = _loaded(args, manager, watch)
+        return state, begin.resumed(
+            state, args.changes, sources, args.phase, args.allow_new_data, directory, watch.notice
+        )
+    held = manager.list_checkpoints()
+    if held and not args.fresh:
+        raise FileExistsError(
+            f"{directory} already holds a run ({len(held)} checkpoints): --resume goes on with it, "
+            f"--fresh sets it aside, and --checkpoint-dir names another place"
+        )
+    if held or (directory / FILE_NAME).exists():  # a run may have ended before its first checkpoint
+        watch.notice(f"note: the earlier run is now in {begin.set_aside(directory)}")
+        manager.list_checkpoints()  # so that it forgets them
+    if not args.data:
+        sources = {**{phase: [text] for phase, text in begin.BUNDLED.items()}, **sources}
+    if args.phase:
+        sources = {args.phase: sources[args.phase]}
+    return begin.fresh(args.config, sources, directory, watch.notice)
+
+
+def _loaded(args: argparse.Namespace, manager: CheckpointManager, watch: Lines) -> TrainState:
+    """Return the state of --resume-from, else the newest or the best sound one; it is kept from retention."""
+    from tinyllm.checkpoint import CheckpointError, CheckpointManager
+
+    place = args.resume_from or args.checkpoint_dir
+    newest = f"--resume alone takes the newest sound checkpoint in {args.checkpoint_dir}"
+    path = Path(args.resume_from) if args.resume_from else manager.get_last_checkpoint()
+    if args.resume_from and not Path(place).exists():
+        raise FileNotFoundError(f"{place}: not found, expected a checkpoint; {newest}")
+    if args.resume_from and Path(place).is_dir():
+        with CheckpointManager(place, read_only=True, on_notice=watch.notice) as other:
+            path = other.get_last_checkpoint()
+    if args.resume_best and path is not None:
+        path = manager.get_best_checkpoint(manager.load_checkpoint(path)[1].phase)
     if path is None:
         raise FileNotFoundError(
-            f"{directory}: found no sound {'best ' if args.resume_best else ''}checkpoint to resume from; "
-            f"drop --resume to begin, or give the run's --checkpoint-dir"
+            f"{place}: found no sound {'best ' if args.resume_best else ''}checkpoint to resume from; "
+            f"drop --resume to begin anew, or give the run's --checkpoint-dir"
         )
+    state: TrainState
     try:
         state, metadata = manager.load_checkpoint(path)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {newest}") from error
     manager.pin(path)
-    watch.notice(
-        f"resuming from {path.name}: {metadata.phase}, epoch {metadata.epoch}, step {state.progress.step:,}"
-    )
-    datasets = begin.resumed(
-        state, args.changes, sources, args.phase, args.allow_new_data, directory, watch.notice
-    )
-    return state, datasets
+    about = f"{metadata.phase}, epoch {metadata.epoch}, step {state.progress.step:,}"
+    watch.notice(f"resuming from {path.name}: {about}")
+    return state
 
 
 def _workers(args: argparse.Namespace, state: TrainState) -> int:
