@@ -183,3 +183,15 @@ def test_more_epochs_go_on_from_the_rate_where_it_is(tmp_path):
     assert longer is not None
     assert longer.progress.epoch == 4
     assert longer.schedule.lr(done.progress.step) == done.schedule.lr(done.progress.step)
+
+
+def test_accumulating_more_than_an_epoch_is_accumulating_all_of_it(tmp_path):
+    """Three batches of windows there are; what is beyond them is not even looked at."""
+    states = []
+    for accumulate in (3, 1 << 40):
+        train = TrainConfig(batch_size=4, accumulate=accumulate, epochs=2)
+        config = Config(dataclasses.replace(SMALL, dropout=0.1), train, DataConfig(vocab_size=300))
+        states.append(Run(tmp_path / f"{accumulate}", config, phases=("pretraining",)).go())
+    assert states[0] is not None and states[1] is not None
+    assert states[0].progress.step == 2
+    assert np.array_equal(states[0].rows.view(np.uint32), states[1].rows.view(np.uint32))
