@@ -104,6 +104,7 @@ report without a place | report {good} --out {bad}/missing/report.html | 1 | mis
 show a torn file | checkpoint show {bad}/torn.bin | 1 | torn.bin
 verify a rotten file | checkpoint verify {bad}/rotten.bin | 1 | rotten.bin, checksum
 export as what? | checkpoint export {good} {bad}/model.zip | 1 | model.zip, .json
+list what is no directory | checkpoint ls {bad}/missing | 1 | missing, no such directory
 remove the only one | checkpoint rm {bad}/only/checkpoint_last.bin | 1 | only, --force
 remove what is not there | checkpoint rm {good}/missing.bin | 1 | missing.bin
 """

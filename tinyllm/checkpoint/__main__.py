@@ -25,7 +25,7 @@ _COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "state")
 def ls(path: Path, disk: Disk) -> int:
     """Print a table of a directory's checkpoints, in the order of their saving."""
     if not disk.is_directory(path):
-        raise CheckpointError(f"{printable(path)}: not a directory")
+        raise CheckpointError(f"{printable(path)}: no such directory; name one that holds checkpoints")
     entries = Store(path, disk, _say).entries()
     if not entries:
         print(f"{printable(path)}: no checkpoints")
