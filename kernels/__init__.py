@@ -8,27 +8,28 @@ positions, targets and document starts.
 """
 
 from .adam import adam_
-from .attention import causal_softmax_backward, causal_softmax_forward
+from .attention import attention_backward, attention_delta, attention_forward
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout import dropout_backward, dropout_forward
 from .embedding import embedding_backward, embedding_forward
 from .gelu import bias_gelu_backward, bias_gelu_forward
 from .jit import CACHE_DIR
 from .layernorm import layernorm_backward, layernorm_forward
-from .norms import add_, add_and_clear_, add_bias_, bias_backward, sum_squares
+from .norms import add_and_sum_squares, add_bias_, bias_backward, sum_squares
+from .residual_norm import residual_norm_backward, residual_norm_forward
 from .warm import compile_all, is_warm
 
 __all__ = [
     "CACHE_DIR",
     "adam_",
-    "add_",
-    "add_and_clear_",
+    "add_and_sum_squares",
     "add_bias_",
+    "attention_backward",
+    "attention_delta",
+    "attention_forward",
     "bias_backward",
     "bias_gelu_backward",
     "bias_gelu_forward",
-    "causal_softmax_backward",
-    "causal_softmax_forward",
     "compile_all",
     "cross_entropy_backward",
     "cross_entropy_forward",
@@ -39,5 +40,7 @@ __all__ = [
     "is_warm",
     "layernorm_backward",
     "layernorm_forward",
+    "residual_norm_backward",
+    "residual_norm_forward",
     "sum_squares",
 ]

@@ -14,7 +14,7 @@ def adam_(
     params: Array, grads: Array, m: Array, v: Array, lr: float, beta1: float, beta2: float, epsilon: float,
     correction1: float, correction2: float, decay: float, scale: float,
 ) -> None:  # fmt: skip
-    """Move params along the gradient scale * grads, update m and v, and set grads to 0; all (size,).
+    """Move params against the gradient scale * grads, and update m and v; all (size,).
 
     Kingma and Ba 2015, "Adam", algorithm 1, with correction1 = 1 - beta1**t and correction2 = 1 - beta2**t
     at update t = 1, 2, ...; `decay` is decoupled (Loshchilov and Hutter 2019, "Decoupled Weight Decay
@@ -35,4 +35,3 @@ def adam_(
         v[i] = dtype(0) if second < normal else second
         step = rate * (first * unbias1) / (np.sqrt(second * unbias2) + tiny)
         params[i] = params[i] - step - shrink * params[i]
-        grads[i] = dtype(0)

@@ -1,4 +1,4 @@
-"""Softmax and cross entropy in place: the logits, the largest array of all, become their own gradient."""
+"""Softmax and cross entropy over rows of logits, which become their own gradient in place."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from .jit import Array, jit
 
 @jit
 def cross_entropy_forward(losses: Array, logits: Array, targets: Array) -> None:
-    """losses (N,) float64 = -log softmax(logits)[target], 0 where the target is -1; the logits (N, V)
-    become probabilities; targets (N,) int32.
+    """losses (N,) float64 = -log softmax(logits)[target], 0 where the target is -1; targets (N,) int32.
 
     log-sum-exp with the row's maximum taken out: no overflow, and no epsilon in a log. A NaN or +inf
     logit makes the loss NaN. Raises IndexError for a target outside -1..V-1, before anything is written.
@@ -25,34 +24,45 @@ def cross_entropy_forward(losses: Array, logits: Array, targets: Array) -> None:
             raise IndexError("targets: expected -1 (ignored) or a token below the vocabulary size")
     for n in range(N):
         row, target = logits[n], targets[n]
+        losses[n] = 0.0
+        if target < 0:
+            continue
         highest = row[0]
         for v in range(V):
             highest = maximum(highest, row[v])
-        wanted = row[target] if target >= 0 else highest
         total = dtype(0)
         for v in range(V):
-            row[v] = exp(row[v] - highest)
-            total += row[v]
-        share = dtype(1) / total
-        for v in range(V):
-            row[v] *= share
-        loss = math.log(np.float64(total)) + (np.float64(highest) - np.float64(wanted))
-        losses[n] = loss if target >= 0 else 0.0
+            total += exp(row[v] - highest)
+        losses[n] = math.log(np.float64(total)) + (np.float64(highest) - np.float64(row[target]))
 
 
 @jit
-def cross_entropy_backward(dlogits: Array, targets: Array, scale: float) -> None:
-    """dlogits (N, V) goes in place from probabilities to (p - onehot(target)) * scale; a row whose target
-    is -1 becomes 0, whatever it held.
+def cross_entropy_backward(losses: Array, dlogits: Array, targets: Array, scale: float) -> None:
+    """losses as `cross_entropy_forward` has them; dlogits (N, V) goes in place from logits to
+    (softmax - onehot(target)) * scale, and to 0 in a row whose target is -1, whatever it held.
     """
     N, V = dlogits.shape
     dtype = dlogits.dtype.type
     factor = dtype(scale)
     for n in range(N):
+        if targets[n] < -1 or targets[n] >= V:
+            raise IndexError("targets: expected -1 (ignored) or a token below the vocabulary size")
+    for n in range(N):
         row, target = dlogits[n], targets[n]
+        losses[n] = 0.0
         if target < 0:
             row[:] = dtype(0)
             continue
+        highest = row[0]
         for v in range(V):
-            row[v] *= factor
+            highest = maximum(highest, row[v])
+        wanted = row[target]
+        total = dtype(0)
+        for v in range(V):
+            row[v] = exp(row[v] - highest)
+            total += row[v]
+        losses[n] = math.log(np.float64(total)) + (np.float64(highest) - np.float64(wanted))
+        share = factor / total
+        for v in range(V):
+            row[v] *= share
         row[target] -= factor

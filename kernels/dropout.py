@@ -1,17 +1,20 @@
-"""Dropout whose mask is a function of (key, element index): nothing is stored, backward draws it again."""
+"""Dropout whose mask is a function of (key, row, column): nothing is stored, backward draws it again.
+
+The first two functions are inlined into every kernel that drops; the last two drop and do nothing else.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from .jit import Array, flat, jit
+from .jit import Array, jit
 
-PAGE = 1 << 32  # indices that share their upper 32 bits
-PART = 1024  # elements at a time; they stay in the first-level cache
+PAGE = 1 << 32  # one more than the largest hash
+GOLDEN = 0x9E3779B9  # odd, so that its multiples pass through all 32-bit numbers
 
 
 @jit
-def _mix(h: np.uint32) -> np.uint32:
+def mix(h: np.uint32) -> np.uint32:
     """Scatter 32 bits one to one; constants: lowbias32 (Wellons 2018, "Prospecting for hash functions")."""
     h = np.uint32(h ^ np.uint32(h >> np.uint32(16)))
     h = np.uint32(h * np.uint32(0x7FEB352D))
@@ -21,50 +24,48 @@ def _mix(h: np.uint32) -> np.uint32:
 
 
 @jit
-def _bits(lower: np.uint32, upper: np.uint32, i: int) -> np.uint32:
-    """Hash counter i under a 64-bit key, in two rounds: few processors multiply vectors of 64-bit numbers.
-
-    A function of its own because LLVM then keeps the counter, too, in 32 bits (1.7 times faster).
-    """
-    return _mix(np.uint32(_mix(np.uint32(lower + np.uint32(i))) ^ upper))
+def row_hash(key: np.uint64, row: int) -> np.uint32:
+    """Hash a row's number under the key's upper half; 32 bits because few processors multiply wider vectors."""
+    row64 = np.uint64(row)
+    upper = mix(np.uint32(np.uint32(row64 >> np.uint64(32)) + np.uint32(GOLDEN)))
+    return mix(np.uint32(mix(np.uint32(np.uint32(row64) + np.uint32(key >> np.uint64(32)))) ^ upper))
 
 
 @jit
-def _dropout_page(y: Array, x: Array, key: np.uint64, start: np.uint64, rate: float) -> None:
-    """Mask elements whose indices lie in one page, so that the loop counts in 32 bits."""
+def hash_of(lower: np.uint32, row: np.uint32, column: int) -> np.uint32:
+    """Hash one place: `lower` is the key's lower half, `row` what `row_hash` returned."""
+    return mix(np.uint32(np.uint32(np.uint32(column) * np.uint32(GOLDEN) + lower) ^ row))
+
+
+@jit
+def _dropout(y: Array, x: Array, key: np.uint64, first: int, rate: float) -> None:
+    N, C = x.shape
     dtype = x.dtype.type
     keep, drop = dtype(1.0 / (1.0 - rate)), dtype(0)
-    threshold = np.uint32(rate * PAGE)
-    lower = np.uint32(np.uint32(key) + np.uint32(start))
-    upper = np.uint32(np.uint32(key >> np.uint64(32)) ^ _mix(np.uint32(start >> np.uint64(32))))
-    part = np.empty(PART, x.dtype)  # LLVM vectorises no loop whose y may be x
-    for first in range(0, x.size, PART):
-        x_part, y_part = x[first : first + PART], y[first : first + PART]
-        lower_part = np.uint32(lower + np.uint32(first))
-        for i in range(x_part.size):
+    threshold, lower = np.uint32(rate * PAGE), np.uint32(key)
+    part = np.empty(C, x.dtype)  # LLVM vectorises no loop whose y may be x
+    for n in range(N):
+        row = row_hash(key, first + n)
+        for c in range(C):
             # A product, not a choice: a NaN in a dropped place must still be seen.
-            part[i] = x_part[i] * (keep if _bits(lower_part, upper, i) >= threshold else drop)
-        for i in range(x_part.size):
-            y_part[i] = part[i]
+            part[c] = x[n, c] * (keep if hash_of(lower, row, c) >= threshold else drop)
+        for c in range(C):
+            y[n, c] = part[c]
 
 
-def dropout_forward(y: Array, x: Array, key: int, start: int, rate: float) -> None:
-    """y = x * mask / (1 - rate), any shape; mask is 0 with probability `rate`; y may be x itself.
+def dropout_forward(y: Array, x: Array, key: int | np.uint64, first: int, rate: float) -> None:
+    """y = x * mask / (1 - rate), both (N, C); mask is 0 with probability `rate`; y may be x itself.
 
-    Element i of x draws from a hash of the 64-bit `key` and the index `start + i`, so a tensor may be
-    masked whole or in parts, in any order. Srivastava et al. 2014, in its inverted form. Raises
-    ValueError for a rate outside [0, 1).
+    Row n draws from a hash of the 64-bit `key`, of `first + n` and of the column, so rows may be masked
+    together or apart, in any order. Srivastava et al. 2014, in its inverted form. Raises ValueError for
+    a rate outside [0, 1).
     """
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"rate: found {rate}, expected 0 <= rate < 1")
-    y, x, first = flat(y), flat(x), 0
-    while first < x.size:
-        stop = min(x.size, first + PAGE - (start + first) % PAGE)
-        # uint64 whatever the value: Numba would take a key below 2**63 for int64, and compile once more.
-        _dropout_page(y[first:stop], x[first:stop], np.uint64(key), np.uint64(start + first), float(rate))
-        first = stop
+    # uint64 whatever the value: Numba would take a key below 2**63 for int64, and compile once more.
+    _dropout(y, x, np.uint64(key), int(first), float(rate))
 
 
-def dropout_backward(dx: Array, dy: Array, key: int, start: int, rate: float) -> None:
+def dropout_backward(dx: Array, dy: Array, key: int | np.uint64, first: int, rate: float) -> None:
     """dx = dy * mask / (1 - rate): the map is linear and diagonal, so it is its own transpose."""
-    dropout_forward(dx, dy, key, start, rate)
+    dropout_forward(dx, dy, key, first, rate)

@@ -1,6 +1,6 @@
 """The one place where Numba's options live, and why; and where compiled kernels are kept.
 
-Order: the options, the cache directory, the decorator, flat.
+Order: the options, the cache directory, the decorator.
 """
 
 from __future__ import annotations
@@ -87,10 +87,3 @@ def jit(function: F) -> F:
         return cast(F, numba.njit(cache=CACHE_DIR is not None, **OPTIONS)(function))
     finally:
         config.CACHE_DIR = before
-
-
-def flat(x: Array) -> Array:
-    """Return contiguous `x` as (size,), so that one compiled kernel serves arrays of every rank."""
-    if not x.flags.c_contiguous:
-        raise ValueError(f"expected a C-contiguous array, found shape {x.shape} with strides {x.strides}")
-    return x.reshape(-1)

@@ -1,10 +1,10 @@
-"""Sums of whole rows: the norm, additions in place, and the bias that every linear map adds."""
+"""Sums of whole rows: the norm of the gradient, and the bias that every linear map adds."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from .jit import Array, flat, jit
+from .jit import Array, jit
 
 ROWS = 64  # rows that are summed before they meet the total: keeps the float32 sum short
 
@@ -20,23 +20,14 @@ def sum_squares(x: Array) -> float:
 
 
 @jit
-def add_and_clear_(total: Array, other: Array) -> None:
-    """total += other, then other = 0; both (size,)."""
-    zero = other.dtype.type(0)
+def add_and_sum_squares(total: Array, other: Array) -> float:
+    """total += other, both (size,); return the `sum_squares` of what total then holds."""
+    squares = 0.0
     for i in range(total.size):
-        total[i] += other[i]
-        other[i] = zero
-
-
-@jit
-def _add_flat(y: Array, x: Array) -> None:
-    for i in range(y.size):
-        y[i] += x[i]
-
-
-def add_(y: Array, x: Array) -> None:
-    """y += x, for equal shapes; both contiguous."""
-    _add_flat(flat(y), flat(x))
+        value = total[i] + other[i]
+        total[i] = value
+        squares += np.float64(value) * np.float64(value)
+    return squares
 
 
 @jit

@@ -1,7 +1,8 @@
 """Every kernel again in plain NumPy: the readable truth, and what the compiled kernels are tested against.
 
 Same names, same arguments, the same arrays changed in place. Nothing here is fast, and nothing is trained
-with it. In the order of the model: embedding, layernorm, linear's bias, attention, GELU, dropout, loss, Adam.
+with it. In the order of the model: embedding, layernorm, linear's bias, attention, GELU, residual, dropout,
+loss, Adam.
 
 A backward says: given dy = dLoss/dy, what is dLoss/dx = sum over y of dLoss/dy * dy/dx?
 """
@@ -59,30 +60,58 @@ def bias_backward(dbias: Array, dy: Array) -> None:
     dbias += dy.sum(axis=0)
 
 
-def _visible(starts: Array) -> Array:
-    """(B, 1, T, T) bool: may query t see key s? From the start of its document up to itself."""
-    T = starts.shape[1]
-    t, s = np.arange(T)[:, None], np.arange(T)
-    return ((starts[:, :, None] <= s) & (s <= t))[:, None]
+def _visible(starts: Array, query: int, Q: int, key: int, K: int) -> Array:
+    """(B, 1, Q, K) bool: may query t see key s? From the start of its document up to itself."""
+    t, s = np.arange(query, query + Q)[:, None], np.arange(key, key + K)
+    return ((starts[:, query : query + Q, None] <= s) & (s <= t))[:, None]
 
 
-def causal_softmax_forward(p: Array, starts: Array, scale: float) -> None:
-    """p = softmax(scale * scores) over visible keys, 0 elsewhere (Vaswani et al. 2017, equation 1).
+def _attention_mask(shape: tuple[int, ...], T: int, query: int, key: int, mask: int, first: int, rate: float
+                    ) -> Array:  # fmt: skip
+    """The block (B, H, Q, K) of the masks of all rows (B, H, T), of which each is as long as need be."""
+    B, H, Q, K = shape
+    whole = _mask(mask, first, (B * H * T, key + K), rate).reshape(B, H, T, key + K)
+    return whole[:, :, query : query + Q, key:]
+
+
+def attention_forward(
+    p: Array, lse: Array, starts: Array, query: int, key: int, scale: float, mask: np.uint64, first: int,
+    rate: float,
+) -> None:  # fmt: skip
+    """p = dropout(softmax(scale * scores)) over visible keys, 0 elsewhere (Vaswani et al. 2017, equation 1).
 
     Subtracting a row's maximum changes nothing, e**(z - m) / sum e**(z - m) = e**z / sum e**z, and keeps
     e**z from overflowing.
     """
-    z = np.where(_visible(starts), p, -np.inf) * p.dtype.type(scale)
-    e = np.exp(z - z.max(axis=-1, keepdims=True))
-    p[...] = e / e.sum(axis=-1, keepdims=True)
+    Q, K = p.shape[2:]
+    z = np.where(_visible(starts, query, Q, key, K), p, -np.inf) * p.dtype.type(scale)
+    highest = z.max(axis=-1, keepdims=True)
+    e = np.exp(z - highest)
+    total = e.sum(axis=-1, keepdims=True)
+    lse[:, :, query : query + Q] = (highest + np.log(total))[..., 0]
+    p[...] = e / total * _attention_mask(p.shape, starts.shape[1], query, key, int(mask), first, rate)
 
 
-def causal_softmax_backward(dp: Array, p: Array, starts: Array, scale: float) -> None:
+def attention_backward(
+    p: Array, dp: Array, lse: Array, delta: Array, starts: Array, query: int, key: int, scale: float,
+    mask: np.uint64, first: int, rate: float,
+) -> None:  # fmt: skip
     """dp_i / dz_j = p_i (delta_ij - p_j), hence dz = p * (dp - sum(dp * p)); and z = scale * score."""
-    visible = _visible(starts)
-    weighted = np.where(visible, dp * p, 0)
-    dz = weighted - np.where(visible, p, 0) * weighted.sum(axis=-1, keepdims=True)
-    dp[...] = p.dtype.type(scale) * dz
+    Q, K = p.shape[2:]
+    seen = _visible(starts, query, Q, key, K)
+    kept = _attention_mask(p.shape, starts.shape[1], query, key, int(mask), first, rate)
+    z = np.where(seen, p, -np.inf) * p.dtype.type(scale)
+    probability = np.exp(z - lse[:, :, query : query + Q, None])
+    through_dropout = np.where(seen, dp, 0) * kept
+    inner = delta[:, :, query : query + Q, None]
+    p[...] = probability * kept
+    dp[...] = p.dtype.type(scale) * probability * (through_dropout - inner)
+
+
+def attention_delta(delta: Array, dy: Array, y: Array) -> None:
+    """sum_s p_s dp_s = sum_s p_s (dy . v_s) = dy . sum_s p_s v_s = dy . y (Dao et al. 2022, appendix B)."""
+    B, H, T = delta.shape
+    delta[...] = (dy * y).reshape(B, T, H, -1).sum(axis=-1).transpose(0, 2, 1)
 
 
 GELU_SLOPE = np.sqrt(2 / np.pi)
@@ -96,19 +125,36 @@ def bias_gelu_forward(y: Array, x: Array, bias: Array) -> None:
     y[...] = 0.5 * u * (1 + np.tanh(slope * (u + GELU_CUBIC * u**3)))
 
 
-def bias_gelu_backward(dx: Array, dbias: Array, dy: Array, x: Array, bias: Array) -> None:
-    """The product rule on u/2 * (1 + tanh z), with tanh' = 1 - tanh^2."""
+def bias_gelu_backward(dx: Array, y: Array, dbias: Array, dy: Array, x: Array, bias: Array) -> None:
+    """The product rule on u/2 * (1 + tanh z), with tanh' = 1 - tanh^2; y is what forward wrote."""
     u = x + bias
     slope = x.dtype.type(GELU_SLOPE)
     tanh = np.tanh(slope * (u + GELU_CUBIC * u**3))
     dz_du = slope * (1 + 3 * GELU_CUBIC * u**2)
+    y[...] = 0.5 * u * (1 + tanh)
     dx[...] = dy * (0.5 * (1 + tanh) + 0.5 * u * (1 - tanh**2) * dz_du)
     dbias += dx.sum(axis=0)
 
 
-def add_(y: Array, x: Array) -> None:
-    """y = y + x: the residual connection (He et al. 2016, "Deep Residual Learning")."""
-    y += x
+def residual_norm_forward(
+    x: Array, y: Array, mean: Array, rstd: Array, skip: Array, h: Array, h_bias: Array, gain: Array,
+    bias: Array, key: np.uint64, first: int, rate: float,
+) -> None:  # fmt: skip
+    """x = skip + dropout(h + h_bias) (He et al. 2016, "Deep Residual Learning"), and the norm of it."""
+    x[...] = skip + (h + h_bias) * _mask(int(key), first, x.shape, rate)
+    layernorm_forward(y, mean, rstd, x, gain, bias)
+
+
+def residual_norm_backward(
+    dx: Array, dh: Array, dh_bias: Array, dgain: Array, dbias: Array, dy: Array, x: Array, gain: Array,
+    mean: Array, rstd: Array, key: np.uint64, first: int, rate: float,
+) -> None:  # fmt: skip
+    """The stream's own gradient goes on unchanged; the branch gets it through its mask."""
+    layernorm_backward(dx, dgain, dbias, dy, x, gain, mean, rstd)
+    through_dropout = dx * _mask(int(key), first, x.shape, rate)
+    dh_bias += through_dropout.sum(axis=0)
+    if rate:
+        dh[...] = through_dropout
 
 
 def _mix(h: Array) -> Array:
@@ -118,42 +164,50 @@ def _mix(h: Array) -> Array:
     return h ^ h >> 16
 
 
-def dropout_forward(y: Array, x: Array, key: int, start: int, rate: float) -> None:
-    """y = x * mask / (1 - rate), so that the mean stays (Srivastava et al. 2014, inverted).
+def _mask(key: int, first: int, shape: tuple[int, int], rate: float) -> Array:
+    """(N, C): 0 with probability `rate`, else 1 / (1 - rate), so that the mean stays.
 
-    Element i is kept if hash(key, start + i) >= rate * 2**32: a counter in place of a generator, as in
-    Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+    Row n, column c is kept if hash(key, first + n, c) >= rate * 2**32: a counter in place of a generator,
+    as in Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
     """
-    index = np.uint64(start) + np.arange(x.size, dtype=np.uint64)
-    index_low, index_high = index.astype(np.uint32), (index >> np.uint64(32)).astype(np.uint32)
+    N, C = shape
+    golden = np.uint32(0x9E3779B9)
+    row = np.uint64(first) + np.arange(N, dtype=np.uint64)
+    row_low, row_high = row.astype(np.uint32), (row >> np.uint64(32)).astype(np.uint32)
     key_low, key_high = np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
-    bits = _mix(_mix(key_low + index_low) ^ key_high ^ _mix(index_high))
-    mask = (bits >= np.uint32(rate * 2**32)).reshape(x.shape)
-    y[...] = x * (mask * x.dtype.type(1 / (1 - rate)))
+    rows = _mix(_mix(row_low + key_high) ^ _mix(row_high + golden))
+    columns = np.arange(C, dtype=np.uint32) * golden + key_low
+    bits = _mix(columns ^ rows[:, None])
+    return (bits >= np.uint32(rate * 2**32)) / (1 - rate)
 
 
-def dropout_backward(dx: Array, dy: Array, key: int, start: int, rate: float) -> None:
+def dropout_forward(y: Array, x: Array, key: int | np.uint64, first: int, rate: float) -> None:
+    """y = x * mask / (1 - rate) (Srivastava et al. 2014, inverted)."""
+    y[...] = x * _mask(int(key), first, x.shape, rate).astype(x.dtype)
+
+
+def dropout_backward(dx: Array, dy: Array, key: int | np.uint64, first: int, rate: float) -> None:
     """y = D x with a diagonal D; the gradient goes through its transpose, which is D."""
-    dropout_forward(dx, dy, key, start, rate)
+    dropout_forward(dx, dy, key, first, rate)
 
 
 def cross_entropy_forward(losses: Array, logits: Array, targets: Array) -> None:
     """loss = -log p[target] = log(sum e**z) - z[target], with the maximum taken out; ignored targets: 0."""
     rows = np.arange(len(targets))
-    counted = targets >= 0
     z = logits - logits.max(axis=1, keepdims=True)
-    e = np.exp(z)
-    total = e.sum(axis=1, keepdims=True)
-    losses[:] = np.where(counted, np.log(total[:, 0].astype(np.float64)) - z[rows, targets], 0.0)
-    logits[...] = e / total
+    total = np.exp(z).sum(axis=1).astype(np.float64)
+    losses[:] = np.where(targets >= 0, np.log(total) - z[rows, targets], 0.0)
 
 
-def cross_entropy_backward(dlogits: Array, targets: Array, scale: float) -> None:
+def cross_entropy_backward(losses: Array, dlogits: Array, targets: Array, scale: float) -> None:
     """dLoss/dlogit = p - onehot(target), times the scale; nothing from ignored targets."""
+    cross_entropy_forward(losses, dlogits, targets)
     rows = np.flatnonzero(targets >= 0)
-    dlogits[targets < 0] = 0
+    e = np.exp(dlogits - dlogits.max(axis=1, keepdims=True))
+    dlogits[...] = e / e.sum(axis=1, keepdims=True)
     dlogits[rows, targets[rows]] -= 1
     dlogits *= dlogits.dtype.type(scale)
+    dlogits[targets < 0] = 0
 
 
 def sum_squares(x: Array) -> float:
@@ -161,10 +215,10 @@ def sum_squares(x: Array) -> float:
     return float(np.square(x.astype(np.float64)).sum())
 
 
-def add_and_clear_(total: Array, other: Array) -> None:
-    """Move what `other` holds into `total`."""
+def add_and_sum_squares(total: Array, other: Array) -> float:
+    """Add another worker's gradient, and take the norm of the sum while it is at hand."""
     total += other
-    other[:] = 0
+    return sum_squares(total)
 
 
 def adam_(
@@ -178,4 +232,3 @@ def adam_(
     m_hat = m / correction1  # m starts at 0, so its first values are too small by this factor
     v_hat = v / correction2
     params -= lr * (m_hat / (np.sqrt(v_hat) + epsilon) + decay * params)
-    grads[:] = 0

@@ -35,18 +35,15 @@ def random_model(
 
 
 def full_logits(config: ModelConfig, p: model.Params, tokens: Array) -> Array:
-    """Return the logits (B, n, V) of tokens (B, n), n at most block_size, by `model.forward`.
-
-    The loss, at its end, leaves probabilities; so the head is applied once more.
-    """
+    """Return the logits (B, n, V) of tokens (B, n), n at most block_size, by `model.forward`."""
     B, n = tokens.shape
     T, vocab = config.block_size, len(p.embedding.token)
     work = Workspace(config, vocab, B, layout_of(config, vocab), p.norm.gain.dtype)
     work.inputs.tokens.reshape(B, T)[:, :n] = tokens
     work.inputs.positions.reshape(B, T)[:] = np.arange(T)
     work.inputs.targets[:] = -1
-    model.forward(p, work.acts, work.scratch, work.losses, work.inputs, dropout.OFF)
-    logits: Array = work.acts.norm.y @ p.embedding.token.T
+    y = model.forward(p, work.acts, work.scratch, work.inputs, dropout.OFF)
+    logits: Array = y @ p.embedding.token.T
     return logits.reshape(B, T, vocab)[:, :n]
 
 

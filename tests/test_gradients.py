@@ -11,7 +11,7 @@ from tests.gradcheck import check, check_row
 from tinyllm import model
 from tinyllm.arena import Layout
 from tinyllm.config import ModelConfig
-from tinyllm.layers import attention, dropout, embedding, layernorm, linear, mlp, residual
+from tinyllm.layers import attention, dropout, embedding, head, layernorm, linear, mlp, residual_norm
 from tinyllm.state import Workspace, layout_of
 
 FAST = settings(max_examples=12)
@@ -34,8 +34,8 @@ def starts_of(rng: np.random.Generator, B: int, T: int) -> np.ndarray:
     return starts
 
 
-def drop_of(rate: float, count: int) -> dropout.Address:
-    return dropout.Address(rate, 7, 3, 2, count)
+def drop_of(rate: float) -> dropout.Address:
+    return dropout.Address(rate, 7, 3, 2)
 
 
 @FAST
@@ -76,29 +76,34 @@ def test_layernorm_backward_is_the_derivative_and_adds_into_dx(N, C, seed):
 
 @FAST
 @given(
-    B=st.integers(1, 3), T=small, H=st.integers(1, 3), D=small, rate=st.sampled_from([0.0, 0.3]), seed=seeds
-)
-def test_attention_backward_is_the_derivative(B, T, H, D, rate, seed):
-    rng = np.random.default_rng(seed)
-    C = H * D
-    layout = Layout(attention.params(C, 2))
-    row, gradient = random_row(layout, rng), np.zeros(layout.size)
-    p, g = layout.views(row), layout.views(gradient)
-    parts = [Layout(attention.acts(B, T, C, H)), Layout(attention.scratch(B, T, C, H, rate > 0))]
-    a, s = (part.views(np.full(part.size, np.nan)) for part in parts)
-    x, dy = rng.standard_normal((B * T, C)), rng.standard_normal((B * T, C))
-    starts, drop = starts_of(rng, B, T), drop_of(rate, B)
+    B=st.integers(1, 3), T=st.integers(1, 11), H=st.integers(1, 3), D=small, block=st.sampled_from([2, 3, 64]),
+    at_once=st.sampled_from([1, 1 << 17]), rate=st.sampled_from([0.0, 0.3]), seed=seeds,
+)  # fmt: skip
+def test_attention_backward_is_the_derivative(B, T, H, D, block, at_once, rate, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK", block)
+        patch.setattr(attention, "SCORES", at_once)
+        rng = np.random.default_rng(seed)
+        C = H * D
+        layout = Layout(attention.params(C, 2))
+        row, gradient = random_row(layout, rng), np.zeros(layout.size)
+        p, g = layout.views(row), layout.views(gradient)
+        parts = [Layout(attention.acts(B, T, C, H)), Layout(attention.scratch(B, T, C, H))]
+        a, s = (part.views(np.full(part.size, np.nan)) for part in parts)
+        x, dy, y = rng.standard_normal((B * T, C)), rng.standard_normal((B * T, C)), np.empty((B * T, C))
+        docs = attention.documents(starts_of(rng, B, T), H)
+        mask = drop_of(rate).mask("attention", 1, H * T)
 
-    def loss() -> float:
-        return float((attention.forward(p, a, s, x, starts, drop, 1) * dy).sum())
+        def loss() -> float:
+            return float((attention.forward(p, a, s, x, y, docs, mask) * dy).sum())
 
-    loss()
-    dx = np.full_like(x, np.nan)
-    attention.backward(p, g, a, s, x, dy, dx, np.empty(3 * C * C), starts, drop, 1)
-    gradient_of_out_bias = layout.named(gradient)["out_bias"]
-    assert not gradient_of_out_bias.any()  # the block owns it
-    check(loss, x, dx, rng, "x")
-    check_row(loss, layout, row, gradient, rng)
+        loss()
+        dx = np.full_like(x, np.nan)
+        attention.backward(p, g, a, s, x, dy, dx, np.empty(3 * C * C), docs, mask)
+        gradient_of_out_bias = layout.named(gradient)["out_bias"]
+        assert not gradient_of_out_bias.any()  # the residual owns it
+        check(loss, x, dx, rng, "x")
+        check_row(loss, layout, row, gradient, rng)
 
 
 @FAST
@@ -108,14 +113,15 @@ def test_mlp_backward_is_the_derivative(N, C, F, seed):
     layout = Layout(mlp.params(C, F, 2))
     row, gradient = random_row(layout, rng), np.zeros(layout.size)
     p, g = layout.views(row), layout.views(gradient)
-    parts = [Layout(mlp.acts(N, C, F)), Layout(mlp.scratch(N, F))]
+    parts = [Layout(mlp.acts(N, F)), Layout(mlp.scratch(N, F))]
     a, s = (part.views(np.full(part.size, np.nan)) for part in parts)
-    x, dy = rng.standard_normal((N, C)), rng.standard_normal((N, C))
+    x, dy, y = rng.standard_normal((N, C)), rng.standard_normal((N, C)), np.empty((N, C))
 
     def loss() -> float:
-        return float((mlp.forward(p, a, x) * dy).sum())
+        return float((mlp.forward(p, a, s, x, y) * dy).sum())
 
     loss()
+    s.gelu[:] = np.nan  # shared by all blocks: backward must not rely on it
     dx = np.full_like(x, np.nan)
     mlp.backward(p, g, a, s, x, dy, dx, np.empty(F * C))
     check(loss, x, dx, rng, "x")
@@ -123,19 +129,55 @@ def test_mlp_backward_is_the_derivative(N, C, F, seed):
 
 
 @FAST
-@given(N=small, C=small, rate=st.sampled_from([0.0, 0.4]), seed=seeds)
-def test_residual_backward_is_the_derivative(N, C, rate, seed):
+@given(N=small, C=st.integers(3, 6), rate=st.sampled_from([0.0, 0.4]), seed=seeds)
+def test_residual_norm_backward_is_the_derivative_and_lets_the_stream_through(N, C, rate, seed):
     rng = np.random.default_rng(seed)
-    x, h, bias, dy = (rng.standard_normal(shape) for shape in ((N, C), (N, C), (C,), (N, C)))
-    y, dbias, drop = np.empty((N, C)), np.zeros(C), drop_of(rate, N)
+    layout = Layout(layernorm.params(C))
+    row, gradient = random_row(layout, rng), np.zeros(layout.size)
+    acts = Layout(residual_norm.acts(N, C))
+    p, g, a = layout.views(row), layout.views(gradient), acts.views(np.full(acts.size, np.nan))
+    skip, h, dy, carried = (rng.standard_normal((N, C)) for _ in range(4))
+    bias, dbias, mask = rng.standard_normal(C), np.zeros(C), drop_of(rate).mask("here", 0, N)
 
     def loss() -> float:
-        return float((residual.forward(y, x, h.copy(), bias, drop, "here", 0) * dy).sum())
+        y = residual_norm.forward(p, a, skip, h, bias, mask)
+        return float((y * dy).sum() + (carried * a.x).sum())
 
-    dh = residual.backward(np.full((N, C), np.nan), dbias, dy, drop, "here", 0)
+    loss()
+    dx = carried.copy()
+    dh = residual_norm.backward(p, g, dbias, a, dy, dx, np.full((N, C), np.nan), mask)
     check(loss, h, dh, rng, "h")
     check(loss, bias, dbias, rng, "bias")
-    check(loss, x, dy, rng, "x")
+    check(loss, skip, dx, rng, "skip")
+    check_row(loss, layout, row, gradient, rng)
+
+
+@FAST
+@given(N=st.integers(1, 9), V=st.integers(1, 6), C=small, rows=st.integers(1, 4), seed=seeds)
+def test_head_backward_is_the_derivative_in_blocks_of_any_size(N, V, C, rows, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head, "FEWEST_ROWS", rows)
+        patch.setattr(head, "MOST", 1)
+        rng = np.random.default_rng(seed)
+        layout = Layout(head.scratch(N, V))
+        s = layout.views(np.full(layout.size, np.nan))
+        assert s.logits.shape == (min(rows, N), V)
+        weight, y, dy = rng.standard_normal((V, C)), rng.standard_normal((N, C)), np.full((N, C), np.nan)
+        targets = np.where(rng.random(N) < 0.3, -1, rng.integers(0, V, N)).astype(np.int32)
+        losses, dweight = np.full(N, np.nan), np.zeros((V, C))
+
+        def loss() -> float:
+            head.forward(weight, s, losses, y, targets)
+            return 0.7 * float(losses.sum())
+
+        total = loss()
+        head.backward(weight, dweight, s, losses, y, dy, targets, 0.7, np.full(V * C, np.nan), add=True)
+        assert 0.7 * losses.sum() == pytest.approx(total, rel=1e-12)
+        check(loss, y, dy, rng, "y")
+        check(loss, weight, dweight, rng, "weight")
+        over = np.full((V, C), np.nan)
+        head.backward(weight, over, s, losses, y, dy, targets, 0.7, np.full(V * C, np.nan), add=False)
+        np.testing.assert_allclose(over, dweight, rtol=1e-12, atol=1e-15)
 
 
 @FAST
@@ -149,21 +191,21 @@ def test_embedding_backward_is_the_derivative(N, V, T, C, rate, seed):
     p, g = layout.views(row), layout.views(gradient)
     a = embedding.Acts(np.full((N, C), np.nan))
     tokens, positions = rng.integers(0, V, N).astype(np.int32), rng.integers(0, T, N).astype(np.int32)
-    dy, drop = rng.standard_normal((N, C)), drop_of(rate, N)
+    dy, mask = rng.standard_normal((N, C)), drop_of(rate).mask("embedding", 0, N)
 
     def loss() -> float:
-        return float((embedding.forward(p, a, tokens, positions, drop) * dy).sum())
+        return float((embedding.forward(p, a, tokens, positions, mask) * dy).sum())
 
-    embedding.backward(g, dy.copy(), tokens, positions, drop)
+    embedding.backward(g, dy.copy(), tokens, positions, mask)
     check_row(loss, layout, row, gradient, rng)
 
 
-def whole_model(config: ModelConfig, V: int, B: int, seed: int):
+def whole_model(config: ModelConfig, V: int, B: int, seed: int, recompute: bool = False):
     """Return everything for one forward and backward of a drawn model in float64."""
     rng = np.random.default_rng(seed)
     layout = layout_of(config, V)
     row = random_row(layout, rng, 0.3)
-    work = Workspace(config, V, B, layout, np.float64)
+    work = Workspace(config, V, B, layout, np.float64, recompute)
     work.poison(np.nan)
     T = config.block_size
     work.inputs.tokens[:] = rng.integers(0, V, B * T)
@@ -174,35 +216,60 @@ def whole_model(config: ModelConfig, V: int, B: int, seed: int):
     return rng, layout, row, work
 
 
-@settings(max_examples=6)
+def go(p: model.Params, work: Workspace, drop: dropout.Address, scale: float, first: bool) -> None:
+    model.forward(p, work.acts, work.scratch, work.inputs, drop)
+    model.backward(
+        p, work.grads, work.acts, work.scratch, work.losses, work.inputs, drop, scale, first
+    )  # fmt: skip
+
+
+@settings(max_examples=8)
 @given(
-    B=st.integers(1, 2), T=st.integers(1, 5), H=st.integers(1, 2), D=st.integers(2, 3), L=st.integers(1, 2),
-    V=st.integers(2, 6), rate=st.sampled_from([0.0, 0.25]), seed=seeds,
+    B=st.integers(1, 2), T=st.integers(1, 5), H=st.integers(1, 2), D=st.integers(2, 3), L=st.integers(1, 3),
+    V=st.integers(2, 6), rate=st.sampled_from([0.0, 0.25]), recompute=st.booleans(), seed=seeds,
 )  # fmt: skip
-def test_the_whole_models_backward_is_the_derivative_of_every_parameter_tensor(B, T, H, D, L, V, rate, seed):
+def test_the_whole_models_backward_is_the_derivative_of_every_parameter_tensor(
+    B, T, H, D, L, V, rate, recompute, seed
+):
     config = ModelConfig(n_layer=L, n_head=H, n_embd=H * D + H, block_size=T, dropout=rate)
-    rng, layout, row, work = whole_model(config, V, B, seed)
-    p, drop, scale = layout.views(row), drop_of(rate, B), 0.7
+    rng, layout, row, work = whole_model(config, V, B, seed, recompute)
+    p, drop, scale = layout.views(row), drop_of(rate), 0.7
 
     def loss() -> float:
-        model.forward(p, work.acts, work.scratch, work.losses, work.inputs, drop)
+        model.forward(p, work.acts, work.scratch, work.inputs, drop)
+        model.loss(p, work.acts, work.scratch, work.losses, work.inputs)
         return scale * float(work.losses.sum())
 
-    loss()
-    model.backward(p, work.grads, work.acts, work.scratch, work.inputs, drop, scale)
+    total = loss()
+    work.begin()
+    go(p, work, drop, scale, True)
+    assert scale * work.losses.sum() == pytest.approx(total, rel=1e-12)
     check_row(loss, layout, row, work.gradient, rng)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2])
-def test_backward_twice_adds_the_gradient_twice(rate):
+def test_a_second_micro_batch_adds_its_gradient(rate):
     config = ModelConfig(n_layer=2, n_head=2, n_embd=8, block_size=6, dropout=rate)
     _, layout, row, work = whole_model(config, 11, 3, 5)
-    p, drop = layout.views(row), drop_of(rate, 3)
-    for _ in range(2):
-        model.forward(p, work.acts, work.scratch, work.losses, work.inputs, drop)
-        model.backward(p, work.grads, work.acts, work.scratch, work.inputs, drop, 1.0)
-    twice = work.gradient.copy()
-    work.gradient[:] = 0
-    model.forward(p, work.acts, work.scratch, work.losses, work.inputs, drop)
-    model.backward(p, work.grads, work.acts, work.scratch, work.inputs, drop, 1.0)
-    np.testing.assert_allclose(twice, 2 * work.gradient, rtol=1e-12, atol=1e-14)
+    p, drop, tensors = layout.views(row), drop_of(rate), layout.named(work.gradient)
+    work.begin()
+    go(p, work, drop, 1.0, True)
+    once = {name: view.copy() for name, view in tensors.items()}
+    go(p, work, drop, 1.0, False)
+    for name, view in tensors.items():
+        np.testing.assert_allclose(view, 2 * once[name], rtol=1e-12, atol=1e-14, err_msg=name)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2])
+def test_recomputation_changes_no_gradient_and_keeps_a_fraction_of_the_activations(rate):
+    config = ModelConfig(n_layer=5, n_head=2, n_embd=8, block_size=6, dropout=rate)
+    gradients, sizes = [], []
+    for recompute in (False, True):
+        _, layout, row, work = whole_model(config, 11, 3, 5, recompute)
+        work.begin()
+        go(layout.views(row), work, drop_of(rate), 1.0, True)
+        gradients.append({name: view.copy() for name, view in layout.named(work.gradient).items()})
+        sizes.append(Layout(model.acts(config, 3, recompute)).size)
+    for name, gradient in gradients[0].items():
+        np.testing.assert_allclose(gradients[1][name], gradient, rtol=1e-11, atol=1e-13, err_msg=name)
+    assert sizes[1] < sizes[0] / 2

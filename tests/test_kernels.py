@@ -28,11 +28,17 @@ class Draw:
         self.N, self.C, self.B, self.H, self.T, self.V = N, C, B, H, T, V
         self.tokens = self.rng.integers(0, V, N).astype(np.int32)
         self.positions = self.rng.integers(0, T, N).astype(np.int32)
+        self.rate = float(self.rng.choice([0.0, 0.3]))
         ignored = self.rng.random(N) < self.rng.choice([0.0, 0.3, 1.0])
         self.targets = np.where(ignored, -1, self.tokens).astype(np.int32)
         first = self.rng.random((B, T)) < 0.3
         self.starts = np.maximum.accumulate(np.where(first, np.arange(T), 0), axis=1).astype(np.int32)
-        self.masked = np.broadcast_to(~reference._visible(self.starts), (B, H, T, T))
+        # A block of attention: some queries, and for the forward pass all keys that they see.
+        self.query = int(self.rng.integers(T))
+        self.Q = int(self.rng.integers(1, T - self.query + 1))
+        self.seen = int(self.starts[:, self.query].min())
+        self.key = int(self.rng.integers(T))
+        self.K = int(self.rng.integers(1, T - self.key + 1))
 
     def normal(self, *shape: int) -> Array:
         view = self.poison(*shape)
@@ -42,16 +48,34 @@ class Draw:
     def poison(self, *shape: int) -> Array:
         return np.full(int(np.prod(shape)) + 1, np.nan, self.dtype)[1:].reshape(shape)
 
-    def attention(self, masked: float) -> Array:
-        """Scores or gradients; what stands in masked places must not matter."""
-        p = self.normal(self.B, self.H, self.T, self.T)
-        p[self.masked] = masked
+    def scores(self, key: int, K: int) -> Array:
+        """Scores or gradients of a block; what stands in masked places must not matter."""
+        p = self.normal(self.B, self.H, self.Q, K)
+        p[self.masked(key, K)] = np.nan
         return p
 
-    def probabilities(self) -> Array:
-        p = self.attention(np.nan)
-        reference.causal_softmax_forward(p, self.starts, 1.0)
-        return p
+    def masked(self, key: int, K: int) -> Array:
+        visible = reference._visible(self.starts, self.query, self.Q, key, K)
+        return np.broadcast_to(~visible, (self.B, self.H, self.Q, K))
+
+    def attention_forward(self, rate: float) -> tuple[Any, ...]:
+        T, K = self.T, self.query + self.Q - self.seen
+        lse = self.normal(self.B, self.H, T)
+        block = (self.starts, self.query, self.seen, 0.3, np.uint64(BIG_KEY), 5, rate)
+        return self.scores(self.seen, K), lse, *block
+
+    def attention_backward(self, rate: float) -> tuple[Any, ...]:
+        lse, delta = 3 + self.normal(self.B, self.H, self.T), self.normal(self.B, self.H, self.T)
+        block = (self.starts, self.query, self.key, 0.3, np.uint64(7), 2**32 - 3, rate)
+        return self.scores(self.key, self.K), self.scores(self.key, self.K), lse, delta, *block
+
+    def residual_norm(self, rate: float) -> tuple[Any, ...]:
+        x, gain, mean, rstd = self.layernorm()
+        sums = (self.normal(self.C), self.normal(self.C), self.normal(self.C))
+        dx, dh, dy = self.normal(self.N, self.C), self.poison(self.N, self.C), self.normal(self.N, self.C)
+        if not rate:
+            dh[...] = 0  # left alone: dx is the gradient of h too
+        return dx, dh, *sums, dy, x, gain, mean, rstd, np.uint64(BIG_KEY), 2**32 - 3, rate
 
     def layernorm(self) -> tuple[Array, Array, Array, Array]:
         """x, gain, mean, rstd as the forward pass leaves them."""
@@ -67,20 +91,23 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
         d.normal(d.N), d.normal(d.N), d.normal(d.N), d.normal(d.N) ** 2,
         0.01, 0.9, 0.999, 1e-8, 0.19, 0.002, 0.1, 0.5,
     ),
-    "add_": lambda d: (d.normal(d.B, d.H, d.T), d.normal(d.B, d.H, d.T)),
-    "add_and_clear_": lambda d: (d.normal(d.N), d.normal(d.N)),
+    "add_and_sum_squares": lambda d: (d.normal(d.N), d.normal(d.N)),
     "add_bias_": lambda d: (d.normal(d.N, d.C), d.normal(d.C)),
+    "attention_backward": lambda d: d.attention_backward(d.rate),
+    "attention_delta": lambda d: (
+        d.poison(d.B, d.H, d.T), d.normal(d.B * d.T, d.H * d.C), d.normal(d.B * d.T, d.H * d.C)
+    ),
+    "attention_forward": lambda d: d.attention_forward(d.rate),
     "bias_backward": lambda d: (d.normal(d.C), d.normal(d.N, d.C)),
     "bias_gelu_backward": lambda d: (
-        d.poison(d.N, d.C), d.normal(d.C), d.normal(d.N, d.C), 3 * d.normal(d.N, d.C), d.normal(d.C)
+        d.poison(d.N, d.C), d.poison(d.N, d.C), d.normal(d.C), d.normal(d.N, d.C), 3 * d.normal(d.N, d.C),
+        d.normal(d.C),
     ),
     "bias_gelu_forward": lambda d: (d.poison(d.N, d.C), 3 * d.normal(d.N, d.C), d.normal(d.C)),
-    "causal_softmax_backward": lambda d: (d.attention(np.nan), d.probabilities(), d.starts, 0.3),
-    "causal_softmax_forward": lambda d: (d.attention(np.nan), d.starts, 0.3),
-    "cross_entropy_backward": lambda d: (d.normal(d.N, d.V), d.targets, 0.1),
+    "cross_entropy_backward": lambda d: (np.full(d.N, np.nan), 4 * d.normal(d.N, d.V), d.targets, 0.1),
     "cross_entropy_forward": lambda d: (np.full(d.N, np.nan), 4 * d.normal(d.N, d.V), d.targets),
     "dropout_backward": lambda d: (d.poison(d.N, d.C), d.normal(d.N, d.C), 7, 2**32 - d.N, 0.3),
-    "dropout_forward": lambda d: (d.poison(d.B, d.H, d.T), d.normal(d.B, d.H, d.T), BIG_KEY, 5, 0.3),
+    "dropout_forward": lambda d: (d.poison(d.N, d.C), d.normal(d.N, d.C), BIG_KEY, 5, 0.3),
     "embedding_backward": lambda d: (
         d.normal(d.V, d.C), d.normal(d.T, d.C), d.normal(d.N, d.C), d.tokens, d.positions
     ),
@@ -92,6 +119,11 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     ),
     "layernorm_forward": lambda d: (
         d.poison(d.N, d.C), d.poison(d.N), d.poison(d.N), d.normal(d.N, d.C), d.normal(d.C), d.normal(d.C)
+    ),
+    "residual_norm_backward": lambda d: d.residual_norm(d.rate),
+    "residual_norm_forward": lambda d: (
+        d.poison(d.N, d.C), d.poison(d.N, d.C), d.poison(d.N), d.poison(d.N), d.normal(d.N, d.C),
+        d.normal(d.N, d.C), d.normal(d.C), d.normal(d.C), d.normal(d.C), np.uint64(BIG_KEY), 2**32 - 3, d.rate,
     ),
     "sum_squares": lambda d: (d.normal(d.N),),
 }  # fmt: skip

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinyllm import model, step
+from tinyllm import step
 from tinyllm.arena import Array
 from tinyllm.comm import Team
 from tinyllm.config import Config, ModelConfig, TrainConfig
+from tinyllm.layers import head
 from tinyllm.schedule import Schedule
 from tinyllm.state import TrainState, layout_of
 from tinyllm.step import Engine, Step
@@ -80,16 +81,16 @@ def worst(found: Array, expected: Array) -> float:
 
 @each_way
 def test_the_logits_of_a_training_step_are_pytorchs(workers, accumulate, monkeypatch):
-    # The loss turns logits into probabilities in place, so they are copied at its door.
+    # The loss turns logits into their gradient in place, so they are copied at its door.
     seen: dict[int, Array] = {}
-    enter = model.cross_entropy_forward
+    enter = head.cross_entropy_backward
 
-    def spy(losses: Array, logits: Array, targets: Array) -> None:
+    def spy(losses: Array, logits: Array, targets: Array, scale: float) -> None:
         row = next(b for b in range(B) if np.array_equal(targets[:T], GOLDEN["targets"][0, b]))
         seen[row] = logits.copy().reshape(-1, T, V)
-        enter(losses, logits, targets)
+        enter(losses, logits, targets, scale)
 
-    monkeypatch.setattr(model, "cross_entropy_forward", spy)
+    monkeypatch.setattr(head, "cross_entropy_backward", spy)
     first = train(workers, accumulate, 1)[0]
     logits = np.concatenate([seen[row] for row in sorted(seen)])
     np.testing.assert_allclose(logits, GOLDEN["logits"], rtol=0, atol=2e-5)
@@ -98,7 +99,7 @@ def test_the_logits_of_a_training_step_are_pytorchs(workers, accumulate, monkeyp
 
 @each_way
 def test_every_gradient_tensor_of_a_training_step_is_pytorchs(workers, accumulate, monkeypatch):
-    # Adam clears the gradient it has used, so it is copied before.
+    # The next step writes over the gradient, so it is copied when Adam gets it.
     layout = fresh_state(accumulate).layout
     total = np.full(layout.size, np.nan, np.float32)
     update_ = step.update_

@@ -109,7 +109,7 @@ def memory_needed(config: Config, V: int) -> int:
     def of(layers: int) -> int:
         shape = dataclasses.replace(config.model, n_layer=layers)
         B = config.train.batch_size
-        batch = Layout(model.acts(shape, V, B)).size + Layout(model.scratch(shape, V, B)).size
+        batch = Layout(model.acts(shape, B)).size + Layout(model.scratch(shape, V, B)).size
         return 4 * (7 * layout_of(shape, V).size + batch)
 
     return of(1) + (config.model.n_layer - 1) * (of(2) - of(1))

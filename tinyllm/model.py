@@ -1,7 +1,10 @@
 """The GPT: embedding, L blocks, a final norm, and the embedding again as output head.
 
 GPT-2's architecture exactly (Radford et al. 2019; pre-norm blocks, tied head), so that its weights
-fit. Order: shapes, forward, backward; the two read side by side.
+fit. Order: shapes, forward, loss, backward.
+
+Between two sub-layers stand a residual connection and the norm that reads it, and these two are one pass:
+so the stream goes embedding, norm, attention, residual + norm, MLP, residual + norm, attention, ...
 
 Letters: B sequences, T positions, N = B*T rows, C channels, H heads, F = 4C, V vocabulary, L blocks.
 """
@@ -12,8 +15,7 @@ from typing import NamedTuple
 
 from tinyllm.arena import Array, tensor
 from tinyllm.config import ModelConfig
-from tinyllm.kernels import cross_entropy_backward, cross_entropy_forward
-from tinyllm.layers import attention, dropout, embedding, layernorm, linear, mlp, residual
+from tinyllm.layers import attention, dropout, embedding, head, layernorm, mlp, residual_norm
 
 
 class BlockParams(NamedTuple):
@@ -30,27 +32,25 @@ class Params(NamedTuple):
 
 
 class BlockActs(NamedTuple):
-    norm1: layernorm.Acts
     attention: attention.Acts
-    middle: Array  # (N, C) the residual stream after attention
-    norm2: layernorm.Acts
+    middle: residual_norm.Acts  # the stream after attention, and norm2 of it
     mlp: mlp.Acts
-    y: Array  # (N, C) the residual stream after the block
+    end: residual_norm.Acts  # the stream after the MLP, and the norm of whoever comes next
 
 
 class Acts(NamedTuple):
     embedding: embedding.Acts
+    norm1: layernorm.Acts  # of the first block, before which there is no residual
     blocks: tuple[BlockActs, ...]
-    norm: layernorm.Acts
-    logits: Array  # (N, V); probabilities after the loss, their gradient after backward
 
 
 class Scratch(NamedTuple):
     attention: attention.Scratch
     mlp: mlp.Scratch
+    head: head.Scratch
+    h: Array  # (N, C) a sub-layer's output; in backward its gradient, where dropout changes it
     dx: Array  # (N, C) gradient of the residual stream
-    dy: Array  # (N, C) gradient of a sub-layer's input
-    dh: Array  # (N, C) gradient of a sub-layer's output, where dropout changes it
+    dy: Array  # (N, C) gradient of a norm's output, which is a sub-layer's input
     product: Array  # the largest weight's size: a weight gradient before it is added
 
 
@@ -72,62 +72,144 @@ def params(config: ModelConfig, V: int) -> Params:
     return Params(embedding.params(V, config.block_size, C), (block,) * L, layernorm.params(C))
 
 
-def acts(config: ModelConfig, V: int, B: int) -> Acts:
-    """Return the Specs of everything that backward must remember for B sequences."""
-    T, C, H = config.block_size, config.n_embd, config.n_head
-    N, stream = B * T, tensor(B * T, C)
-    block = BlockActs(
-        layernorm.acts(N, C), attention.acts(B, T, C, H), stream,
-        layernorm.acts(N, C), mlp.acts(N, C, 4 * C), stream,
-    )  # fmt: skip
-    logits = tensor(N, V)
-    return Acts(embedding.acts(N, C), (block,) * config.n_layer, layernorm.acts(N, C), logits)
+def acts(config: ModelConfig, B: int, recompute: bool = False) -> Acts:
+    """Return the Specs of everything that backward must remember for B sequences.
+
+    With `recompute`, all blocks but the first remember the stream alone, and borrow the rest: see `share`.
+    """
+    T, C, H, L = config.block_size, config.n_embd, config.n_head, config.n_layer
+    N, stream = B * T, residual_norm.acts(B * T, C)
+    block = BlockActs(attention.acts(B, T, C, H), stream, mlp.acts(N, 4 * C), stream)
+    rest = block
+    if recompute:
+        slim = stream._replace(norm=stream.norm._replace(y=tensor(0)))
+        rest = BlockActs(attention.acts(0, 0, 0, 0), residual_norm.acts(0, 0), mlp.acts(0, 0), slim)
+    return Acts(embedding.acts(N, C), layernorm.acts(N, C), (block, *(rest,) * (L - 1)))
+
+
+def share(a: Acts) -> Acts:
+    """Let all blocks use the first one's memory for what backward then computes again, block by block.
+
+    Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
+    """
+    first = a.blocks[0]
+    ends = [b.end._replace(norm=b.end.norm._replace(y=first.end.norm.y)) for b in a.blocks]
+    return a._replace(blocks=tuple(first._replace(end=end) for end in ends))
 
 
 def scratch(config: ModelConfig, V: int, B: int) -> Scratch:
     """Return the Specs of the working memory that all blocks share."""
     T, C, H = config.block_size, config.n_embd, config.n_head
-    stream = tensor(B * T, C)
+    N, stream = B * T, tensor(B * T, C)
     return Scratch(
-        attention.scratch(B, T, C, H, config.dropout > 0), mlp.scratch(B * T, 4 * C),
+        attention.scratch(B, T, C, H), mlp.scratch(N, 4 * C), head.scratch(N, V),
         stream, stream, stream, tensor(C * max(V, 4 * C)),
     )  # fmt: skip
 
 
-def forward(p: Params, a: Acts, s: Scratch, losses: Array, inputs: Inputs, drop: dropout.Address) -> None:
-    """Write each row's loss (nats, 0 where there is no target) into `losses`, float64 (N,)."""
-    x = embedding.forward(p.embedding, a.embedding, inputs.tokens, inputs.positions, drop)
-    for i, (bp, ba) in enumerate(zip(p.blocks, a.blocks, strict=True)):
-        y = layernorm.forward(bp.norm1, ba.norm1, x)
-        h = attention.forward(bp.attention, ba.attention, s.attention, y, inputs.starts, drop, i)
-        x = residual.forward(ba.middle, x, h, bp.attention.out_bias, drop, "attention output", i)
-        y = layernorm.forward(bp.norm2, ba.norm2, x)
-        h = mlp.forward(bp.mlp, ba.mlp, y)
-        x = residual.forward(ba.y, x, h, bp.mlp.down_bias, drop, "mlp output", i)
-    y = layernorm.forward(p.norm, a.norm, x)
-    linear.forward(a.logits, y, p.embedding.token)
-    cross_entropy_forward(losses, a.logits, inputs.targets)
+def forward(p: Params, a: Acts, s: Scratch, inputs: Inputs, drop: dropout.Address) -> Array:
+    """Return the final norm's output (N, C), from which the head makes logits."""
+    docs = attention.documents(inputs.starts, _heads(a))
+    mask = drop.mask("embedding", 0, inputs.starts.shape[1])
+    x = embedding.forward(p.embedding, a.embedding, inputs.tokens, inputs.positions, mask)
+    y = layernorm.forward(p.blocks[0].norm1, a.norm1, x)
+    for i in range(len(p.blocks)):
+        x, y = _block_forward(p, a, s, docs, drop, i, x, y)
+    return y
+
+
+def loss(p: Params, a: Acts, s: Scratch, losses: Array, inputs: Inputs) -> None:
+    """Write each row's loss (nats, 0 where there is no target) into `losses`, float64 (N,); after `forward`."""
+    head.forward(p.embedding.token, s.head, losses, a.blocks[-1].end.norm.y, inputs.targets)
 
 
 def backward(
-    p: Params, g: Params, a: Acts, s: Scratch, inputs: Inputs, drop: dropout.Address, scale: float
-) -> None:
-    """Add the gradient of scale * sum(losses) to g; call after `forward` with the same arguments."""
-    cross_entropy_backward(a.logits, inputs.targets, scale)
-    linear.backward(s.dy, g.embedding.token, a.logits, a.norm.y, p.embedding.token, s.product)
-    dx = s.dx
-    dx[...] = 0
-    streams = [a.embedding.x, *(ba.y for ba in a.blocks)]
-    layernorm.backward(p.norm, g.norm, a.norm, streams[-1], s.dy, dx)
+    p: Params, g: Params, a: Acts, s: Scratch, losses: Array, inputs: Inputs, drop: dropout.Address,
+    scale: float, first: bool,
+) -> None:  # fmt: skip
+    """Write `losses` as `loss` does, and add the gradient of scale * sum(losses) to g; after `forward`.
+
+    In the first micro-batch of a step the gradients of the weights are overwritten, whatever they held.
+    """
+    product = None if first else s.product
+    docs = attention.documents(inputs.starts, _heads(a))
+    y = a.blocks[-1].end.norm.y
+    head.backward(
+        p.embedding.token, g.embedding.token, s.head, losses, y, s.dy, inputs.targets, scale, s.product, not first
+    )  # fmt: skip
+    s.dx[...] = 0
     for i in reversed(range(len(p.blocks))):
-        bp, bg, ba = p.blocks[i], g.blocks[i], a.blocks[i]
-        dh = residual.backward(s.dh, bg.mlp.down_bias, dx, drop, "mlp output", i)
-        mlp.backward(bp.mlp, bg.mlp, ba.mlp, s.mlp, ba.norm2.y, dh, s.dy, s.product)
-        layernorm.backward(bp.norm2, bg.norm2, ba.norm2, ba.middle, s.dy, dx)
-        dh = residual.backward(s.dh, bg.attention.out_bias, dx, drop, "attention output", i)
-        attention.backward(
-            bp.attention, bg.attention, ba.attention, s.attention, ba.norm1.y, dh, s.dy, s.product,
-            inputs.starts, drop, i,
-        )  # fmt: skip
-        layernorm.backward(bp.norm1, bg.norm1, ba.norm1, streams[i], s.dy, dx)
-    embedding.backward(g.embedding, dx, inputs.tokens, inputs.positions, drop)
+        if _shares(a):
+            _remember(p, a, s, docs, drop, i)
+        _block_backward(p, g, a, s, docs, drop, product, i)
+    layernorm.backward(p.blocks[0].norm1, g.blocks[0].norm1, a.norm1, a.embedding.x, s.dy, s.dx)
+    mask = drop.mask("embedding", 0, inputs.starts.shape[1])
+    embedding.backward(g.embedding, s.dx, inputs.tokens, inputs.positions, mask)
+
+
+def _block_forward(
+    p: Params, a: Acts, s: Scratch, docs: attention.Documents, drop: dropout.Address, i: int, x: Array, y: Array
+) -> tuple[Array, Array]:  # fmt: skip
+    """Take the stream x and its norm y through block i; return them as the next block needs them."""
+    bp, ba, (_, H, T) = p.blocks[i], a.blocks[i], a.blocks[i].attention.lse.shape
+    h = attention.forward(
+        bp.attention, ba.attention, s.attention, y, s.h, docs, drop.mask("attention", i, H * T)
+    )
+    mask = drop.mask("attention output", i, T)
+    y = residual_norm.forward(bp.norm2, ba.middle, x, h, bp.attention.out_bias, mask)
+    h = mlp.forward(bp.mlp, ba.mlp, s.mlp, y, s.h)
+    mask = drop.mask("mlp output", i, T)
+    y = residual_norm.forward(next_norm(p, i), ba.end, ba.middle.x, h, bp.mlp.down_bias, mask)
+    return ba.end.x, y
+
+
+def _block_backward(
+    p: Params, g: Params, a: Acts, s: Scratch, docs: attention.Documents, drop: dropout.Address,
+    product: Array | None, i: int,
+) -> None:  # fmt: skip
+    """Undo `_block_forward`: s.dy and s.dx go from the gradients of its results to those of y and x."""
+    bp, bg, ba, (_, H, T) = p.blocks[i], g.blocks[i], a.blocks[i], a.blocks[i].attention.lse.shape
+    mask = drop.mask("mlp output", i, T)
+    dh = residual_norm.backward(
+        next_norm(p, i), next_norm(g, i), bg.mlp.down_bias, ba.end, s.dy, s.dx, s.h, mask
+    )
+    mlp.backward(bp.mlp, bg.mlp, ba.mlp, s.mlp, ba.middle.norm.y, dh, s.dy, product)
+    mask = drop.mask("attention output", i, T)
+    dh = residual_norm.backward(bp.norm2, bg.norm2, bg.attention.out_bias, ba.middle, s.dy, s.dx, s.h, mask)
+    attention.backward(
+        bp.attention, bg.attention, ba.attention, s.attention, _before(a, i)[1].y, dh, s.dy, product, docs,
+        drop.mask("attention", i, H * T),
+    )  # fmt: skip
+
+
+def _remember(
+    p: Params, a: Acts, s: Scratch, docs: attention.Documents, drop: dropout.Address, i: int
+) -> None:
+    """Compute again what block i's backward needs and later blocks have overwritten, from the stream."""
+    bp, ba, (_, H, T) = p.blocks[i], a.blocks[i], a.blocks[i].attention.lse.shape
+    x, norm = _before(a, i)
+    y = layernorm.forward(bp.norm1, norm, x)
+    h = attention.forward(
+        bp.attention, ba.attention, s.attention, y, s.h, docs, drop.mask("attention", i, H * T)
+    )
+    mask = drop.mask("attention output", i, T)
+    y = residual_norm.forward(bp.norm2, ba.middle, x, h, bp.attention.out_bias, mask)
+    mlp.remember(bp.mlp, ba.mlp, y)
+
+
+def _before(a: Acts, i: int) -> tuple[Array, layernorm.Acts]:
+    """Return the stream as it enters block i, and the norm of it."""
+    return (a.blocks[i - 1].end.x, a.blocks[i - 1].end.norm) if i else (a.embedding.x, a.norm1)
+
+
+def next_norm(p: Params, i: int) -> layernorm.Params:
+    """Return the norm that reads the stream after block i: the next block's first, or the final one."""
+    return p.blocks[i + 1].norm1 if i + 1 < len(p.blocks) else p.norm
+
+
+def _heads(a: Acts) -> int:
+    return int(a.blocks[0].attention.lse.shape[1])
+
+
+def _shares(a: Acts) -> bool:
+    return len(a.blocks) > 1 and a.blocks[0].mlp.up is a.blocks[1].mlp.up

@@ -27,10 +27,7 @@ def clip_factor(norm: float, limit: float) -> float:
 
 def update_(rows: Array, gradient: Array, part: slice, layout: Layout, config: TrainConfig, lr: float,
             timestep: int, factor: float) -> None:  # fmt: skip
-    """Apply update number `timestep` (from 1) to `part` of rows (3, size) = params, m, v.
-
-    Leaves the part of `gradient` (size,) zero, ready for the next step.
-    """
+    """Apply update number `timestep` (from 1) to `part` of rows (3, size) = params, m, v."""
     correction1 = 1 - config.beta1**timestep
     correction2 = 1 - config.beta2**timestep
     border = min(max(layout.matrices, part.start), part.stop)

@@ -142,24 +142,32 @@ class Workspace:
     """One worker's memory for B sequences: never saved, filled once, nothing is allocated in a step."""
 
     def __init__(
-        self, config: ModelConfig, V: int, B: int, layout: Layout, dtype: npt.DTypeLike = np.float32
-    ):
+        self, config: ModelConfig, V: int, B: int, layout: Layout, dtype: npt.DTypeLike = np.float32,
+        recompute: bool = False,
+    ) -> None:  # fmt: skip
         N = B * config.block_size
         self.gradient = aligned_empty(layout.size, dtype)
-        self.gradient[:] = 0
         self.grads: model.Params = layout.views(self.gradient)
-        acts, scratch = Layout(model.acts(config, V, B)), Layout(model.scratch(config, V, B))
+        self._added_to = [self.gradient[layout.matrices :], self.grads.embedding.position.reshape(-1)]
+        acts, scratch = Layout(model.acts(config, B, recompute)), Layout(model.scratch(config, V, B))
         self._rows = [aligned_empty(part.size, dtype) for part in (acts, scratch)]
-        self.acts: model.Acts = acts.views(self._rows[0])
+        views: model.Acts = acts.views(self._rows[0])
+        self.acts = model.share(views) if recompute else views
         self.scratch: model.Scratch = scratch.views(self._rows[1])
         self.losses = np.zeros(N, np.float64)
         integers = np.zeros((4, N), np.int32)
         self.inputs = model.Inputs(integers[0], integers[1], integers[2], integers[3].reshape(B, -1))
+        self.places = np.arange(config.block_size, dtype=np.int32)
         self.poison(0)
+
+    def begin(self) -> None:
+        """Clear the gradients that the first micro-batch of a step adds to; it overwrites the others."""
+        for part in self._added_to:
+            part[:] = 0
 
     def memory(self) -> Iterator[Array]:
         """Yield every array whose content must not matter between steps."""
-        yield from (*self._rows, self.losses)
+        yield from (self.gradient, *self._rows, self.losses)
 
     def poison(self, value: float) -> None:
         """Fill all of `memory` with `value`; tests use NaN, the constructor uses 0 to touch the pages."""

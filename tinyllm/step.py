@@ -18,7 +18,7 @@ from tinyllm import model
 from tinyllm.arena import Array, Layout
 from tinyllm.comm import Team
 from tinyllm.config import ModelConfig
-from tinyllm.kernels import add_and_clear_, sum_squares
+from tinyllm.kernels import add_and_sum_squares, sum_squares
 from tinyllm.layers import dropout
 from tinyllm.optim import clip_factor, slices, update_
 from tinyllm.state import TrainState, Workspace
@@ -41,13 +41,17 @@ class Step(NamedTuple):
 class Engine:
     """The ranks' workspaces for batches of `batch_size` sequences, made once for a run."""
 
-    def __init__(self, config: ModelConfig, V: int, batch_size: int, layout: Layout, team: Team) -> None:
+    def __init__(
+        self, config: ModelConfig, V: int, batch_size: int, layout: Layout, team: Team, recompute: bool = False
+    ) -> None:  # fmt: skip
         self.config, self.layout, self.team = config, layout, team
         borders = [batch_size * rank // team.size for rank in range(team.size + 1)]
         self.shares = [slice(a, b) for a, b in itertools.pairwise(borders)]
         self.parts = slices(layout.size, team.size)
         self.workspaces = team.run(
-            lambda rank: Workspace(config, V, self.shares[rank].stop - self.shares[rank].start, layout)
+            lambda rank: Workspace(
+                config, V, self.shares[rank].stop - self.shares[rank].start, layout, recompute=recompute
+            )
         )
 
     def train(self, state: TrainState, batches: Sequence[Batch]) -> Step:
@@ -79,41 +83,43 @@ class Engine:
         """Return the mean loss, in nats per target token, without dropout; NaN when there are no targets."""
         params, total, count = self.layout.views(state.rows[0]), 0.0, 0
         for batch in batches:
-            total += math.fsum(self.team.run(lambda rank, b=batch: self._loss(rank, params, b, dropout.OFF)))  # type: ignore[misc]
+            total += math.fsum(self.team.run(lambda rank, b=batch: self._loss(rank, params, b)))  # type: ignore[misc]
             count += int(np.count_nonzero(batch.targets >= 0))
         return total / count if count else math.nan
 
     def _gradients(self, rank: int, params: model.Params, state: TrainState, batches: Sequence[Batch],
                    scale: float) -> float:  # fmt: skip
-        """Add this rank's share of the gradient to its row; return its sum of losses."""
+        """Write this rank's share of the gradient into its row; return its sum of losses."""
         work, share = self.workspaces[rank], self.shares[rank]
+        rate, seed, step = self.config.dropout, state.config.train.seed, state.progress.step
+        work.begin()
         total = 0.0
         for micro, batch in enumerate(batches):
-            first = micro * len(batch.tokens) + share.start
-            drop = dropout.Address(
-                self.config.dropout,
-                state.config.train.seed,
-                state.progress.step,
-                first,
-                share.stop - share.start,
+            load(work, batch, share)
+            drop = dropout.Address(rate, seed, step, micro * len(batch.tokens) + share.start)
+            model.forward(params, work.acts, work.scratch, work.inputs, drop)
+            model.backward(
+                params, work.grads, work.acts, work.scratch, work.losses, work.inputs, drop, scale, micro == 0
             )
-            total += self._loss(rank, params, batch, drop)
-            model.backward(params, work.grads, work.acts, work.scratch, work.inputs, drop, scale)
+            total += float(work.losses.sum())
         return total
 
-    def _loss(self, rank: int, params: model.Params, batch: Batch, drop: dropout.Address) -> float:
-        work, share = self.workspaces[rank], self.shares[rank]
-        load(work.inputs, batch, share)
-        model.forward(params, work.acts, work.scratch, work.losses, work.inputs, drop)
+    def _loss(self, rank: int, params: model.Params, batch: Batch) -> float:
+        work = self.workspaces[rank]
+        load(work, batch, self.shares[rank])
+        model.forward(params, work.acts, work.scratch, work.inputs, dropout.OFF)
+        model.loss(params, work.acts, work.scratch, work.losses, work.inputs)
         return float(work.losses.sum())
 
     def _sum_slice(self, rank: int) -> float:
         """Add the other ranks' gradients to rank 0's, in rank order; return the slice's sum of squares."""
         part = self.parts[rank]
-        total = self.workspaces[0].gradient[part]
+        total, squares = self.workspaces[0].gradient[part], math.nan
+        if self.team.size == 1:
+            return float(sum_squares(total))
         for other in self.workspaces[1:]:
-            add_and_clear_(total, other.gradient[part])
-        return float(sum_squares(total))
+            squares = add_and_sum_squares(total, other.gradient[part])
+        return squares
 
     def _diagnosis(self, step: int, loss: float, norm: float, params: Array) -> str:
         for what, row in (("parameter", params), ("gradient", self.workspaces[0].gradient)):
@@ -133,10 +139,11 @@ class Engine:
         )
 
 
-def load(inputs: model.Inputs, batch: Batch, share: slice) -> None:
+def load(work: Workspace, batch: Batch, share: slice) -> None:
     """Copy a share of the batch's sequences into a worker's inputs."""
+    inputs = work.inputs
     B, T = inputs.starts.shape
     np.copyto(inputs.tokens.reshape(B, T), batch.tokens[share])
     np.copyto(inputs.targets.reshape(B, T), batch.targets[share])
     np.copyto(inputs.starts, batch.starts[share])
-    np.subtract(np.arange(T, dtype=np.int32), inputs.starts, out=inputs.positions.reshape(B, T))
+    np.subtract(work.places, inputs.starts, out=inputs.positions.reshape(B, T))

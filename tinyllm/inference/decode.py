@@ -16,25 +16,38 @@ from tinyllm import model
 from tinyllm.arena import Array, Layout, Spec
 from tinyllm.config import ModelConfig
 from tinyllm.kernels import add_bias_
-from tinyllm.layers import attention, dropout, embedding, layernorm, linear, mlp, residual
+from tinyllm.layers import attention, dropout, embedding, layernorm, linear, mlp, residual_norm
 
 
 class Rows(NamedTuple):
     """Working memory for N = B * (new tokens) rows, shared by all blocks."""
 
     embedding: embedding.Acts
-    norm: layernorm.Acts
+    norm1: layernorm.Acts
     qkv: Array  # (N, 3C)
     mix: Array  # (N, C)
-    attention: Array  # (N, C)
+    h: Array  # (N, C) a sub-layer's output
+    middle: residual_norm.Acts
+    end: residual_norm.Acts
     mlp: mlp.Acts
+    gelu: mlp.Scratch
 
 
 def _rows(N: int, C: int, dtype: npt.DTypeLike) -> Rows:
     stream: Any = Spec((N, C))
     qkv: Any = Spec((N, 3 * C))
     layout = Layout(
-        Rows(embedding.acts(N, C), layernorm.acts(N, C), qkv, stream, stream, mlp.acts(N, C, 4 * C))
+        Rows(
+            embedding.acts(N, C),
+            layernorm.acts(N, C),
+            qkv,
+            stream,
+            stream,
+            residual_norm.acts(N, C),
+            residual_norm.acts(N, C),
+            mlp.acts(N, 4 * C),
+            mlp.scratch(N, 4 * C),
+        )  # fmt: skip
     )
     views: Rows = layout.views(np.empty(layout.size, dtype))
     return views
@@ -113,18 +126,17 @@ def _forward(p: model.Params, cache: Cache, tokens: Array) -> Array:
     C, past = cache.config.n_embd, cache.length
     rows = cache.rows if n == 1 else _rows(B * n, C, cache.memory.dtype)
     positions = np.tile(np.arange(past, past + n, dtype=np.int32), B)
-    x = embedding.forward(p.embedding, rows.embedding, tokens.reshape(-1), positions, dropout.OFF)
-    for bp, memory in zip(p.blocks, cache.memory, strict=True):
-        y = layernorm.forward(bp.norm1, rows.norm, x)
+    x = embedding.forward(p.embedding, rows.embedding, tokens.reshape(-1), positions, dropout.NO_MASK)
+    y = layernorm.forward(p.blocks[0].norm1, rows.norm1, x)
+    for i, (bp, memory) in enumerate(zip(p.blocks, cache.memory, strict=True)):
         h = _attend(bp.attention, rows, memory, y, past)
-        residual.forward(x, x, h, bp.attention.out_bias, dropout.OFF, "", 0)
-        y = layernorm.forward(bp.norm2, rows.norm, x)
-        h = mlp.forward(bp.mlp, rows.mlp, y)
-        residual.forward(x, x, h, bp.mlp.down_bias, dropout.OFF, "", 0)
-    last = np.ascontiguousarray(x.reshape(B, n, C)[:, -1])
-    final = layernorm.Acts(*(part[:B] for part in rows.norm))
-    y = layernorm.forward(p.norm, final, last)
-    return linear.forward(np.empty((B, len(p.embedding.token)), x.dtype), y, p.embedding.token)
+        y = residual_norm.forward(bp.norm2, rows.middle, x, h, bp.attention.out_bias, dropout.NO_MASK)
+        h = mlp.forward(bp.mlp, rows.mlp, rows.gelu, y, rows.h)
+        norm = model.next_norm(p, i)
+        y = residual_norm.forward(norm, rows.end, rows.middle.x, h, bp.mlp.down_bias, dropout.NO_MASK)
+        x = rows.end.x
+    last = np.ascontiguousarray(y.reshape(B, n, C)[:, -1])
+    return linear.forward(np.empty((B, len(p.embedding.token)), x.dtype), last, p.embedding.token)
 
 
 def _attend(p: attention.Params, rows: Rows, memory: Array, x: Array, past: int) -> Array:
@@ -144,4 +156,4 @@ def _attend(p: attention.Params, rows: Rows, memory: Array, x: Array, past: int)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
     np.matmul(scores, values, out=attention.heads(rows.mix, 1, B, H)[0])
-    return linear.forward(rows.attention, rows.mix, p.out_weight)
+    return linear.forward(rows.h, rows.mix, p.out_weight)

@@ -1,44 +1,56 @@
 """Dropout whose mask is a function of its address: nothing is stored, any step can be replayed.
 
-Srivastava et al. 2014. Backward recomputes the mask from the same address, so there are no Acts.
+Srivastava et al. 2014. Backward draws the mask again from the same address, so there are no Acts. Most
+dropout happens inside a neighbour's kernel, which is given the address of the mask.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyllm.arena import Array
 from tinyllm.kernels import dropout_backward, dropout_forward
 from tinyllm.rng import key
 
 
-class Address(NamedTuple):
-    """Where in the run a forward pass stands.
+class Mask(NamedTuple):
+    """What a kernel needs to draw a mask: its key, the number of its first row, and the rate."""
 
-    It holds `sequences` of them, of which the first is number `first` among all sequences of the step.
-    An element's mask depends on its place in the whole step, hence not on how many workers share it.
+    key: np.uint64
+    first: int
+    rate: float
+
+
+class Address(NamedTuple):
+    """Where in the run a forward pass stands: its first sequence is number `first` of the whole step.
+
+    A mask depends on a row's place in the whole step, hence not on how many workers share it.
     """
 
     rate: float
     seed: int
     step: int
     first: int
-    sequences: int
+
+    def mask(self, site: str, layer: int, rows: int) -> Mask:
+        """Return the mask of one site of one layer, where a sequence has this many rows."""
+        if not self.rate:
+            return NO_MASK
+        where = np.uint64(key(self.seed, "dropout", self.step, site, layer))
+        return Mask(where, self.first * rows, self.rate)
 
 
-OFF = Address(0.0, 0, 0, 0, 1)
+NO_MASK = Mask(np.uint64(0), 0, 0.0)
+OFF = Address(0.0, 0, 0, 0)
 
 
-def forward(y: Array, x: Array, address: Address, site: str, layer: int) -> None:
-    """Write dropped-out x into y; both (B * something, ...) with the sequences first; y may be x."""
-    dropout_forward(y, x, *_mask(x, address, site, layer))
+def forward(y: Array, x: Array, mask: Mask) -> None:
+    """Write dropped-out x into y, both (N, C); y may be x."""
+    dropout_forward(y, x, *mask)
 
 
-def backward(dx: Array, dy: Array, address: Address, site: str, layer: int) -> None:
+def backward(dx: Array, dy: Array, mask: Mask) -> None:
     """Undo `forward`: dx = mask * dy / (1 - rate); dx may be dy."""
-    dropout_backward(dx, dy, *_mask(dy, address, site, layer))
-
-
-def _mask(x: Array, address: Address, site: str, layer: int) -> tuple[int, int, float]:
-    where = key(address.seed, "dropout", address.step, site, layer)
-    return where, address.first * (x.size // address.sequences), address.rate
+    dropout_backward(dx, dy, *mask)

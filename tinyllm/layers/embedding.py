@@ -31,16 +31,16 @@ def acts(N: int, C: int) -> Acts:
     return Acts(tensor(N, C))
 
 
-def forward(p: Params, a: Acts, tokens: Array, positions: Array, drop: dropout.Address) -> Array:
+def forward(p: Params, a: Acts, tokens: Array, positions: Array, mask: dropout.Mask) -> Array:
     """Write token + position rows, both indexed by int32 (N,), into a.x and return it."""
     embedding_forward(a.x, tokens, positions, p.token, p.position)
-    if drop.rate:
-        dropout.forward(a.x, a.x, drop, "embedding", 0)
+    if mask.rate:
+        dropout.forward(a.x, a.x, mask)
     return a.x
 
 
-def backward(g: Params, dx: Array, tokens: Array, positions: Array, drop: dropout.Address) -> None:
+def backward(g: Params, dx: Array, tokens: Array, positions: Array, mask: dropout.Mask) -> None:
     """Undo `forward`: g += the rows of dx (N, C), which is overwritten where dropout is on."""
-    if drop.rate:
-        dropout.backward(dx, dx, drop, "embedding", 0)
+    if mask.rate:
+        dropout.backward(dx, dx, mask)
     embedding_backward(g.token, g.position, dx, tokens, positions)

@@ -17,16 +17,15 @@ class Params(NamedTuple):
     up_weight: Array  # (F, C)
     up_bias: Array  # (F,)
     down_weight: Array  # (C, F)
-    down_bias: Array  # (C,) added by the block, together with the residual
+    down_bias: Array  # (C,) added together with the residual
 
 
 class Acts(NamedTuple):
     up: Array  # (N, F) before the bias
-    gelu: Array  # (N, F)
-    y: Array  # (N, C) the output, without its bias
 
 
 class Scratch(NamedTuple):
+    gelu: Array  # (N, F) made again in backward, in the pass that needs its slope anyway
     dgelu: Array  # (N, F), overwritten by its own gradient through GELU
 
 
@@ -35,27 +34,33 @@ def params(C: int, F: int, L: int) -> Params:
     return Params(tensor(F, C, std=0.02), tensor(F), tensor(C, F, std=0.02 / math.sqrt(2 * L)), tensor(C))
 
 
-def acts(N: int, C: int, F: int) -> Acts:
+def acts(N: int, F: int) -> Acts:
     """Return the Specs of what backward must remember."""
-    return Acts(tensor(N, F), tensor(N, F), tensor(N, C))
+    return Acts(tensor(N, F))
 
 
 def scratch(N: int, F: int) -> Scratch:
     """Return the Specs of working memory, shared by all blocks."""
-    return Scratch(tensor(N, F))
+    return Scratch(tensor(N, F), tensor(N, F))
 
 
-def forward(p: Params, a: Acts, x: Array) -> Array:
-    """Map x (N, C) to a.y (N, C), without its bias."""
+def forward(p: Params, a: Acts, s: Scratch, x: Array, y: Array) -> Array:
+    """Map x (N, C) to y (N, C), without its last bias, and return it."""
+    remember(p, a, x)
+    bias_gelu_forward(s.gelu, a.up, p.up_bias)
+    return linear.forward(y, s.gelu, p.down_weight)
+
+
+def remember(p: Params, a: Acts, x: Array) -> None:
+    """Write what backward needs, and nothing more."""
     linear.forward(a.up, x, p.up_weight)
-    bias_gelu_forward(a.gelu, a.up, p.up_bias)
-    return linear.forward(a.y, a.gelu, p.down_weight)
 
 
 def backward(
-    p: Params, g: Params, a: Acts, s: Scratch, x: Array, dy: Array, dx: Array, product: Array
+    p: Params, g: Params, a: Acts, s: Scratch, x: Array, dy: Array, dx: Array, product: Array | None
 ) -> None:
-    """Undo `forward`: g +=, dx (N, C) =; dy (N, C) is the gradient of a.y plus its bias."""
-    linear.backward(s.dgelu, g.down_weight, dy, a.gelu, p.down_weight, product)
-    bias_gelu_backward(s.dgelu, g.up_bias, s.dgelu, a.up, p.up_bias)
+    """Undo `forward`: g +=, dx (N, C) =; dy (N, C) is the gradient of y plus its bias."""
+    linear.backward_input(s.dgelu, dy, p.down_weight)
+    bias_gelu_backward(s.dgelu, s.gelu, g.up_bias, s.dgelu, a.up, p.up_bias)
+    linear.backward_weight(g.down_weight, dy, s.gelu, product)
     linear.backward(dx, g.up_weight, s.dgelu, x, p.up_weight, product)

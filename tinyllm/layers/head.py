@@ -1,0 +1,58 @@
+"""The output head and its loss: logits from the token table (tied weights), then cross entropy.
+
+Logits are the largest array of all, so they exist for one block of rows at a time, and become their own
+gradient on the spot: training has no use for them afterwards. That is why `backward` makes them again
+from y instead of being handed what `forward` left. Press & Wolf 2016, arXiv:1608.05859, for the tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tinyllm.arena import Array, tensor
+from tinyllm.kernels import cross_entropy_backward, cross_entropy_forward
+from tinyllm.layers import linear
+
+MOST = 1 << 24  # logits at a time: 64 MiB in float32
+FEWEST_ROWS = 256  # fewer would make the matrix products slow
+
+
+class Scratch(NamedTuple):
+    logits: Array  # (rows, V) one block
+
+
+def block_rows(N: int, V: int) -> int:
+    """Return how many of N rows have their logits at a time."""
+    return min(N, max(MOST // V, FEWEST_ROWS))
+
+
+def scratch(N: int, V: int) -> Scratch:
+    """Return the Specs of one block of logits."""
+    return Scratch(tensor(block_rows(N, V), V))
+
+
+def _blocks(N: int, rows: int) -> Iterator[slice]:
+    return (slice(first, min(first + rows, N)) for first in range(0, N, rows))
+
+
+def forward(weight: Array, s: Scratch, losses: Array, y: Array, targets: Array) -> None:
+    """Write the loss in nats of each row of y (N, C) into losses, float64 (N,); weight (V, C)."""
+    for block in _blocks(len(y), len(s.logits)):
+        logits = linear.forward(s.logits[: block.stop - block.start], y[block], weight)
+        cross_entropy_forward(losses[block], logits, targets[block])
+
+
+def backward(
+    weight: Array, dweight: Array, s: Scratch, losses: Array, y: Array, dy: Array, targets: Array,
+    scale: float, product: Array, add: bool,
+) -> None:  # fmt: skip
+    """Write the losses as `forward` does, and the gradient of scale * sum(losses): dy (N, C) =.
+
+    dweight += if `add`, else it is overwritten; `product` holds at least as many elements.
+    """
+    for block in _blocks(len(y), len(s.logits)):
+        logits = linear.forward(s.logits[: block.stop - block.start], y[block], weight)
+        cross_entropy_backward(losses[block], logits, targets[block], scale)
+        linear.backward(dy[block], dweight, logits, y[block], weight, product if add else None)
+        add = True
