@@ -8,7 +8,7 @@ positions, targets and document starts.
 """
 
 from .adam import adam_
-from .attention import attention_backward, attention_delta, attention_forward
+from .attention import attention_backward, attention_delta, attention_forward, copy_heads, transpose_heads
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout import dropout_backward, dropout_forward
 from .embedding import embedding_backward, embedding_forward
@@ -31,6 +31,7 @@ __all__ = [
     "bias_gelu_backward",
     "bias_gelu_forward",
     "compile_all",
+    "copy_heads",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "dropout_backward",
@@ -43,4 +44,5 @@ __all__ = [
     "residual_norm_backward",
     "residual_norm_forward",
     "sum_squares",
+    "transpose_heads",
 ]

@@ -3,7 +3,8 @@
 A query sees the keys of its own document up to itself. Forward takes all keys that a block of queries can
 see, so a row's softmax is whole; it keeps one number a row, from which backward makes the probabilities
 again, for any block of keys. Masked places become exactly 0, so that the products with values and keys
-may run over whole blocks. Dao et al. 2022, "FlashAttention", for what is kept and what is computed again.
+may run over whole blocks: they are set to -inf, since a loop over all of a row is faster than one over a
+part of it that ends anywhere. Dao et al. 2022, "FlashAttention", for what is kept and what is made again.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ def attention_forward(
     mask of query t of head h is row first + (b * H + h) * T + t of the key `mask`. Raises IndexError
     for a start outside 0..t: such a query would have no key at all.
     """
-    B, H, Q, _ = p.shape
+    B, H, Q, K = p.shape
     T = starts.shape[1]
     dtype = p.dtype.type
-    factor, keep, drop = dtype(scale), dtype(1.0 / (1.0 - rate)), dtype(0)
+    factor, keep, drop, hidden = dtype(scale), dtype(1.0 / (1.0 - rate)), dtype(0), dtype(-np.inf)
     threshold, lower = np.uint32(rate * PAGE), np.uint32(mask)
     for b in range(B):
         for t in range(query, query + Q):
@@ -43,27 +44,25 @@ def attention_forward(
         for h in range(H):
             for t in range(query, query + Q):
                 row = p[b, h, t - query]
-                begin, end = max(starts[b, t] - key, 0), t + 1 - key
-                seen = row[begin:end]  # a slice: LLVM vectorises loops that count from 0
-                highest = seen[0]
-                for s in range(seen.size):
-                    highest = maximum(highest, seen[s])
+                row[: starts[b, t] - key] = hidden
+                row[t + 1 - key :] = hidden
+                highest = hidden
+                for s in range(K):
+                    highest = maximum(highest, row[s])
                 total = dtype(0)
-                for s in range(seen.size):
-                    seen[s] = exp((seen[s] - highest) * factor)
-                    total += seen[s]
+                for s in range(K):
+                    row[s] = exp((row[s] - highest) * factor)
+                    total += row[s]
                 lse[b, h, t] = highest * factor + dtype(math.log(total))
                 share = dtype(1) / total
                 if rate > 0:
                     hashed = row_hash(mask, first + (b * H + h) * T + t)
                     share *= keep
-                    for s in range(seen.size):
-                        seen[s] *= share if hash_of(lower, hashed, key + begin + s) >= threshold else drop
+                    for s in range(K):
+                        row[s] *= share if hash_of(lower, hashed, key + s) >= threshold else drop
                 else:
-                    for s in range(seen.size):
-                        seen[s] *= share
-                row[:begin] = drop
-                row[end:] = drop
+                    for s in range(K):
+                        row[s] *= share
 
 
 @jit
@@ -80,7 +79,7 @@ def attention_backward(
     B, H, Q, K = p.shape
     T = starts.shape[1]
     dtype = p.dtype.type
-    factor, keep, drop = dtype(scale), dtype(1.0 / (1.0 - rate)), dtype(0)
+    factor, keep, drop, hidden = dtype(scale), dtype(1.0 / (1.0 - rate)), dtype(0), dtype(-np.inf)
     threshold, lower = np.uint32(rate * PAGE), np.uint32(mask)
     for b in range(B):
         for h in range(H):
@@ -88,24 +87,23 @@ def attention_backward(
                 row, drow = p[b, h, t - query], dp[b, h, t - query]
                 end = max(min(t + 1 - key, K), 0)
                 begin = min(max(starts[b, t] - key, 0), end)
-                seen, dseen = row[begin:end], drow[begin:end]
+                row[:begin] = hidden
+                row[end:] = hidden
+                drow[:begin] = drop
+                drow[end:] = drop
                 norm, inner = lse[b, h, t], delta[b, h, t]
                 if rate > 0:
                     hashed = row_hash(mask, first + (b * H + h) * T + t)
-                    for s in range(seen.size):
-                        kept = keep if hash_of(lower, hashed, key + begin + s) >= threshold else drop
-                        probability = exp(seen[s] * factor - norm)
-                        seen[s] = probability * kept
-                        dseen[s] = factor * probability * (dseen[s] * kept - inner)
+                    for s in range(K):
+                        kept = keep if hash_of(lower, hashed, key + s) >= threshold else drop
+                        probability = exp(row[s] * factor - norm)
+                        row[s] = probability * kept
+                        drow[s] = factor * probability * (drow[s] * kept - inner)
                 else:
-                    for s in range(seen.size):
-                        probability = exp(seen[s] * factor - norm)
-                        seen[s] = probability
-                        dseen[s] = factor * probability * (dseen[s] - inner)
-                row[:begin] = drop
-                row[end:] = drop
-                drow[:begin] = drop
-                drow[end:] = drop
+                    for s in range(K):
+                        probability = exp(row[s] * factor - norm)
+                        row[s] = probability
+                        drow[s] = factor * probability * (drow[s] - inner)
 
 
 @jit
@@ -115,13 +113,42 @@ def attention_delta(delta: Array, dy: Array, y: Array) -> None:
     Because y = sum_s p_s v_s and dp_s = dy . v_s, so sum_s p_s dp_s = dy . y (Dao et al. 2022, appendix B).
     """
     B, H, T = delta.shape
-    dtype = dy.dtype.type
     D = dy.shape[1] // H
     for b in range(B):
         for t in range(T):
-            row, drow = y[b * T + t], dy[b * T + t]
+            n = b * T + t
             for h in range(H):
-                total = dtype(0)
-                for d in range(h * D, (h + 1) * D):
-                    total += row[d] * drow[d]
+                part, dpart = y[n, h * D : (h + 1) * D], dy[n, h * D : (h + 1) * D]
+                total = dy.dtype.type(0)
+                for d in range(D):
+                    total += part[d] * dpart[d]
                 delta[b, h, t] = total
+
+
+@jit
+def transpose_heads(y: Array, x: Array) -> None:
+    """y (B, H, D, at least T) = x (B, H, T, D) with its last two dimensions swapped; x may have gaps.
+
+    OpenBLAS multiplies small matrices twice as fast if neither is to be transposed on the way.
+    """
+    B, H, T, D = x.shape
+    for b in range(B):
+        for first in range(0, T, 16):  # 16 numbers fill a cache line of y
+            for h in range(H):  # inside, because the heads of a row of x stand side by side
+                rows = x[b, h, first : first + 16]
+                columns = y[b, h, :, first : first + 16]
+                for d in range(D):
+                    for t in range(len(rows)):
+                        columns[d, t] = rows[t, d]
+
+
+@jit
+def copy_heads(y: Array, x: Array) -> None:
+    """y = x, both (B, H, T, D); x may have gaps. (NumPy does it too, but slowly where D is small.)"""
+    B, H, T, D = x.shape
+    for b in range(B):
+        for t in range(T):
+            for h in range(H):
+                source, target = x[b, h, t], y[b, h, t]
+                for d in range(D):
+                    target[d] = source[d]

@@ -17,11 +17,14 @@ from numba.extending import intrinsic, overload
 
 from .jit import ORDERED
 
+LOWEST, HIGHEST = np.float32(-87.3), np.float32(88.37)  # between them e**x is a normal float32
+ROUNDER = np.float32(3 << 22)  # 1.5 * 2**23
+
 
 def exp(x: float) -> float:
     """Return e**x; in float32 to a relative error of 1e-7, and between 0 and 2.4e38.
 
-    float32 results below 1e-38 are 0 and those above 2.4e38 stay there; NaN stays NaN. Callers that
+    float32 results below 1.2e-38 are 0 and those above 2.4e38 stay there; NaN stays NaN. Callers that
     subtract a maximum first never reach the upper end.
     """
     return math.exp(x)
@@ -39,9 +42,13 @@ def _exp_float64(x: Any) -> Any:
 def _exp_float32(x: Any) -> Any:
     """e**x = 2**n e**r with n = round(x / ln 2), so |r| <= ln(2) / 2; coefficients: Cephes expf (Moshier)."""
     f = np.float32
-    clamped = min(max(x, f(-88.0)), f(88.37))
-    n = np.floor(clamped * f(1.44269504088896) + f(0.5))
-    r = clamped - n * f(0.693359375)  # ln 2 in two parts: the first has few bits, so that n * part is exact
+    # Conditional expressions, in this order: each becomes one instruction, and a NaN stays a NaN.
+    above = LOWEST if x < LOWEST else x
+    inside = HIGHEST if above > HIGHEST else above
+    # So large a number has no fraction bits left: the sum is rounded to a whole n, in its lowest bits.
+    shifted = inside * f(1.44269504088896) + ROUNDER
+    n = shifted - ROUNDER
+    r = inside - n * f(0.693359375)  # ln 2 in two parts: the first has few bits, so that n * part is exact
     r = r - n * f(-2.12194440e-4)
     p = f(1.9875691500e-4)
     p = p * r + f(1.3981999507e-3)
@@ -50,9 +57,9 @@ def _exp_float32(x: Any) -> Any:
     p = p * r + f(1.6666665459e-1)
     p = p * r + f(5.0000001201e-1)
     p = p * (r * r) + r + f(1.0)
-    # A float32 with the exponent bits n + 127 is 2**n; n = -127 gives 0. The product is exact.
-    power = np.int32((n + f(127.0)) * f(8388608.0)).view(np.float32)
-    return p * power if x == x else x  # np.int32 of a NaN is undefined
+    # Adding n to the exponent bits multiplies by 2**n.
+    power = f(p).view(np.int32) + (f(shifted).view(np.int32) << np.int32(23))
+    return f(0.0) if x < LOWEST else np.int32(power).view(np.float32)
 
 
 @overload(exp, jit_options=ORDERED)

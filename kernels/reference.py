@@ -114,6 +114,16 @@ def attention_delta(delta: Array, dy: Array, y: Array) -> None:
     delta[...] = (dy * y).reshape(B, T, H, -1).sum(axis=-1).transpose(0, 2, 1)
 
 
+def transpose_heads(y: Array, x: Array) -> None:
+    """The same matrices, columns for rows; y may have columns to spare."""
+    y[..., : x.shape[2]] = x.swapaxes(2, 3)
+
+
+def copy_heads(y: Array, x: Array) -> None:
+    """The same numbers, side by side."""
+    y[...] = x
+
+
 GELU_SLOPE = np.sqrt(2 / np.pi)
 GELU_CUBIC = 0.044715
 
@@ -125,14 +135,14 @@ def bias_gelu_forward(y: Array, x: Array, bias: Array) -> None:
     y[...] = 0.5 * u * (1 + np.tanh(slope * (u + GELU_CUBIC * u**3)))
 
 
-def bias_gelu_backward(dx: Array, y: Array, dbias: Array, dy: Array, x: Array, bias: Array) -> None:
+def bias_gelu_backward(dx: Array, y: Array, dbias: Array, x: Array, bias: Array) -> None:
     """The product rule on u/2 * (1 + tanh z), with tanh' = 1 - tanh^2; y is what forward wrote."""
     u = x + bias
     slope = x.dtype.type(GELU_SLOPE)
     tanh = np.tanh(slope * (u + GELU_CUBIC * u**3))
     dz_du = slope * (1 + 3 * GELU_CUBIC * u**2)
     y[...] = 0.5 * u * (1 + tanh)
-    dx[...] = dy * (0.5 * (1 + tanh) + 0.5 * u * (1 - tanh**2) * dz_du)
+    dx *= 0.5 * (1 + tanh) + 0.5 * u * (1 - tanh**2) * dz_du
     dbias += dx.sum(axis=0)
 
 

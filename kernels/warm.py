@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .adam import adam_
-from .attention import attention_backward, attention_delta, attention_forward
+from .attention import attention_backward, attention_delta, attention_forward, copy_heads, transpose_heads
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout import dropout_forward
 from .embedding import embedding_backward, embedding_forward
@@ -43,8 +43,11 @@ def compile_all(dtype: npt.DTypeLike = np.float32) -> None:
     attention_forward(square, cube, starts, 0, 0, 1.0, key, 0, 0.5)
     attention_backward(square, square, cube, cube, starts, 0, 0, 1.0, key, 0, 0.5)
     attention_delta(cube, table, table)
+    heads = np.ones((1, 2, 2, 2), dtype)[:, :1, :1, :1]  # a view with gaps, as heads are
+    transpose_heads(square, heads)
+    copy_heads(square, heads)
     bias_gelu_forward(table, table, row)
-    bias_gelu_backward(table, table, row, table, table, row)
+    bias_gelu_backward(table, table, row, table, row)
     residual_norm_forward(table, table, row, row, table, table, row, row, row, key, 0, 0.5)
     residual_norm_backward(table, table, row, row, row, table, table, row, row, row, key, 0, 0.5)
     dropout_forward(table, table, 0, 0, 0.5)  # backward is the same kernel

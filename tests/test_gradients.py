@@ -77,12 +77,13 @@ def test_layernorm_backward_is_the_derivative_and_adds_into_dx(N, C, seed):
 @FAST
 @given(
     B=st.integers(1, 3), T=st.integers(1, 11), H=st.integers(1, 3), D=small, block=st.sampled_from([2, 3, 64]),
-    at_once=st.sampled_from([1, 1 << 17]), rate=st.sampled_from([0.0, 0.3]), seed=seeds,
+    at_once=st.sampled_from([1, 1 << 17]), most=st.sampled_from([1, 1 << 20]), rate=st.sampled_from([0.0, 0.3]), seed=seeds,
 )  # fmt: skip
-def test_attention_backward_is_the_derivative(B, T, H, D, block, at_once, rate, seed):
+def test_attention_backward_is_the_derivative(B, T, H, D, block, at_once, most, rate, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "BLOCK", block)
         patch.setattr(attention, "SCORES", at_once)
+        patch.setattr(attention, "SMALL", most)
         rng = np.random.default_rng(seed)
         C = H * D
         layout = Layout(attention.params(C, 2))
@@ -91,7 +92,7 @@ def test_attention_backward_is_the_derivative(B, T, H, D, block, at_once, rate, 
         parts = [Layout(attention.acts(B, T, C, H)), Layout(attention.scratch(B, T, C, H))]
         a, s = (part.views(np.full(part.size, np.nan)) for part in parts)
         x, dy, y = rng.standard_normal((B * T, C)), rng.standard_normal((B * T, C)), np.empty((B * T, C))
-        docs = attention.documents(starts_of(rng, B, T), H)
+        docs = attention.documents(starts_of(rng, B, T), H, D)
         mask = drop_of(rate).mask("attention", 1, H * T)
 
         def loss() -> float:

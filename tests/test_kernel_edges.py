@@ -256,15 +256,6 @@ def test_sum_squares_lets_nan_and_infinity_through(bad):
     np.testing.assert_equal(kernels.sum_squares(x), bad)
 
 
-def test_gelu_backward_may_overwrite_dy_with_dx():
-    x, bias, dy = random(30, 20), random(20), random(30, 20)[::-1].copy()
-    dx, dbias, dbias_in_place = np.empty_like(x), np.zeros_like(bias), np.zeros_like(bias)
-    kernels.bias_gelu_backward(dx, np.empty_like(x), dbias, dy, x, bias)
-    kernels.bias_gelu_backward(dy, np.empty_like(x), dbias_in_place, dy, x, bias)
-    np.testing.assert_array_equal(dy, dx)
-    np.testing.assert_array_equal(dbias_in_place, dbias)
-
-
 def test_gelu_of_a_large_input_is_the_input_or_0():
     y, x = np.empty((1, 4), np.float32), np.array([[-1e10, -50, 50, 1e10]], np.float32)
     kernels.bias_gelu_forward(y, x, np.zeros(4, np.float32))

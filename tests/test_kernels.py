@@ -77,6 +77,10 @@ class Draw:
             dh[...] = 0  # left alone: dx is the gradient of h too
         return dx, dh, *sums, dy, x, gain, mean, rstd, np.uint64(BIG_KEY), 2**32 - 3, rate
 
+    def heads(self) -> Array:
+        """One of two sets of heads, seen in place: (B, H, T, C) with gaps."""
+        return self.normal(self.B, self.T, 2, self.H, self.C).transpose(2, 0, 3, 1, 4)[1]
+
     def layernorm(self) -> tuple[Array, Array, Array, Array]:
         """x, gain, mean, rstd as the forward pass leaves them."""
         x, mean, rstd = self.normal(self.N, self.C), self.poison(self.N), self.poison(self.N)
@@ -100,10 +104,10 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "attention_forward": lambda d: d.attention_forward(d.rate),
     "bias_backward": lambda d: (d.normal(d.C), d.normal(d.N, d.C)),
     "bias_gelu_backward": lambda d: (
-        d.poison(d.N, d.C), d.poison(d.N, d.C), d.normal(d.C), d.normal(d.N, d.C), 3 * d.normal(d.N, d.C),
-        d.normal(d.C),
+        d.normal(d.N, d.C), d.poison(d.N, d.C), d.normal(d.C), 3 * d.normal(d.N, d.C), d.normal(d.C)
     ),
     "bias_gelu_forward": lambda d: (d.poison(d.N, d.C), 3 * d.normal(d.N, d.C), d.normal(d.C)),
+    "copy_heads": lambda d: (d.poison(d.B, d.H, d.T, d.C), d.heads()),
     "cross_entropy_backward": lambda d: (np.full(d.N, np.nan), 4 * d.normal(d.N, d.V), d.targets, 0.1),
     "cross_entropy_forward": lambda d: (np.full(d.N, np.nan), 4 * d.normal(d.N, d.V), d.targets),
     "dropout_backward": lambda d: (d.poison(d.N, d.C), d.normal(d.N, d.C), 7, 2**32 - d.N, 0.3),
@@ -126,6 +130,7 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
         d.normal(d.N, d.C), d.normal(d.C), d.normal(d.C), d.normal(d.C), np.uint64(BIG_KEY), 2**32 - 3, d.rate,
     ),
     "sum_squares": lambda d: (d.normal(d.N),),
+    "transpose_heads": lambda d: (d.normal(d.B, d.H, d.C, d.T + 3), d.heads()),
 }  # fmt: skip
 small = st.integers(1, 9)
 dtypes = st.sampled_from([np.float32, np.float64])

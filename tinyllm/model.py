@@ -109,7 +109,7 @@ def scratch(config: ModelConfig, V: int, B: int) -> Scratch:
 
 def forward(p: Params, a: Acts, s: Scratch, inputs: Inputs, drop: dropout.Address) -> Array:
     """Return the final norm's output (N, C), from which the head makes logits."""
-    docs = attention.documents(inputs.starts, _heads(a))
+    docs = _documents(a, inputs)
     mask = drop.mask("embedding", 0, inputs.starts.shape[1])
     x = embedding.forward(p.embedding, a.embedding, inputs.tokens, inputs.positions, mask)
     y = layernorm.forward(p.blocks[0].norm1, a.norm1, x)
@@ -132,7 +132,7 @@ def backward(
     In the first micro-batch of a step the gradients of the weights are overwritten, whatever they held.
     """
     product = None if first else s.product
-    docs = attention.documents(inputs.starts, _heads(a))
+    docs = _documents(a, inputs)
     y = a.blocks[-1].end.norm.y
     head.backward(
         p.embedding.token, g.embedding.token, s.head, losses, y, s.dy, inputs.targets, scale, s.product, not first
@@ -207,8 +207,9 @@ def next_norm(p: Params, i: int) -> layernorm.Params:
     return p.blocks[i + 1].norm1 if i + 1 < len(p.blocks) else p.norm
 
 
-def _heads(a: Acts) -> int:
-    return int(a.blocks[0].attention.lse.shape[1])
+def _documents(a: Acts, inputs: Inputs) -> attention.Documents:
+    H = a.blocks[0].attention.lse.shape[1]
+    return attention.documents(inputs.starts, H, a.embedding.x.shape[1] // H)
 
 
 def _shares(a: Acts) -> bool:

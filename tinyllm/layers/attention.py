@@ -2,14 +2,17 @@
 
 Vaswani et al. 2017, arXiv:1706.03762, computed in blocks as in Dao et al. 2022, arXiv:2205.14135: no
 (T, T) array is kept or even made, and blocks in which nothing is visible, being in the future or in
-another document, are not computed. Heads are read and written in place: (N, 3C) is seen as (B, H, T, D)
-through strides, which BLAS accepts, so nothing is transposed or copied.
+another document, are not computed. (N, 3C) is seen as heads (B, H, T, D) through strides, which BLAS
+accepts: queries and all results are read and written in place. Keys and values, the right-hand sides, are
+copied for a few sequences at a time, transposed where the product wants them so; the copies cost a tenth
+of what BLAS then saves.
 
 Order: shapes, who sees whom, forward, backward.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -22,10 +25,14 @@ from tinyllm.kernels import (
     attention_delta,
     attention_forward,
     bias_backward,
+    copy_heads,
+    transpose_heads,
 )
 from tinyllm.layers import dropout, linear
 
-BLOCK = 64  # queries, or keys, of a block
+BLOCK = 64  # queries of a block forward, keys of a block backward
+SMALL = 1_000_000  # OpenBLAS packs nothing, and is twice as fast, where rows * columns * depth stay below
+PAD = 16  # columns to spare: rows whose lengths are powers of two would fight for a few lines of the cache
 SCORES = 1 << 17  # scores at a time, where there are several sequences: 512 KiB, half of a common L2 cache
 
 
@@ -48,7 +55,9 @@ class Scratch(NamedTuple):
     dqkv: Array  # (N, 3C)
     dmix: Array  # (N, C)
     delta: Array  # (B, H, T) the sum of probability times its gradient
-    dq: Array  # (some,) one block's share of dq
+    straight: Array  # (G, H, T, D) values, or in backward keys
+    turned: Array  # (2, G, H, D, T + PAD) keys, and in backward values
+    share: Array  # (G, H, T, D) what a block adds to its rows of a result
 
 
 def params(C: int, L: int) -> Params:
@@ -67,8 +76,12 @@ def acts(B: int, T: int, C: int, H: int) -> Acts:
 def scratch(B: int, T: int, C: int, H: int) -> Scratch:
     """Return the Specs of working memory, shared by all blocks."""
     N, G = B * T, group(B, H, T)
-    scores = tensor(G * H * T * min(BLOCK, T))
-    return Scratch(scores, scores, tensor(N, 3 * C), tensor(N, C), tensor(B, H, T), tensor(G * T * C))
+    D, scores = C // H, tensor(G * H * T * min(BLOCK, T))
+    straight = tensor(G, H, T, D)
+    return Scratch(
+        scores, scores, tensor(N, 3 * C), tensor(N, C), tensor(B, H, T),
+        straight, tensor(2, G, H, D, T + PAD), straight,
+    )  # fmt: skip
 
 
 def heads(x: Array, k: int, B: int, H: int) -> Array:
@@ -85,8 +98,8 @@ class Group(NamedTuple):
     """Sequences that are attended in together, and the blocks in which something is visible."""
 
     sequences: slice
-    by_query: tuple[tuple[slice, slice], ...]  # (queries, all keys that one of them sees)
-    by_key: tuple[tuple[slice, slice], ...]  # (keys, all queries that see one of them)
+    forward: tuple[tuple[slice, slice, tuple[slice, ...]], ...]  # (queries, all keys they see, in parts)
+    backward: tuple[tuple[slice, slice, bool], ...]  # (keys, queries, whether these keys are new)
 
 
 class Documents(NamedTuple):
@@ -96,23 +109,31 @@ class Documents(NamedTuple):
     groups: tuple[Group, ...]
 
 
-def documents(starts: Array, H: int) -> Documents:
+def documents(starts: Array, H: int, D: int) -> Documents:
     """Return the blocks of sequences whose documents begin at starts (B, T), which never falls along T."""
     B, T = starts.shape
     G, groups = group(B, H, T), []
     borders = [(first, min(first + BLOCK, T)) for first in range(0, T, BLOCK)]
     for first in range(0, B, G):
         rows = starts[first : min(first + G, B)]
-        by_query = tuple(
-            (slice(begin, end), slice(min(int(row[begin]) for row in rows), end)) for begin, end in borders
-        )
-        # The queries that see key end - 1 go on as long as their document began before `end`.
-        by_key = tuple(
-            (slice(begin, end), slice(begin, max(int(row.searchsorted(end)) for row in rows)))
-            for begin, end in borders
-        )
-        groups.append(Group(slice(first, first + len(rows)), by_query, by_key))
+        forward, backward = [], []
+        for begin, end in borders:
+            seen = min(int(row[begin]) for row in rows)
+            forward.append((slice(begin, end), slice(seen, end), _parts(seen, end, D)))
+            # The queries that see key end - 1 go on as long as their document began before `end`.
+            last = max(int(row.searchsorted(end)) for row in rows)
+            backward += [
+                (slice(begin, end), part, part.start == begin) for part in _parts(begin, last, D)
+            ]
+        groups.append(Group(slice(first, first + len(rows)), tuple(forward), tuple(backward)))
     return Documents(starts, tuple(groups))
+
+
+def _parts(begin: int, end: int, D: int) -> tuple[slice, ...]:
+    """Cut a range so that a product of a part with BLOCK rows, D deep, stays SMALL."""
+    count = -(-(end - begin) // max(BLOCK, SMALL // (BLOCK * D) // BLOCK * BLOCK))
+    borders = [begin + (end - begin) * i // count for i in range(count + 1)]
+    return tuple(slice(a, b) for a, b in itertools.pairwise(borders))
 
 
 def forward(p: Params, a: Acts, s: Scratch, x: Array, y: Array, docs: Documents, mask: dropout.Mask) -> Array:
@@ -123,14 +144,22 @@ def forward(p: Params, a: Acts, s: Scratch, x: Array, y: Array, docs: Documents,
     add_bias_(a.qkv, p.qkv_bias)
     q, k, v = heads(a.qkv, 3, B, H)
     mix = heads(a.mix, 1, B, H)[0]
-    for b, by_query, _ in docs.groups:
-        first = mask.first + b.start * H * T
-        for rows, keys in by_query:
-            prob = _products(s.scores, q[b, :, rows], k[b, :, keys])
+    for b, blocks, _ in docs.groups:
+        G, first = b.stop - b.start, mask.first + b.start * H * T
+        kt, values = s.turned[0, :G], s.straight[:G]
+        transpose_heads(kt, k[b])
+        copy_heads(values, v[b])
+        for rows, keys, parts in blocks:
+            prob = _block(s.scores, G, H, rows, keys)
+            for part in parts:
+                at = slice(part.start - keys.start, part.stop - keys.start)
+                np.matmul(q[b, :, rows], kt[..., part], out=prob[..., at])
             attention_forward(
                 prob, a.lse[b], docs.starts[b], rows.start, keys.start, scale, mask.key, first, mask.rate
             )
-            np.matmul(prob, v[b, :, keys], out=mix[b, :, rows])
+            for part in parts:
+                at = slice(part.start - keys.start, part.stop - keys.start)
+                _multiply(mix[b, :, rows], prob[..., at], values[:, :, part], s.share, part is not parts[0])
     return linear.forward(y, a.mix, p.out_weight)
 
 
@@ -145,29 +174,39 @@ def backward(
     attention_delta(s.delta, s.dmix, a.mix)
     (q, k, v), (dq, dk, dv) = heads(a.qkv, 3, B, H), heads(s.dqkv, 3, B, H)
     dmix = heads(s.dmix, 1, B, H)[0]
-    for b, _, by_key in docs.groups:
-        first = mask.first + b.start * H * T
-        for keys, rows in by_key:
-            prob = _products(s.scores, q[b, :, rows], k[b, :, keys])
-            dscore = _products(s.dscores, dmix[b, :, rows], v[b, :, keys])
+    for b, _, blocks in docs.groups:
+        G, first = b.stop - b.start, mask.first + b.start * H * T
+        (kt, vt), ks = s.turned[:, :G], s.straight[:G]
+        transpose_heads(kt, k[b])
+        transpose_heads(vt, v[b])
+        copy_heads(ks, k[b])
+        for keys, rows, new in blocks:
+            prob, dscore = _block(s.scores, G, H, rows, keys), _block(s.dscores, G, H, rows, keys)
+            np.matmul(q[b, :, rows], kt[..., keys], out=prob)
+            np.matmul(dmix[b, :, rows], vt[..., keys], out=dscore)
             attention_backward(
                 prob, dscore, a.lse[b], s.delta[b], docs.starts[b], rows.start, keys.start, scale,
                 mask.key, first, mask.rate,
             )  # fmt: skip
             # In the forward pass: mix = prob · v, and scores = q · kᵀ.
-            np.matmul(prob.swapaxes(2, 3), dmix[b, :, rows], out=dv[b, :, keys])
-            np.matmul(dscore.swapaxes(2, 3), q[b, :, rows], out=dk[b, :, keys])
+            _multiply(dv[b, :, keys], prob.swapaxes(2, 3), dmix[b, :, rows], s.share, not new)
+            _multiply(dk[b, :, keys], dscore.swapaxes(2, 3), q[b, :, rows], s.share, not new)
+            _multiply(dq[b, :, rows], dscore, ks[:, :, keys], s.share, keys.start > 0)
             if keys.start == 0:
-                np.matmul(dscore, k[b, :, keys], out=dq[b, :, rows])
-                dq[b, :, rows.stop :] = 0
-            else:  # these queries have seen earlier keys too
-                sum_, share = dq[b, :, rows], s.dq[: dq[b, :, rows].size].reshape(dq[b, :, rows].shape)
-                sum_ += np.matmul(dscore, k[b, :, keys], out=share)
+                dq[b, :, rows.stop :] = 0  # what does not see the first keys begins with what it sees later
     bias_backward(g.qkv_bias, s.dqkv)
     linear.backward(dx, g.qkv_weight, s.dqkv, x, p.qkv_weight, product)
 
 
-def _products(memory: Array, rows: Array, columns: Array) -> Array:
-    """Write rows (B, H, Q, D) · columnsᵀ (B, H, K, D) into the front of `memory`; return it as (B, H, Q, K)."""
-    shape = (*rows.shape[:3], columns.shape[2])
-    return np.matmul(rows, columns.swapaxes(2, 3), out=memory[: math.prod(shape)].reshape(shape))
+def _block(memory: Array, G: int, H: int, rows: slice, columns: slice) -> Array:
+    """Return the front of `memory` as the block (G, H, rows, columns)."""
+    shape = G, H, rows.stop - rows.start, columns.stop - columns.start
+    return memory[: math.prod(shape)].reshape(shape)
+
+
+def _multiply(y: Array, left: Array, right: Array, share: Array, add: bool) -> None:
+    """Write y = left · right, or add it to y; all (G, H, rows, columns)."""
+    if add:
+        y += np.matmul(left, right, out=share[: len(y), :, : y.shape[2]])
+    else:
+        np.matmul(left, right, out=y)

@@ -61,6 +61,6 @@ def backward(
 ) -> None:
     """Undo `forward`: g +=, dx (N, C) =; dy (N, C) is the gradient of y plus its bias."""
     linear.backward_input(s.dgelu, dy, p.down_weight)
-    bias_gelu_backward(s.dgelu, s.gelu, g.up_bias, s.dgelu, a.up, p.up_bias)
+    bias_gelu_backward(s.dgelu, s.gelu, g.up_bias, a.up, p.up_bias)
     linear.backward_weight(g.down_weight, dy, s.gelu, product)
     linear.backward(dx, g.up_weight, s.dgelu, x, p.up_weight, product)
