@@ -1,7 +1,7 @@
 """One competitor in a process of its own, resident but idle while it is not its turn.
 
-The measured side is `python -m benchmarks.competitor`: it makes a first step, says so, and then times steps
-whenever it is asked to, one JSON line each. Order: the side that asks, the side that is measured.
+The measured side is `python -m benchmarks.competitor`: it makes the first steps, says so, and then times
+steps whenever it is asked to, in JSON lines. Order: the side that asks, the side that is measured.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.peers import COMPETITORS, tuning
 from benchmarks.shapes import Shape
-from benchmarks.timing import clean, cores, peak_rss
+from benchmarks.timing import busy_seconds, clean, cores, peak_rss
 
-WARM_UP = 2  # steps at the beginning that are not counted, after the first
+WARM_UP = 2  # steps after the first that are made and not timed
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,17 +30,28 @@ class CompetitorError(RuntimeError):
     """A competitor's process ended; the message holds its last words."""
 
 
+class Turn(NamedTuple):
+    """What one turn found."""
+
+    times: list[float]  # s a step
+    others: float  # part of the machine that other processes took meanwhile
+
+
 class Process:
-    """A competitor that is ready when the constructor returns; `first_step` is how long that took, in s."""
+    """A competitor, ready once it is constructed.
+
+    `about` says what it is made of; `first_step` is the time from its start to the end of its first step, in
+    s; `peak_rss` its largest resident memory up to its last turn, in MB.
+    """
 
     def __init__(self, name: str, shape: Shape, threads: int, **options: Any) -> None:
-        self.name, self.threads = name, threads
+        self.name, self.threads, self.peak_rss = name, threads, 0.0
         competitor = COMPETITORS[name]
         environment, _ = clean(os.environ)
         if competitor.tuned:
             environment |= tuning.environment()[0]
         order = {"shape": shape, "threads": threads, "options": competitor.options | options}
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         began = time.perf_counter()
         self._child = subprocess.Popen(
             [sys.executable, "-m", __spec__.name, competitor.module, json.dumps(order)],
@@ -48,37 +60,37 @@ class Process:
         )  # fmt: skip
         try:
             self.about: str = self._answer()["about"]
+            self.first_step = time.perf_counter() - began
         except BaseException:
             self.close()
             raise
-        self.first_step = time.perf_counter() - began
-        self.peak_rss = 0.0
 
-    def run(self, seconds: float) -> list[float]:
-        """Make steps for about `seconds`, one at least; return the time of each but the first, in s."""
+    def run(self, seconds: float) -> Turn:
+        """Make steps for about `seconds`, of which the first is not timed and one at least is."""
         assert self._child.stdin
+        began, busy = time.perf_counter(), busy_seconds()
         self._child.stdin.write(f"{seconds}\n")
         self._child.stdin.flush()
         answer = self._answer()
+        busy, took = busy_seconds() - busy, time.perf_counter() - began
         self.peak_rss = answer["peak_rss"]
-        times: list[float] = answer["times"]
-        return times
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._child.stdout
-        line = self._child.stdout.readline()
-        if not line:
-            self._child.wait()
-            self._said.seek(0)
-            words = self._said.read().decode(errors="replace").strip().splitlines()[-15:]
-            raise CompetitorError(f"{self.name} ended with {self._child.returncode}:\n" + "\n".join(words))
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return Turn(answer["times"], max(busy - answer["cpu"], 0.0) / (took * cores()))
 
     def close(self) -> None:
         """End the process."""
         self._child.communicate()
         self._said.close()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._child.stdout
+        line = self._child.stdout.readline()
+        if not line:
+            code = self._child.wait()
+            self._said.seek(0)
+            words = self._said.read().decode(errors="replace").strip().splitlines()[-15:]
+            raise CompetitorError(f"{self.name}: its process ended with code {code}:\n" + "\n".join(words))
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def __enter__(self) -> Process:
         return self
@@ -89,10 +101,11 @@ class Process:
         self.close()
 
 
-def timed(step: Any, seconds: float) -> list[float]:
-    """Return the times of steps until `seconds` are over, after one that is not counted."""
+def timed(step: Callable[[], object], seconds: float) -> list[float]:
+    """Return the times of steps in s until `seconds` are over, after one that is not timed."""
     step()
-    times, began = [], time.perf_counter()
+    times: list[float] = []
+    began = time.perf_counter()
     while not times or time.perf_counter() - began < seconds:
         start = time.perf_counter()
         step()
@@ -105,15 +118,17 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a framework prints is no answer
     module, order = sys.argv[1], json.loads(sys.argv[2])
-    competitor = importlib.import_module(f"benchmarks.peers.{module}")
-    step = competitor.build(Shape(*order["shape"]), order["threads"], **order["options"])
-    loss = step()
-    print(json.dumps({"about": competitor.about(), "loss": loss}), file=answers, flush=True)
+    build = importlib.import_module(f"benchmarks.peers.{module}").build
+    step, about = build(Shape(*order["shape"]), order["threads"], **order["options"])
+    step()
+    print(json.dumps({"about": about}), file=answers, flush=True)
     for _ in range(WARM_UP):
         step()
     for line in sys.stdin:
+        cpu = time.process_time()
         times = timed(step, float(line))
-        print(json.dumps({"times": times, "peak_rss": peak_rss()}), file=answers, flush=True)
+        answer = {"times": times, "cpu": time.process_time() - cpu, "peak_rss": peak_rss()}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How times are taken here: competitors by turns, in clean environments, beside the machine's own pace.
+"""How times are taken here: by turns, in clean environments, on a machine that is described.
 
 Nothing here imports NumPy: the processes that are measured settle their threads before they load it. Order:
-the environment, the machine, turns, statistics.
+the environment, the machine, the turns.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ from typing import TypeVar
 
 R = TypeVar("R")
 
-# What would make one competitor faster or slower by the accident of a shell: BLAS's choice of kernels, counts
-# and habits of threads, the allocator, the frameworks' own switches.
-SETTINGS = re.compile(
-    r"(OPENBLAS|GOTO|MKL|OMP|KMP|GOMP|BLIS|VECLIB|NUMEXPR|NUMBA|XLA|JAX|TORCH|TORCHINDUCTOR|THP|MALLOC|TCMALLOC)_\w+"
-    r"|XLA_FLAGS|GLIBC_TUNABLES|LD_PRELOAD"
+# What makes a competitor faster or slower by the accident of a shell: how BLAS chooses its kernels, how many
+# threads there are and how they wait, the allocator, a framework's own switches.
+LIBRARIES = (
+    "OPENBLAS|GOTO|BLIS|MKL|VECLIB|NUMEXPR|OMP|KMP|GOMP|NUMBA|TORCH|TORCHINDUCTOR|XLA|JAX|THP|TCMALLOC|MALLOC"
 )
-KEPT = {"NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "JAX_PLATFORMS"}  # where, not how fast
+SETTINGS = re.compile(rf"({LIBRARIES})_\w+|GLIBC_TUNABLES|LD_PRELOAD")
+PLACES = re.compile(r"\w+_CACHE_DIR")  # say where, not how fast
 
 
 def clean(environment: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the environment without what decides speed, and what was taken out of it."""
-    removed = {n: value for n, value in environment.items() if SETTINGS.fullmatch(n) and n not in KEPT}
+    removed = {
+        name: value
+        for name, value in environment.items()
+        if SETTINGS.fullmatch(name) and not PLACES.fullmatch(name)
+    }
     return {name: value for name, value in environment.items() if name not in removed}, removed
 
 
@@ -36,21 +40,35 @@ def cores() -> int:
 
 
 def processor() -> str:
-    """Return the processor's name, and the widest vectors it has."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    facts = dict(re.findall(r"^(model name|flags)\s*:\s*(.*)$", text, re.MULTILINE))
+    """Return the processor's name and its widest vectors."""
+    facts = dict(re.findall(r"^(model name|flags)\s*:\s*(.*)$", _read("/proc/cpuinfo"), re.MULTILINE))
     flags = facts.get("flags", "").split()
-    vectors = next((n for n, flag in (("AVX-512", "avx512f"), ("AVX2", "avx2")) if flag in flags), "no AVX2")
-    return f"{facts.get('model name', platform.machine())}, {vectors}"
+    vectors = {"avx512f": "AVX-512", "avx2": "AVX2"}
+    widest = next((name for flag, name in vectors.items() if flag in flags), "no AVX2")
+    return f"{facts.get('model name', platform.machine())}, {widest}"
+
+
+def is_intel() -> bool:
+    """Whether the processor says it is Intel's."""
+    return "GenuineIntel" in _read("/proc/cpuinfo")
 
 
 def peak_rss() -> float:
-    """Return this process's largest resident memory so far, in MB (10^6 bytes).
+    """Return this process's largest resident memory so far, in MB of 10^6 bytes.
 
-    Not getrusage's ru_maxrss, which a child inherits from the process that started it.
+    Not getrusage's ru_maxrss, which begins at what the process had that started this one.
     """
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0]) * 1024 / 1e6
+    return int(re.findall(r"VmHWM:\s*(\d+) kB", _read("/proc/self/status"))[0]) * 1024 / 1e6
+
+
+def busy_seconds() -> float:
+    """Return how long all cores together have been busy since the machine started, stolen time included."""
+    user, nice, system, _idle, _wait, irq, soft, steal = map(int, _read("/proc/stat").split()[1:9])
+    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
 def by_turns(names: Iterable[str], rounds: int, measure: Callable[[str], R]) -> dict[str, list[R]]:

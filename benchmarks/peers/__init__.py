@@ -1,7 +1,7 @@
 """Who is compared: one small file per framework, each at its best.
 
-A file has `build(shape, threads, **options)`, which returns a function that makes one whole step, and
-`about()`, which says with what. It is imported in a process of its own, so it may set what it likes.
+A file has `build(shape, threads, **options)`, which returns a function that makes one whole step, and a line
+on what makes it. It is imported in a process of its own, so it may set what it likes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PEERS = tuple(name for name in COMPETITORS if name not in (OURS, PROBE))
 
 
 def chosen(wanted: str) -> list[str]:
-    """Return the peers that `none`, `all` (that are installed) or `NAME,NAME` means; ValueError for others."""
+    """Return the peers meant by `none`, `all` (that are installed) or `NAME,NAME`; ValueError for others."""
     if wanted in ("none", "all"):
         return [name for name in PEERS if wanted == "all" and COMPETITORS[name].installed]
     names = list(dict.fromkeys(wanted.split(",")))

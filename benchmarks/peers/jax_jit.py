@@ -13,8 +13,8 @@ from benchmarks.shapes import BATCHES, BETA1, BETA2, CLIP, LEARNING_RATE, WEIGHT
 Tree = Any
 
 
-def build(shape: Shape, threads: int) -> Callable[[], float]:
-    """Return a step that trains and returns the loss. XLA makes as many threads as it may use cores."""
+def build(shape: Shape, threads: int) -> tuple[Callable[[], float], str]:
+    """Return a step that trains and returns the loss, and what makes it; XLA takes the cores it may use."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     import jax
     import numpy as np
@@ -34,7 +34,7 @@ def build(shape: Shape, threads: int) -> Callable[[], float]:
         state, loss = update(state, float(steps), *batches[steps % BATCHES])
         return float(loss)
 
-    return step
+    return step, f"JAX {jax.__version__}, jit"
 
 
 def _initial(shape: Shape, rng: Any) -> Tree:
@@ -99,11 +99,3 @@ def _update(shape: Shape, state: Tree, t: Any, tokens: Any, targets: Any) -> tup
         return p - LEARNING_RATE * (m / (1 - BETA1**t) / (jnp.sqrt(v / (1 - BETA2**t)) + 1e-8) + decay * p)
 
     return (jax.tree.map(moved, params, m, v), m, v), loss
-
-
-def about() -> str:
-    """Say with what."""
-    import jax
-    import jaxlib
-
-    return f"jax {jax.__version__}, jaxlib {jaxlib.__version__}"

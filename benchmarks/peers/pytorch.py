@@ -10,8 +10,8 @@ from benchmarks.shapes import BATCHES, BETA1, BETA2, CLIP, LEARNING_RATE, WEIGHT
 from benchmarks.torch_gpt import GPT, adamw, mean_loss, update
 
 
-def build(shape: Shape, threads: int, compiled: bool) -> Callable[[], float]:
-    """Return a step that trains and returns the loss."""
+def build(shape: Shape, threads: int, compiled: bool) -> tuple[Callable[[], float], str]:
+    """Return a step that trains and returns the loss, and what makes it."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
@@ -34,9 +34,5 @@ def build(shape: Shape, threads: int, compiled: bool) -> Callable[[], float]:
         steps += 1
         return loss.item()
 
-    return step
-
-
-def about() -> str:
-    """Say with what."""
-    return f"torch {torch.__version__}, MKL and oneDNN on {torch.backends.cpu.get_cpu_capability()}"
+    made_by = "inductor" if compiled else "eager"
+    return step, f"PyTorch {torch.__version__}, {made_by}, {torch.backends.cpu.get_cpu_capability()}"

@@ -10,8 +10,8 @@ SIDE = 2048
 FLOPS = 2 * SIDE**3
 
 
-def build(shape: Shape, threads: int) -> Callable[[], float]:
-    """Return a function that makes one product; BLAS has been left to take all cores."""
+def build(shape: Shape, threads: int) -> tuple[Callable[[], float], str]:
+    """Return a function that makes one product, and what makes it; BLAS left alone takes all cores."""
     import numpy as np
 
     a, b = np.random.default_rng(0).standard_normal((2, SIDE, SIDE), dtype=np.float32)
@@ -21,19 +21,17 @@ def build(shape: Shape, threads: int) -> Callable[[], float]:
         np.matmul(a, b, out=product)
         return float(product[0, 0])
 
-    return step
+    return step, f"NumPy {np.__version__}, {_blas()}"
 
 
-def about() -> str:
-    """Name the BLAS and the core it chose, where threadpoolctl is installed."""
-    import numpy as np
-
+def _blas() -> str:
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
-        return f"numpy {np.__version__}; install threadpoolctl to see the BLAS core"
+        return "install threadpoolctl to see which BLAS"
     pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
-    return f"numpy {np.__version__}, " + ", ".join(
-        f"{pool['internal_api']} {pool['version']} for {pool.get('architecture', 'unknown')}, {pool['num_threads']} threads"
+    return ", ".join(
+        f"{pool['internal_api']} {pool['version']} on {pool.get('architecture', 'an unknown core')}, "
+        f"{pool['num_threads']} threads"
         for pool in pools
     )
