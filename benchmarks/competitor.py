@@ -23,6 +23,7 @@ from benchmarks.shapes import Shape
 from benchmarks.timing import busy_seconds, clean, cores, peak_rss
 
 WARM_UP = 2  # steps after the first that are made and not timed
+TRIES, DISTURBED = 4, 0.05  # part of the machine that other processes may take in a turn
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -66,6 +67,19 @@ class Process:
             raise
 
     def run(self, seconds: float) -> Turn:
+        """Make steps for about `seconds`; once more, up to `TRIES` times, when other processes disturbed it.
+
+        Two threads that meet at every operation lose half their speed and more to one busy neighbour, so a
+        disturbed turn says nothing. The quietest counts.
+        """
+        turns = []
+        for _ in range(TRIES):
+            turns.append(self._turn(seconds))
+            if turns[-1].others < DISTURBED:
+                break
+        return min(turns, key=lambda turn: turn.others)
+
+    def _turn(self, seconds: float) -> Turn:
         """Make steps for about `seconds`, of which the first is not timed and one at least is."""
         assert self._child.stdin
         began, busy = time.perf_counter(), busy_seconds()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+K = TypeVar("K")
 R = TypeVar("R")
 
 # What makes a competitor faster or slower by the accident of a shell: how BLAS chooses its kernels, how many
@@ -71,9 +72,9 @@ def _read(path: str) -> str:
     return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
-def by_turns(names: Iterable[str], rounds: int, measure: Callable[[str], R]) -> dict[str, list[R]]:
+def by_turns(names: Iterable[K], rounds: int, measure: Callable[[K], R]) -> dict[K, list[R]]:
     """Call `measure` on A B C A B C ..., `rounds` times each; return the results by name."""
-    results: dict[str, list[R]] = {name: [] for name in names}
+    results: dict[K, list[R]] = {name: [] for name in names}
     for _ in range(rounds):
         for name, found in results.items():
             found.append(measure(name))
