@@ -55,6 +55,8 @@ def measure(config: str, peers: list[str], args: argparse.Namespace) -> list[Res
         for name in peers:
             best = at_its_best(name, shape, args.seconds / 2, args.peer_threads)
             processes[name] = stack.enter_context(best)
+        for name in (OURS, *peers):
+            check(processes[name], shape)
         turns = by_turns(processes, args.rounds, lambda name: processes[name].run(args.seconds))
         return [result(config, processes[name], processes[PROBE].about, turns) for name in (OURS, *peers)]
 
@@ -73,6 +75,13 @@ def at_its_best(name: str, shape: Shape, seconds: float, threads: int | None) ->
             loser.close()
     assert best
     return best
+
+
+def check(process: Process, shape: Shape) -> None:
+    """Raise CompetitorError unless the first loss is that of a model that knows nothing yet: about ln V."""
+    if not abs(process.loss - math.log(shape.V)) < 0.5:
+        found, expected = f"{process.loss:.3f}", f"{math.log(shape.V):.3f}"
+        raise CompetitorError(f"{process.name}: found a first loss of {found}, expected about {expected}")
 
 
 def result(config: str, process: Process, probe: str, turns: dict[str, list[Turn]]) -> Result:

@@ -41,8 +41,8 @@ class Turn(NamedTuple):
 class Process:
     """A competitor, ready once it is constructed.
 
-    `about` says what it is made of; `first_step` is the time from its start to the end of its first step, in
-    s; `peak_rss` its largest resident memory up to its last turn, in MB.
+    `about` says what it is made of, `loss` is what its first step returned, `first_step` the time from its
+    start to the end of that step in s, `peak_rss` its largest resident memory up to its last turn in MB.
     """
 
     def __init__(self, name: str, shape: Shape, threads: int, **options: Any) -> None:
@@ -60,7 +60,9 @@ class Process:
             env=environment,
         )  # fmt: skip
         try:
-            self.about: str = self._answer()["about"]
+            answer = self._answer()
+            self.about: str = answer["about"]
+            self.loss: float = answer["loss"]
             self.first_step = time.perf_counter() - began
         except BaseException:
             self.close()
@@ -132,10 +134,10 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a framework prints is no answer
     module, order = sys.argv[1], json.loads(sys.argv[2])
-    build = importlib.import_module(f"benchmarks.peers.{module}").build
+    build = importlib.import_module(module).build
     step, about = build(Shape(*order["shape"]), order["threads"], **order["options"])
-    step()
-    print(json.dumps({"about": about}), file=answers, flush=True)
+    loss = step()
+    print(json.dumps({"about": about, "loss": loss}), file=answers, flush=True)
     for _ in range(WARM_UP):
         step()
     for line in sys.stdin:

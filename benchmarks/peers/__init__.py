@@ -13,7 +13,7 @@ OURS, PROBE = "tinyllm", "sgemm"
 
 
 class Competitor(NamedTuple):
-    """A file of this package, what it must find installed, and how it is set."""
+    """A module with `build`, what it must find installed, and how it is set."""
 
     module: str
     package: str
@@ -27,14 +27,16 @@ class Competitor(NamedTuple):
 
 
 COMPETITORS = {
-    OURS: Competitor("own", "tinyllm"),
-    PROBE: Competitor("sgemm", "numpy"),
-    "torch": Competitor("pytorch", "torch", options={"compiled": False}),
-    "torch-compile": Competitor("pytorch", "torch", options={"compiled": True}),
-    "torch-tuned": Competitor("pytorch", "torch", tuned=True, options={"compiled": False}),
-    "torch-compile-tuned": Competitor("pytorch", "torch", tuned=True, options={"compiled": True}),
-    "jax": Competitor("jax_jit", "jax"),
-    "jax-tuned": Competitor("jax_jit", "jax", tuned=True),
+    OURS: Competitor("benchmarks.peers.own", "tinyllm"),
+    PROBE: Competitor("benchmarks.peers.sgemm", "numpy"),
+    "torch": Competitor("benchmarks.peers.pytorch", "torch", options={"compiled": False}),
+    "torch-compile": Competitor("benchmarks.peers.pytorch", "torch", options={"compiled": True}),
+    "torch-tuned": Competitor("benchmarks.peers.pytorch", "torch", tuned=True, options={"compiled": False}),
+    "torch-compile-tuned": Competitor(
+        "benchmarks.peers.pytorch", "torch", tuned=True, options={"compiled": True}
+    ),
+    "jax": Competitor("benchmarks.peers.jax_jit", "jax"),
+    "jax-tuned": Competitor("benchmarks.peers.jax_jit", "jax", tuned=True),
 }
 PEERS = tuple(name for name in COMPETITORS if name not in (OURS, PROBE))
 

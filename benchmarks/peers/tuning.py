@@ -11,6 +11,7 @@ for glibc's, threads bound to cores, Intel's OpenMP.
 
 from __future__ import annotations
 
+import atexit
 import ctypes.util
 import functools
 import shutil
@@ -53,7 +54,8 @@ def mkl_preload() -> Path | None:
     compiler = shutil.which("cc")
     if not compiler:
         return None
-    directory = Path(tempfile.mkdtemp(prefix="tinyllm-bench-"))
+    directory = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, directory)
     source, library = directory / "mkl_intel.c", directory / "mkl_intel.so"
     source.write_text(SOURCE, encoding="ascii")
     done = subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], capture_output=True)
