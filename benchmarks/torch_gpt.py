@@ -116,12 +116,14 @@ def load(gpt: GPT, tensors: Mapping[str, npt.NDArray[np.floating]]) -> None:
             parameter.copy_(torch.from_numpy(np.array(tensors[name])))
 
 
-def adamw(gpt: GPT, beta1: float, beta2: float, weight_decay: float) -> torch.optim.AdamW:
+def adamw(
+    gpt: GPT, beta1: float, beta2: float, weight_decay: float, fused: bool | None = None
+) -> torch.optim.AdamW:
     """Return AdamW that decays matrices only; the rate is to be set before each step."""
     matrices = [parameter for parameter in gpt.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in gpt.parameters() if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=1e-8)
+    return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=1e-8, fused=fused)
 
 
 def update(gpt: GPT, optimizer: torch.optim.AdamW, loss: Tensor, rate: float, clip: float) -> None:
