@@ -25,7 +25,7 @@ def mix(h: np.uint32) -> np.uint32:
 
 @jit
 def row_hash(key: np.uint64, row: int) -> np.uint32:
-    """Hash a row's number under the key's upper half; 32 bits because few processors multiply wider vectors."""
+    """Hash a row's number under the key's upper half; in 32 bits: few processors multiply wider."""
     row64 = np.uint64(row)
     upper = mix(np.uint32(np.uint32(row64 >> np.uint64(32)) + np.uint32(GOLDEN)))
     return mix(np.uint32(mix(np.uint32(np.uint32(row64) + np.uint32(key >> np.uint64(32)))) ^ upper))

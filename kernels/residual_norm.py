@@ -56,7 +56,7 @@ def residual_norm_backward(
     dx: Array, dh: Array, dh_bias: Array, dgain: Array, dbias: Array, dy: Array, x: Array, gain: Array,
     mean: Array, rstd: Array, key: np.uint64, first: int, rate: float,
 ) -> None:  # fmt: skip
-    """Add to dx, dgain and dbias what dy sends back through the norm; then dh = mask * dx, dh_bias += its sum.
+    """Add to dx, dgain, dbias what dy sends back through the norm; then dh = mask * dx, dh_bias += its sum.
 
     dx (N, C) arrives as the gradient of x from later layers and leaves as that of `skip`. At rate 0
     that of h is the same, and dh is left alone.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,32 +33,67 @@ def is_warm(dtype: npt.DTypeLike = np.float32) -> bool:
 
 
 def compile_all(dtype: npt.DTypeLike = np.float32) -> None:
-    """Call every kernel once, on one row of one element, with the argument types of training."""
-    row, table = np.ones(1, dtype), np.ones((1, 1), dtype)
-    square, cube, key = np.ones((1, 1, 1, 1), dtype), np.ones((1, 1, 1), dtype), np.uint64(0)
-    index, starts = np.zeros(1, np.int32), np.zeros((1, 1), np.int32)
+    """Call every kernel once, on arrays of one element, with the argument types of training.
 
+    What is not on disk yet is compiled, half of it by a second process, since Numba compiles one function at
+    a time and the machine has more than one core.
+    """
+    other = None if is_warm(dtype) else _start_other_half(dtype)
+    _call_forward(dtype)
+    if other is not None:
+        other.wait()  # if it failed, its half is compiled here
+    _call_backward(dtype)
+    if CACHE_DIR is not None:
+        _mark(CACHE_DIR, dtype).touch()
+
+
+def _start_other_half(dtype: npt.DTypeLike) -> subprocess.Popen[bytes] | None:
+    if CACHE_DIR is None or not sys.executable or (os.cpu_count() or 1) < 2:
+        return None
+    program = f"from {__name__} import _call_backward; _call_backward({np.dtype(dtype).name!r})"
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)}
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", program], env=variables, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    except OSError:
+        return None
+
+
+def _call_forward(dtype: npt.DTypeLike) -> None:
+    """Call the kernels of the forward pass and of the update."""
+    row, table, index, starts, cube, square, key = _arguments(dtype)
     embedding_forward(table, index, index, table, table)
-    embedding_backward(table, table, table, index, index)
     layernorm_forward(table, row, row, table, row, row)
-    layernorm_backward(table, row, row, table, table, row, row, row)
     add_bias_(table, row)
-    bias_backward(row, table)
-    attention_forward(square, cube, starts, 0, 0, 1.0, key, 0, 0.5)
-    attention_backward(square, square, cube, cube, starts, 0, 0, 1.0, key, 0, 0.5)
-    attention_delta(cube, table, table)
     heads = np.ones((1, 2, 2, 2), dtype)[:, :1, :1, :1]  # a view with gaps, as heads are
     transpose_heads(square, heads)
     copy_heads(square, heads)
+    attention_forward(square, cube, starts, 0, 0, 1.0, key, 0, 0.5)
     bias_gelu_forward(table, table, row)
-    bias_gelu_backward(table, table, row, table, row)
     residual_norm_forward(table, table, row, row, table, table, row, row, row, key, 0, 0.5)
-    residual_norm_backward(table, table, row, row, row, table, table, row, row, row, key, 0, 0.5)
     dropout_forward(table, table, 0, 0, 0.5)  # backward is the same kernel
     cross_entropy_forward(np.zeros(1), table, index)
-    cross_entropy_backward(np.zeros(1), table, index, 1.0)
     sum_squares(row)
     add_and_sum_squares(row, row)
     adam_(row, row, row, row, 0.1, 0.9, 0.999, 1e-8, 0.1, 0.001, 0.0, 1.0)
-    if CACHE_DIR is not None:
-        _mark(CACHE_DIR, dtype).touch()
+
+
+def _call_backward(dtype: npt.DTypeLike) -> None:
+    """Call the kernels of the backward pass."""
+    row, table, index, starts, cube, square, key = _arguments(dtype)
+    attention_delta(cube, table, table)
+    attention_backward(square, square, cube, cube, starts, 0, 0, 1.0, key, 0, 0.5)
+    residual_norm_backward(table, table, row, row, row, table, table, row, row, row, key, 0, 0.5)
+    layernorm_backward(table, row, row, table, table, row, row, row)
+    bias_gelu_backward(table, table, row, table, row)
+    cross_entropy_backward(np.zeros(1), table, index, 1.0)
+    embedding_backward(table, table, table, index, index)
+    bias_backward(row, table)
+
+
+def _arguments(dtype: npt.DTypeLike) -> tuple[Any, ...]:
+    row, table = np.ones(1, dtype), np.ones((1, 1), dtype)
+    cube, square = np.ones((1, 1, 1), dtype), np.ones((1, 1, 1, 1), dtype)
+    return row, table, np.zeros(1, np.int32), np.zeros((1, 1), np.int32), cube, square, np.uint64(0)

@@ -76,10 +76,11 @@ def test_layernorm_backward_is_the_derivative_and_adds_into_dx(N, C, seed):
 
 @FAST
 @given(
-    B=st.integers(1, 3), T=st.integers(1, 11), H=st.integers(1, 3), D=small, block=st.sampled_from([2, 3, 64]),
-    at_once=st.sampled_from([1, 1 << 17]), most=st.sampled_from([1, 1 << 20]), rate=st.sampled_from([0.0, 0.3]), seed=seeds,
+    B=st.integers(1, 3), T=st.integers(1, 11), H=st.integers(1, 3), D=small, rate=st.sampled_from([0.0, 0.3]),
+    block=st.sampled_from([2, 3, 64]), at_once=st.sampled_from([1, 1 << 17]),
+    most=st.sampled_from([1, 1 << 20]), seed=seeds,
 )  # fmt: skip
-def test_attention_backward_is_the_derivative(B, T, H, D, block, at_once, most, rate, seed):
+def test_attention_backward_is_the_derivative(B, T, H, D, rate, block, at_once, most, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "BLOCK", block)
         patch.setattr(attention, "SCORES", at_once)

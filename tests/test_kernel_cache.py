@@ -51,7 +51,8 @@ def test_after_compile_all_no_argument_of_training_compiles_anything(dtype):
 
 def cache_dir_of(folder: Path, **environment: str) -> str:
     """Import the kernels of `folder` in a new process, add two numbers, and return CACHE_DIR."""
-    program = "import kernels, numpy; x = numpy.ones(1); kernels.add_and_sum_squares(x, x); print(x[0], kernels.CACHE_DIR)"
+    add = "kernels.add_and_sum_squares(x, x)"
+    program = f"import kernels, numpy; x = numpy.ones(1); {add}; print(x[0], kernels.CACHE_DIR)"
     result, directory = run(program, folder, **environment).split()
     assert result == "2.0"
     return directory

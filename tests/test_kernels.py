@@ -127,7 +127,8 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "residual_norm_backward": lambda d: d.residual_norm(d.rate),
     "residual_norm_forward": lambda d: (
         d.poison(d.N, d.C), d.poison(d.N, d.C), d.poison(d.N), d.poison(d.N), d.normal(d.N, d.C),
-        d.normal(d.N, d.C), d.normal(d.C), d.normal(d.C), d.normal(d.C), np.uint64(BIG_KEY), 2**32 - 3, d.rate,
+        d.normal(d.N, d.C), d.normal(d.C), d.normal(d.C), d.normal(d.C),
+        np.uint64(BIG_KEY), 2**32 - 3, d.rate,
     ),
     "sum_squares": lambda d: (d.normal(d.N),),
     "transpose_heads": lambda d: (d.normal(d.B, d.H, d.C, d.T + 3), d.heads()),

@@ -26,6 +26,7 @@ from tinyllm.state import Sources, TrainState, layout_of
 from tinyllm.text.batches import Dataset, prepare
 from tinyllm.text.texts import Texts, strings, training_sample
 from tinyllm.text.tokenizer import Tokenizer, train_bpe, train_char
+from tinyllm.threads import blas_core, choose, cores, set_blas_threads
 
 BUNDLED = {"pretraining": "bundled:pretraining.json", "instruction_tuning": "bundled:chat.json"}
 # Changing these would make the checkpoint's cursor, shapes or records meaningless: that is another run.
@@ -235,11 +236,29 @@ def _is_of_a_run(name: str) -> bool:
     return name in (metrics.FILE_NAME, "report.html") or bool(policy.label_of(name.partition(".corrupt")[0]))
 
 
+def threads(
+    state: TrainState, workers: int | None, blas_threads: int | None, notice: Notice
+) -> tuple[int, int]:  # fmt: skip
+    """Return (workers, BLAS threads of each), the latter set: as given, else as the checkpoint was trained
+    with, else as suits this machine.
+    """
+    before = state.environment
+    stored = [before[name] for name in ("workers", "blas_threads") if isinstance(before.get(name), int)]
+    if workers is None and blas_threads is None and len(stored) == 2:
+        workers, blas_threads = int(stored[0]), int(stored[1])
+    chosen = choose(state.config.train.batch_size, cores(), workers, blas_threads)
+    if not set_blas_threads(chosen[1]):
+        notice(
+            f"note: this NumPy's BLAS cannot be told to use {chosen[1]} threads; pip install threadpoolctl"
+        )
+    return chosen
+
+
 def environment(workers: int, blas_threads: int) -> dict[str, str | int]:
     """Return what bits depend on besides the state: versions, processor, threads."""
     return {
         "python": platform.python_version(), "numpy": np.__version__, "numba": numba.__version__,
-        "processor": _processor(), "blas_core": os.environ.get("OPENBLAS_CORETYPE", "detected"),
+        "processor": _processor(), "blas_core": blas_core(),
         "workers": workers, "blas_threads": blas_threads,
     }  # fmt: skip
 

@@ -22,11 +22,14 @@ class Team:
         self.size = size
         self._pool = ThreadPoolExecutor(size - 1, thread_name_prefix="rank") if size > 1 else None
 
-    def run(self, task: Callable[[int], R]) -> list[R]:
-        """Run `task(rank)` on every rank and return the results in rank order; the first error is raised."""
+    def run(self, task: Callable[[int], R], ranks: int | None = None) -> list[R]:
+        """Run `task(rank)` on every rank, or on the first `ranks`, and return the results in rank order.
+
+        Returns when all have ended; the first error is raised.
+        """
         if self._pool is None:
             return [task(0)]
-        others = [self._pool.submit(task, rank) for rank in range(1, self.size)]
+        others = [self._pool.submit(task, rank) for rank in range(1, ranks or self.size)]
         try:
             first = task(0)
         finally:  # nobody may still be writing when an error leaves this call

@@ -119,7 +119,7 @@ def forward(p: Params, a: Acts, s: Scratch, inputs: Inputs, drop: dropout.Addres
 
 
 def loss(p: Params, a: Acts, s: Scratch, losses: Array, inputs: Inputs) -> None:
-    """Write each row's loss (nats, 0 where there is no target) into `losses`, float64 (N,); after `forward`."""
+    """Write each row's loss (nats, 0 where there is no target) into losses, float64 (N,); after `forward`."""
     head.forward(p.embedding.token, s.head, losses, a.blocks[-1].end.norm.y, inputs.targets)
 
 
@@ -135,7 +135,8 @@ def backward(
     docs = _documents(a, inputs)
     y = a.blocks[-1].end.norm.y
     head.backward(
-        p.embedding.token, g.embedding.token, s.head, losses, y, s.dy, inputs.targets, scale, s.product, not first
+        p.embedding.token, g.embedding.token, s.head, losses, y, s.dy, inputs.targets, scale,
+        s.product, not first,
     )  # fmt: skip
     s.dx[...] = 0
     for i in reversed(range(len(p.blocks))):
@@ -148,7 +149,8 @@ def backward(
 
 
 def _block_forward(
-    p: Params, a: Acts, s: Scratch, docs: attention.Documents, drop: dropout.Address, i: int, x: Array, y: Array
+    p: Params, a: Acts, s: Scratch, docs: attention.Documents, drop: dropout.Address, i: int, x: Array,
+    y: Array,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Take the stream x and its norm y through block i; return them as the next block needs them."""
     bp, ba, (_, H, T) = p.blocks[i], a.blocks[i], a.blocks[i].attention.lse.shape

@@ -1,16 +1,16 @@
 """One training step over all ranks: forward, backward, sum, clip, Adam.
 
-Each rank runs the whole model on its share of the sequences with a Workspace of its own; then each
-rank sums the gradients of, clips and updates its slice of the rows. The result depends on the number
-of ranks and on nothing else about them.
+Each worker runs the whole model on its share of the sequences with a Workspace of its own; then every
+rank of the team, of which the workers are the first, sums the gradients of, clips and updates its slice
+of the rows. The result depends on the numbers of workers and of ranks and on nothing else about them.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from tinyllm.layers import dropout
 from tinyllm.optim import clip_factor, slices, update_
 from tinyllm.state import TrainState, Workspace
 from tinyllm.text.batches import Batch
+
+R = TypeVar("R")
 
 
 class TrainingError(RuntimeError):
@@ -42,17 +44,25 @@ class Engine:
     """The ranks' workspaces for batches of `batch_size` sequences, made once for a run."""
 
     def __init__(
-        self, config: ModelConfig, V: int, batch_size: int, layout: Layout, team: Team, recompute: bool = False
+        self, config: ModelConfig, V: int, batch_size: int, layout: Layout, team: Team,
+        workers: int | None = None, recompute: bool = False,
     ) -> None:  # fmt: skip
-        self.config, self.layout, self.team = config, layout, team
-        borders = [batch_size * rank // team.size for rank in range(team.size + 1)]
+        """Allocate for `workers` of the team's ranks, all by default; the batch is shared out among them.
+
+        With `recompute`, activations take a fraction of the memory, and a step a quarter more time.
+        """
+        self.config, self.layout, self.team, self.workers = config, layout, team, workers or team.size
+        borders = [batch_size * rank // self.workers for rank in range(self.workers + 1)]
         self.shares = [slice(a, b) for a, b in itertools.pairwise(borders)]
         self.parts = slices(layout.size, team.size)
-        self.workspaces = team.run(
+        self.workspaces = self._work(
             lambda rank: Workspace(
                 config, V, self.shares[rank].stop - self.shares[rank].start, layout, recompute=recompute
             )
         )
+
+    def _work(self, task: Callable[[int], R]) -> list[R]:
+        return self.team.run(task, self.workers)
 
     def train(self, state: TrainState, batches: Sequence[Batch]) -> Step:
         """Make one update of `state` from `batches`, whose gradients are summed, and count it in progress."""
@@ -61,7 +71,7 @@ class Engine:
         if not count:
             raise TrainingError(f"step {progress.step}: the batch has no target tokens")
         params = self.layout.views(state.rows[0])
-        losses = self.team.run(lambda rank: self._gradients(rank, params, state, batches, 1 / count))
+        losses = self._work(lambda rank: self._gradients(rank, params, state, batches, 1 / count))
         loss = math.fsum(losses) / count
         norm = math.sqrt(sum(self.team.run(self._sum_slice)))
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -83,7 +93,7 @@ class Engine:
         """Return the mean loss, in nats per target token, without dropout; NaN when there are no targets."""
         params, total, count = self.layout.views(state.rows[0]), 0.0, 0
         for batch in batches:
-            total += math.fsum(self.team.run(lambda rank, b=batch: self._loss(rank, params, b)))  # type: ignore[misc]
+            total += math.fsum(self._work(lambda rank, b=batch: self._loss(rank, params, b)))  # type: ignore[misc]
             count += int(np.count_nonzero(batch.targets >= 0))
         return total / count if count else math.nan
 
@@ -112,10 +122,10 @@ class Engine:
         return float(work.losses.sum())
 
     def _sum_slice(self, rank: int) -> float:
-        """Add the other ranks' gradients to rank 0's, in rank order; return the slice's sum of squares."""
+        """Add the other workers' gradients to the first's, in order; return the slice's sum of squares."""
         part = self.parts[rank]
         total, squares = self.workspaces[0].gradient[part], math.nan
-        if self.team.size == 1:
+        if self.workers == 1:
             return float(sum_squares(total))
         for other in self.workspaces[1:]:
             squares = add_and_sum_squares(total, other.gradient[part])

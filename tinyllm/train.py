@@ -7,7 +7,6 @@ so that the number of BLAS threads can still be set.
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import threading
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tinyllm import __version__
 from tinyllm.config import ConfigError
 from tinyllm.options import options
-from tinyllm.threads import set_blas_threads
+from tinyllm.threads import choose, cores, probe, set_blas_threads
 
 if TYPE_CHECKING:
     from tinyllm.checkpoint import CheckpointManager
@@ -61,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     args = options(argv)
     began = time.monotonic()
     print(f"tinyllm {__version__}", flush=True)
-    set_blas_threads(args.blas_threads)
+    sequences = 1 << 30 if args.resuming else args.config.train.batch_size  # a checkpoint's: not known yet
+    set_blas_threads(choose(sequences, cores(), args.workers, args.blas_threads)[1])
     from tinyllm.checkpoint import CheckpointError
     from tinyllm.step import TrainingError
 
@@ -110,15 +110,17 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
             if args.resuming and begin.is_finished(state):
                 watch.line(_finished_already(state, args))
                 return 0
-            workers = _workers(args, state)
-            environment = begin.environment(workers, args.blas_threads)
+            workers, blas_threads = begin.threads(state, args.workers, args.blas_threads, watch.notice)
+            environment = begin.environment(workers, blas_threads)
             for change in begin.environment_changes(state.environment, environment):
                 watch.notice(f"warning: {change}: the run goes on, but not with the same last bits")
             state.environment = environment
-            with Team(workers) as team, Metrics(directory) as metrics:
-                watch.line(_description(state, datasets, workers, args, directory))
+            with Team(workers * blas_threads) as team, Metrics(directory) as metrics:
+                watch.line(_description(state, datasets, args, directory))
                 config, V = state.config, state.tokenizer.vocab_size
-                engine = Engine(config.model, V, config.train.batch_size, state.layout, team)
+                engine = Engine(
+                    config.model, V, config.train.batch_size, state.layout, team, workers, args.recompute
+                )
                 manager.reserve(state)  # touched now, the first save is no slower than the others
                 rhythm = SaveRhythm(args.save_every_steps, args.save_every_minutes)
                 loop = Loop(state, datasets, engine, manager, metrics, watch, rhythm, interrupt)
@@ -221,17 +223,9 @@ def _loaded(args: argparse.Namespace, manager: CheckpointManager, watch: Lines) 
     return state
 
 
-def _workers(args: argparse.Namespace, state: TrainState) -> int:
-    """Return --workers, else as many as the checkpoint was trained with, else one a core."""
-    stored = state.environment.get("workers")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = args.workers or (stored if isinstance(stored, int) else cores)
-    return max(1, min(wanted, state.config.train.batch_size))
-
-
 def _description(
-    state: TrainState, datasets: dict[str, Dataset], workers: int, args: argparse.Namespace, directory: Path
-) -> str:
+    state: TrainState, datasets: dict[str, Dataset], args: argparse.Namespace, directory: Path
+) -> str:  # fmt: skip
     """Say in a few lines what is about to be trained, on what, and where it is kept."""
     model = state.config.model
     rows = [
@@ -244,7 +238,11 @@ def _description(
             f"{'texts' if len(rows) == 2 else '':<12} {phase}: {dataset.tokens:,} tokens in "
             f"{dataset.documents:,} documents, {dataset.windows:,} windows an epoch"
         )
-    rows.append(f"machine      {workers} workers x {args.blas_threads} BLAS threads")
+    team = f"{state.environment['workers']} workers x {state.environment['blas_threads']} BLAS threads"
+    speed = f"sgemm at {probe(int(state.environment['workers'])):.0f} GFLOP/s"
+    rows.append(
+        f"machine      {team} on {cores()} cores; BLAS core {state.environment['blas_core']}, {speed}"
+    )
     rows.append(f"checkpoints  {directory}, strategy {args.strategy}")
     return "\n".join(rows)
 

@@ -14,12 +14,11 @@ def choose_threads(
 
     The only place that knows how the program chooses. Sets BLAS's threads, so NumPy must not be loaded yet.
     """
-    from tinyllm.threads import set_blas_threads
+    from tinyllm.threads import choose, set_blas_threads
 
-    workers = min(workers or cores, shape.B)
-    blas_threads = blas_threads or 1
-    set_blas_threads(blas_threads)
-    return workers, blas_threads
+    chosen = choose(shape.B, cores, workers, blas_threads)
+    set_blas_threads(chosen[1])
+    return chosen
 
 
 def build(
@@ -55,7 +54,7 @@ def build(
     state = TrainState(
         Config(model, train), CharTokenizer((ord("a"),)), rows, layout, schedule, ("pretraining",)
     )
-    engine = Engine(model, shape.V, shape.B, layout, Team(workers))
+    engine = Engine(model, shape.V, shape.B, layout, Team(workers * blas_threads), workers)
     draws = np.random.default_rng(0).integers(0, shape.V, (BATCHES, shape.B, shape.T + 1)).astype(np.int32)
     starts = np.zeros((shape.B, shape.T), np.int32)
     batches = [Batch(draw[:, :-1].copy(), draw[:, 1:].copy(), starts) for draw in draws]

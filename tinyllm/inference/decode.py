@@ -47,7 +47,7 @@ def _rows(N: int, C: int, dtype: npt.DTypeLike) -> Rows:
             residual_norm.acts(N, C),
             mlp.acts(N, 4 * C),
             mlp.scratch(N, 4 * C),
-        )  # fmt: skip
+        )
     )
     views: Rows = layout.views(np.empty(layout.size, dtype))
     return views

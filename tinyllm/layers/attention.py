@@ -122,9 +122,7 @@ def documents(starts: Array, H: int, D: int) -> Documents:
             forward.append((slice(begin, end), slice(seen, end), _parts(seen, end, D)))
             # The queries that see key end - 1 go on as long as their document began before `end`.
             last = max(int(row.searchsorted(end)) for row in rows)
-            backward += [
-                (slice(begin, end), part, part.start == begin) for part in _parts(begin, last, D)
-            ]
+            backward += [(slice(begin, end), part, part.start == begin) for part in _parts(begin, last, D)]
         groups.append(Group(slice(first, first + len(rows)), tuple(forward), tuple(backward)))
     return Documents(starts, tuple(groups))
 

@@ -24,7 +24,7 @@ def acts(N: int, C: int) -> Acts:
 
 
 def forward(p: layernorm.Params, a: Acts, skip: Array, h: Array, bias: Array, mask: dropout.Mask) -> Array:
-    """Add a sub-layer's output h (N, C) and its bias (C,) to the stream `skip`; return the norm of the sum."""
+    """Add a sub-layer's output h (N, C) and its bias (C,) to the stream `skip`; return the sum's norm."""
     residual_norm_forward(a.x, a.norm.y, a.norm.mean, a.norm.rstd, skip, h, bias, p.gain, p.bias, *mask)
     return a.norm.y
 
