@@ -9,6 +9,7 @@ positions, targets and document starts.
 
 from .adam import adam_
 from .attention import causal_softmax_backward, causal_softmax_forward
+from .batch import fill_batch
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout import dropout_backward, dropout_forward
 from .embedding import embedding_backward, embedding_forward
@@ -36,6 +37,7 @@ __all__ = [
     "dropout_forward",
     "embedding_backward",
     "embedding_forward",
+    "fill_batch",
     "is_warm",
     "layernorm_backward",
     "layernorm_forward",

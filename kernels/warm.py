@@ -9,11 +9,12 @@ import numpy.typing as npt
 
 from .adam import adam_
 from .attention import causal_softmax_backward, causal_softmax_forward
+from .batch import fill_batch
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout import dropout_forward
 from .embedding import embedding_backward, embedding_forward
 from .gelu import bias_gelu_backward, bias_gelu_forward
-from .jit import CACHE_DIR
+from .jit import CACHE_DIR, Array
 from .layernorm import layernorm_backward, layernorm_forward
 from .norms import add_, add_and_clear_, add_bias_, bias_backward, sum_squares
 
@@ -50,5 +51,19 @@ def compile_all(dtype: npt.DTypeLike = np.float32) -> None:
     sum_squares(row)
     add_and_clear_(row, row)
     adam_(row, row, row, row, 0.1, 0.9, 0.999, 1e-8, 0.1, 0.001, 0.0, 1.0)
+    compile_data()
     if CACHE_DIR is not None:
         _mark(CACHE_DIR, dtype).touch()
+
+
+def compile_data() -> None:
+    """The same for the kernels of texts and batches; what comes from a file or a string is read-only."""
+    rows, places = np.zeros((1, 1), np.int32), np.zeros(2, np.int64)
+    corpus, silent = _read_only(np.uint16, 2), _read_only(np.int64, 0)
+    fill_batch(rows, rows, rows, corpus, silent, places.reshape(1, 2), places)
+
+
+def _read_only(dtype: npt.DTypeLike, size: int) -> Array:
+    array = np.zeros(size, dtype)
+    array.flags.writeable = False
+    return array
