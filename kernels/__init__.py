@@ -9,6 +9,7 @@ positions, targets and document starts.
 
 from .adam import adam_
 from .attention import attention_backward, attention_delta, attention_forward, copy_heads, transpose_heads
+from .batch import fill_batch
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout import dropout_backward, dropout_forward
 from .embedding import embedding_backward, embedding_forward
@@ -38,6 +39,7 @@ __all__ = [
     "dropout_forward",
     "embedding_backward",
     "embedding_forward",
+    "fill_batch",
     "is_warm",
     "layernorm_backward",
     "layernorm_forward",

@@ -242,3 +242,21 @@ def adam_(
     m_hat = m / correction1  # m starts at 0, so its first values are too small by this factor
     v_hat = v / correction2
     params -= lr * (m_hat / (np.sqrt(v_hat) + epsilon) + decay * params)
+
+
+def fill_batch(
+    tokens: Array, targets: Array, starts: Array, corpus: Array, silent: Array, spans: Array, first: Array
+) -> int:
+    """Row after row, span after span; a target is the token that follows, or -1 where it is silent."""
+    B, T = tokens.shape
+    tokens[:], targets[:], starts[:] = 0, -1, np.arange(T)
+    for b in range(B):
+        t = 0
+        for start, stop in spans[first[b] : first[b + 1]]:
+            row = slice(t, t + stop - start)
+            tokens[b, row] = corpus[start:stop]
+            is_silent = np.searchsorted(silent, np.arange(start, stop) + 1, "right") % 2 == 1
+            targets[b, row] = np.where(is_silent, -1, corpus[start + 1 : stop + 1].astype(np.int32))
+            starts[b, row] = t
+            t = row.stop
+    return np.count_nonzero(targets >= 0)

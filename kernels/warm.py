@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from .adam import adam_
 from .attention import attention_backward, attention_delta, attention_forward, copy_heads, transpose_heads
+from .batch import fill_batch
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout import dropout_forward
 from .embedding import embedding_backward, embedding_forward
 from .gelu import bias_gelu_backward, bias_gelu_forward
-from .jit import CACHE_DIR
+from .jit import CACHE_DIR, Array
 from .layernorm import layernorm_backward, layernorm_forward
 from .norms import add_and_sum_squares, add_bias_, bias_backward, sum_squares
 from .residual_norm import residual_norm_backward, residual_norm_forward
@@ -91,6 +92,20 @@ def _call_backward(dtype: npt.DTypeLike) -> None:
     cross_entropy_backward(np.zeros(1), table, index, 1.0)
     embedding_backward(table, table, table, index, index)
     bias_backward(row, table)
+    _call_data()
+
+
+def _call_data() -> None:
+    """Call the kernels of texts and batches; what comes from a file or a string is read-only."""
+    rows, places = np.zeros((1, 1), np.int32), np.zeros(2, np.int64)
+    corpus, silent = _read_only(np.uint16, 2), _read_only(np.int64, 0)
+    fill_batch(rows, rows, rows, corpus, silent, places.reshape(1, 2), places)
+
+
+def _read_only(dtype: npt.DTypeLike, size: int) -> Array:
+    array = np.zeros(size, dtype)
+    array.flags.writeable = False
+    return array
 
 
 def _arguments(dtype: npt.DTypeLike) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ came from. Order: what an epoch holds, held-out parts, purity, tokens on disk, p
 import json
 import tracemalloc
 from collections import Counter
-from itertools import pairwise
+from itertools import chain, pairwise, product
 
 import numpy as np
 import pytest
@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyllm.config import DataConfig
-from tinyllm.text.batches import Dataset, prepare
+from tinyllm.text.batches import Batch, Dataset, prepare
 from tinyllm.text.dialogue import Segment
 from tinyllm.text.files import DataError
-from tinyllm.text.packing import pack, stream_window, stream_windows
+from tinyllm.text.packing import pack, place_stream, stream_windows
 from tinyllm.text.texts import Text, Texts
 from tinyllm.text.tokens import HEADER, Tokens, load, write
 
@@ -117,7 +117,7 @@ def test_a_position_sees_its_own_document_only_and_predicts_its_next_token(tmp_p
         return
     successor = successors(texts)
     for batch in batches_of(data, epoch=epoch):
-        for tokens, targets, starts in zip(*batch, strict=True):
+        for tokens, targets, starts in zip(*batch[:3], strict=True):
             for t in range(T):
                 start = starts[t]
                 assert (
@@ -158,7 +158,8 @@ def test_padding_is_a_document_of_its_own_at_every_position(tmp_path):
     assert batch.tokens.tolist() == [[END, *b"abc", 0, 0], [0] * 6]
     assert batch.targets.tolist() == [[*b"abc", END, -1, -1], [-1] * 6]
     assert batch.starts.tolist() == [[0, 0, 0, 0, 4, 5], [0, 1, 2, 3, 4, 5]]
-    assert all(part.dtype == np.int32 for part in batch)
+    assert all(part.dtype == np.int32 for part in batch[:3])
+    assert batch.loss_tokens == 4
 
 
 def test_prompts_carry_no_loss_unless_asked(tmp_path):
@@ -224,6 +225,16 @@ def test_too_little_text_is_refused_with_the_numbers(tmp_path):
         dataset([Text((Segment("abc"),))], tmp_path, 4, val_fraction=0.5)
 
 
+@given(corpora(), BLOCKS, st.booleans(), st.sampled_from([0.0, 0.3]))
+def test_a_batch_says_how_many_of_its_targets_carry_loss(
+    tmp_path_factory, texts, T, train_on_prompts, val_fraction
+):
+    data = prepared(texts, tmp_path_factory, T, train_on_prompts=train_on_prompts, val_fraction=val_fraction)
+    if data is not None:
+        for batch in chain(batches_of(data), data.validation(2)):
+            assert batch.loss_tokens == (batch.targets >= 0).sum()
+
+
 # Held-out parts.
 
 
@@ -278,6 +289,39 @@ def test_a_batch_depends_on_its_address_and_not_on_what_was_asked_before(tmp_pat
         fresh = dataset(texts, folder, T).batch(seed, epoch, index, 2)
         for one, other in zip(data.batch(seed, epoch, index, 2), fresh, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@given(corpora(), BLOCKS, st.integers(1, 4))
+def test_a_room_that_is_filled_again_holds_nothing_of_the_batch_before(
+    tmp_path_factory, texts, T, batch_size
+):
+    data = prepared(texts, tmp_path_factory, T)
+    if data is not None:
+        room = Batch.empty(batch_size, T)
+        for epoch, index in product(range(2), range(-(-data.windows // batch_size) + 1)):
+            batch = data.batch(1, epoch, index, batch_size, room)
+            assert all(one is other for one, other in zip(batch[:3], room[:3], strict=True))
+            for one, other in zip(batch, data.batch(1, epoch, index, batch_size), strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_batch_in_a_room_that_exists_allocates_no_array(tmp_path, stream):
+    B, T = 64, 512  # 131,072 bytes an array
+    text = "".join(map(chr, range(FIRST, FIRST + 3 * B * T)))
+    texts = [
+        Text((Segment(text[i : i + 99]), Segment("q" * 9, stream)), i > 3 * B * T - 99, stream)
+        for i in range(0, len(text), 99)
+    ]
+    data = dataset(texts, tmp_path, T)
+    room = Batch.empty(B, T)
+    data.batch(1, 0, 0, B, room)
+    tracemalloc.start()
+    try:
+        data.batch(1, 0, 1, B, room)
+        assert tracemalloc.get_traced_memory()[1] < 16_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_epochs_and_seeds_and_names_have_orders_of_their_own(tmp_path):
@@ -459,9 +503,10 @@ def test_a_span_goes_where_it_fits_best():
 @given(st.integers(1, 20), st.integers(1, 200), st.data())
 def test_the_windows_of_a_stream_cover_it_once_at_every_offset(T, more, data):
     stop, offset = T + more, data.draw(st.integers(0, T - 1))
-    windows = [
-        stream_window(7, 7 + stop, offset, w, T) for w in range(stream_windows(np.array([stop]), T)[0])
-    ]
+    windows = []
+    for w in range(stream_windows(np.array([stop]), T)[0]):
+        spans = np.full((2, 2), -1)
+        windows.append(spans[: place_stream(spans, 7, 7 + stop, offset, w, T)])
     positions = [i for window in windows for start, end in window for i in range(start, end)]
     assert sorted(positions) == list(range(7, 7 + stop))
     assert all(0 < np.diff(window).sum() <= T for window in windows)

@@ -77,6 +77,23 @@ class Draw:
             dh[...] = 0  # left alone: dx is the gradient of h too
         return dx, dh, *sums, dy, x, gain, mean, rstd, np.uint64(BIG_KEY), 2**32 - 3, rate
 
+    def windows(self) -> tuple[Array, ...]:
+        """A corpus, its silent tokens, and windows of spans in it; read-only, as in a file."""
+        T, n = self.T, 3 * self.T + 2
+        corpus = self.rng.integers(0, 1 << 16, n).astype(np.uint16)
+        silent = np.sort(self.rng.choice(n, 2 * self.rng.integers(0, self.T + 1), replace=False))
+        spans, first = [], [0]
+        for _ in range(self.B):
+            free = T
+            while free and self.rng.random() < 0.8:
+                length = int(self.rng.integers(1, free + 1))
+                start = int(self.rng.integers(0, n - length))
+                spans.append((start, start + length))
+                free -= length
+            first.append(len(spans))
+        corpus.flags.writeable = silent.flags.writeable = False
+        return corpus, silent, np.array(spans, np.int64).reshape(-1, 2), np.array(first, np.int64)
+
     def heads(self) -> Array:
         """One of two sets of heads, seen in place: (B, H, T, C) with gaps."""
         return self.normal(self.B, self.T, 2, self.H, self.C).transpose(2, 0, 3, 1, 4)[1]
@@ -118,6 +135,7 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "embedding_forward": lambda d: (
         d.poison(d.N, d.C), d.tokens, d.positions, d.normal(d.V, d.C), d.normal(d.T, d.C)
     ),
+    "fill_batch": lambda d: (*np.full((3, d.B, d.T), -7, np.int32), *d.windows()),
     "layernorm_backward": lambda d: (
         d.normal(d.N, d.C), d.normal(d.C), d.normal(d.C), d.normal(d.N, d.C), *d.layernorm()
     ),
@@ -164,7 +182,7 @@ def test_the_kernel_does_what_its_reference_does(name, draw):
     arguments = ARGUMENTS[name](draw)
     expected = [np.array(a, np.float64) if _is_real(a) else copy.copy(a) for a in arguments]
     # Rounding errors grow with the largest number at hand: 316 for rstd where a row has no variance.
-    scale = max(np.nanmax(np.abs([1.0, *a.flat])) for a in expected if _is_real(a))
+    scale = max((np.nanmax(np.abs([1.0, *a.flat])) for a in expected if _is_real(a)), default=1.0)
     found_result = getattr(kernels, name)(*arguments)
     expected_result = getattr(reference, name)(*expected)
     tolerance = 1e-12 if draw.dtype == np.float64 else 1e-5

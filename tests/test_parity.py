@@ -62,7 +62,7 @@ def fresh_state(accumulate: int) -> TrainState:
 def micro_batches(number: int, accumulate: int) -> list[Batch]:
     """Return golden batch `number`, cut into `accumulate` parts, whose numbers of targets differ."""
     whole = [GOLDEN[name][number].astype(np.int32) for name in ("tokens", "targets", "starts")]
-    return [Batch(*parts) for parts in zip(*(np.split(array, accumulate) for array in whole), strict=True)]
+    return [Batch.of(*parts) for parts in zip(*(np.split(array, accumulate) for array in whole), strict=True)]
 
 
 def train(workers: int, accumulate: int, steps: int) -> list[Step]:

@@ -21,7 +21,7 @@ from tinyllm.metrics import Metrics
 from tinyllm.phases import enter_phase, phase_steps, steps_per_epoch
 from tinyllm.state import TrainState
 from tinyllm.step import Engine, Step
-from tinyllm.text.batches import Dataset
+from tinyllm.text.batches import Batch, Dataset
 
 
 class Watcher(Protocol):
@@ -62,6 +62,7 @@ class Loop:
         self.state, self.datasets, self.engine, self.manager = state, datasets, engine, manager
         self.metrics, self.watcher, self.rhythm, self.stop = metrics, watcher, rhythm, stop
         self.last_step: Step | None = None
+        self.rooms: list[Batch] = []  # of the micro-batches of a step, filled anew in each
         self.saved_step, self.saved_time = state.progress.step, time.monotonic()
         self.flushed_time = self.saved_time
         self.epoch_tokens, self.epoch_seconds = 0, 0.0
@@ -125,9 +126,11 @@ class Loop:
         began = time.perf_counter()
         first = progress.index * config.accumulate
         after = min(first + config.accumulate, -(-self.dataset.windows // config.batch_size))  # then: padding
+        while len(self.rooms) < after - first:
+            self.rooms.append(Batch.empty(config.batch_size, state.config.model.block_size))
         batches = [
-            self.dataset.batch(config.seed, progress.phase_epoch, number, config.batch_size)
-            for number in range(first, after)
+            self.dataset.batch(config.seed, progress.phase_epoch, number, config.batch_size, room)
+            for number, room in zip(range(first, after), self.rooms, strict=False)
         ]
         step = self.engine.train(state, batches)
         progress.index += 1

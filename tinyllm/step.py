@@ -67,7 +67,7 @@ class Engine:
     def train(self, state: TrainState, batches: Sequence[Batch]) -> Step:
         """Make one update of `state` from `batches`, whose gradients are summed, and count it in progress."""
         progress, config = state.progress, state.config
-        count = sum(int(np.count_nonzero(batch.targets >= 0)) for batch in batches)
+        count = sum(batch.loss_tokens for batch in batches)
         if not count:
             raise TrainingError(f"step {progress.step}: the batch has no target tokens")
         params = self.layout.views(state.rows[0])
@@ -94,7 +94,7 @@ class Engine:
         params, total, count = self.layout.views(state.rows[0]), 0.0, 0
         for batch in batches:
             total += math.fsum(self._work(lambda rank, b=batch: self._loss(rank, params, b)))  # type: ignore[misc]
-            count += int(np.count_nonzero(batch.targets >= 0))
+            count += batch.loss_tokens
         return total / count if count else math.nan
 
     def _gradients(self, rank: int, params: model.Params, state: TrainState, batches: Sequence[Batch],

@@ -57,7 +57,7 @@ def build(
     engine = Engine(model, shape.V, shape.B, layout, Team(workers * blas_threads), workers)
     draws = np.random.default_rng(0).integers(0, shape.V, (BATCHES, shape.B, shape.T + 1)).astype(np.int32)
     starts = np.zeros((shape.B, shape.T), np.int32)
-    batches = [Batch(draw[:, :-1].copy(), draw[:, 1:].copy(), starts) for draw in draws]
+    batches = [Batch.of(draw[:, :-1].copy(), draw[:, 1:].copy(), starts) for draw in draws]
 
     def step() -> float:
         return engine.train(state, [batches[state.progress.step % BATCHES]]).loss

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +24,11 @@ import numpy as np
 
 from tinyllm.arena import Array
 from tinyllm.config import DataConfig
+from tinyllm.kernels import fill_batch
 from tinyllm.rng import generator
 from tinyllm.text.dialogue import Tokenizer
 from tinyllm.text.files import DataError
-from tinyllm.text.packing import cut, pack, stream_window, stream_windows
+from tinyllm.text.packing import cut, pack, place_stream, stream_windows
 from tinyllm.text.texts import Text, digest
 from tinyllm.text.tokens import FORMAT, Tokens, load, write
 
@@ -38,6 +39,18 @@ class Batch(NamedTuple):
     tokens: Array  # (B, T) int32
     targets: Array  # (B, T) int32: the token that follows; -1 where it carries no loss (padding, prompts)
     starts: Array  # (B, T) int32: where in the row the position's document begins
+    loss_tokens: int  # targets that carry loss
+
+    @classmethod
+    def of(cls, tokens: Array, targets: Array, starts: Array) -> Batch:
+        """Return the batch of three arrays (B, T), its targets counted."""
+        return cls(tokens, targets, starts, int(np.count_nonzero(targets >= 0)))
+
+    @classmethod
+    def empty(cls, B: int, T: int) -> Batch:
+        """Return the room for a batch, to be filled by `Dataset.batch` again and again."""
+        tokens, targets, starts = np.zeros((3, B, T), np.int32)
+        return cls(tokens, targets, starts, 0)
 
 
 def prepare(
@@ -82,23 +95,33 @@ class Dataset:
         self._streams = train[own]
         self._packed = pack(self._pieces(train[~own]), block_size)
         self._held_out = pack(self._pieces(held_out), block_size)
+        self._widest = max(self._packed.most, self._held_out.most, 2)  # spans of a window; a stream's has 2
+        self._spans = np.empty((0, 2), np.int64)  # of a batch's windows: those of row b are
+        self._first = np.empty(0, np.int64)  # spans[first[b]:first[b + 1]]
         counts = stream_windows(length[own], block_size)
         self._stream_first = len(self._packed) + np.cumsum(counts) - counts
         self.windows = len(self._packed) + int(counts.sum())
         self.targets = int(self._loss_in(train).sum())
         self._epoch: tuple[tuple[int, int], Array, Array] | None = None
 
-    def batch(self, seed: int, epoch: int, index: int, batch_size: int) -> Batch:
-        """Return batch `index` of the epoch, whatever was asked for before; past the epoch's end, padding."""
+    def batch(
+        self, seed: int, epoch: int, index: int, batch_size: int, out: Batch | None = None
+    ) -> Batch:  # fmt: skip
+        """Return batch `index` of the epoch, whatever was asked for before; past the epoch's end, padding.
+
+        Where `out` is given, its arrays are filled: only an epoch's first batch allocates any then.
+        """
         order, offsets = self._drawn(seed, epoch)
         chosen = order[index * batch_size : (index + 1) * batch_size]
-        return self._gather([self._window(w, offsets) for w in chosen.tolist()], batch_size)
+        room = Batch.empty(batch_size, self.block_size) if out is None else out
+        return self._filled(room, chosen.tolist(), lambda spans, w: self._place(spans, w, offsets))
 
     def validation(self, batch_size: int) -> Iterator[Batch]:
-        """Yield the whole held-out part, always the same; nothing if nothing is held out."""
+        """Yield the whole held-out part, always the same: each batch in the place of the one before."""
+        room = Batch.empty(batch_size, self.block_size)
         for first in range(0, len(self._held_out), batch_size):
             chosen = range(first, min(first + batch_size, len(self._held_out)))
-            yield self._gather([self._held_out[w] for w in chosen], batch_size)
+            yield self._filled(room, chosen, self._held_out.place)
 
     def _drawn(self, seed: int, epoch: int) -> tuple[Array, Array]:
         """Return the epoch's order of windows and offset of each stream; the latest are kept."""
@@ -110,33 +133,28 @@ class Dataset:
             latest = self._epoch = (seed, epoch), order, drawn
         return latest[1], latest[2]
 
-    def _window(self, w: int, offsets: Array) -> Array:
-        """Return the spans (k, 2) of training window w."""
+    def _place(self, spans: Array, w: int, offsets: Array) -> int:
+        """Write the spans of training window w into the first rows of `spans`; return how many they are."""
         if w < len(self._packed):
-            return self._packed[w]
-        s = int(np.searchsorted(self._stream_first, w, "right")) - 1
+            return self._packed.place(spans, w)
+        s = int(self._stream_first.searchsorted(w, "right")) - 1
         start, stop = self._streams[s].tolist()
-        return stream_window(start, stop, int(offsets[s]), w - int(self._stream_first[s]), self.block_size)
+        w -= int(self._stream_first[s])
+        return place_stream(spans, start, stop, int(offsets[s]), w, self.block_size)
 
-    def _gather(self, windows: Sequence[Array], batch_size: int) -> Batch:
-        """Return the batch whose rows are these windows, and padding below them."""
-        shape = batch_size, self.block_size
-        tokens, targets = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
-        starts = np.tile(np.arange(self.block_size, dtype=np.int32), (batch_size, 1))
-        if windows:
-            spans = np.concatenate(windows)
-            counts = np.array([len(window) for window in windows])
-            lengths = spans[:, 1] - spans[:, 0]
-            before = np.cumsum(lengths) - lengths  # positions in all earlier spans
-            row = np.repeat(np.arange(len(windows)), counts)
-            column = before - before[np.cumsum(counts) - counts][row]
-            within = np.arange(lengths.sum()) - np.repeat(before, lengths)
-            source = np.repeat(spans[:, 0], lengths) + within
-            place = np.repeat(row * self.block_size + column, lengths) + within
-            tokens.reshape(-1)[place] = self._tokens[source]
-            targets.reshape(-1)[place] = self._targets(source + 1)
-            starts.reshape(-1)[place] = np.repeat(column, lengths)
-        return Batch(tokens, targets, starts)
+    def _filled(self, room: Batch, windows: Sequence[int], place: Callable[[Array, int], int]) -> Batch:
+        """Fill the room's rows with these windows, and with padding below them; return the batch."""
+        B = len(room.tokens)
+        if len(self._first) != B + 1:
+            self._spans, self._first = np.empty((B * self._widest, 2), np.int64), np.empty(B + 1, np.int64)
+        spans, first, after = self._spans, self._first, 0
+        for row, w in enumerate(windows):
+            first[row] = after
+            after += place(spans[after:], w)
+        first[len(windows) :] = after
+        tokens, targets, starts, _ = room
+        count = fill_batch(tokens, targets, starts, self._tokens, self._silent, spans, first)
+        return Batch(tokens, targets, starts, count)
 
     def _parts(self, corpus: Tokens, fraction: float, seed: int) -> tuple[Array, Array, Array]:
         """Return the spans to train on, which of them are streams, and the spans held out."""
@@ -164,13 +182,6 @@ class Dataset:
     def _pieces(self, spans: Array) -> Array:
         pieces = cut(spans, self.block_size)
         return pieces[self._loss_in(pieces) > 0]
-
-    def _targets(self, i: Array) -> Array:
-        """Return the tokens at `i` as targets: -1 for those that carry no loss."""
-        tokens = self._tokens[i].astype(np.int32)
-        if self._silent.size:
-            tokens[np.searchsorted(self._silent, i, "right") % 2 == 1] = -1
-        return tokens
 
     def _loss_in(self, spans: Array) -> Array:
         """Return the number of targets with loss of each span."""

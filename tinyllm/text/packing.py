@@ -8,6 +8,7 @@ fills windows of its own, cut anew in every epoch. Order: cutting, packing, stre
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -36,6 +37,17 @@ class Windows:
 
     def __getitem__(self, w: int) -> Array:
         return self.spans[self.first[w] : self.first[w + 1]]
+
+    @cached_property
+    def most(self) -> int:
+        """The most spans that a window has."""
+        return int(np.diff(self.first).max(initial=0))
+
+    def place(self, out: Array, w: int) -> int:
+        """Write the spans of window w to the first rows of `out`; return how many they are."""
+        spans = self[w]
+        out[: len(spans)] = spans
+        return len(spans)
 
 
 def pack(spans: Array, T: int) -> Windows:
@@ -70,17 +82,25 @@ def stream_windows(lengths: Array, T: int) -> Array:
     return counts
 
 
-def stream_window(start: int, stop: int, offset: int, w: int, T: int) -> Array:
-    """Return the spans (1 or 2, 2) of window w of the stream [start, stop), which is longer than T.
+def place_stream(out: Array, start: int, stop: int, offset: int, w: int, T: int) -> int:
+    """Write the spans of window w of the stream [start, stop) to the first rows of `out`; return 1 or 2.
 
-    Windows of T positions begin at `offset` < T. What is left before and after them is the last window, or
-    the last two where it is more than T: so the number of windows does not depend on the offset.
+    The stream is longer than T. Windows of T positions begin at `offset` < T. What is left before and after
+    them is the last window, or the last two where it is more than T: so the number of windows does not
+    depend on the offset.
     """
     first = start + offset
     full = (stop - first) // T
+    after = first + full * T
     if w < full:
-        return np.array([[first + w * T, first + (w + 1) * T]])
-    head, tail = [start, first], [first + full * T, stop]
-    if -(-(stop - start) // T) - full == 2:
-        return np.array([head if w == full else tail])
-    return np.array([span for span in (head, tail) if span[0] < span[1]])
+        parts: tuple[tuple[int, int], ...] = ((first + w * T, first + (w + 1) * T),)
+    else:
+        parts = (start, first), (after, stop)
+        if stop - start > (full + 1) * T:
+            parts = parts[w - full : w - full + 1]
+    count = 0
+    for begin, end in parts:
+        if begin < end:
+            out[count, 0], out[count, 1] = begin, end
+            count += 1
+    return count
