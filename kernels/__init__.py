@@ -8,7 +8,14 @@ positions, targets and document starts.
 """
 
 from .adam import adam_
-from .attention import attention_backward, attention_delta, attention_forward, copy_heads, transpose_heads
+from .attention import (
+    add_heads_,
+    attention_backward,
+    attention_delta,
+    attention_forward,
+    copy_heads,
+    transpose_heads,
+)
 from .batch import fill_batch
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout import dropout_backward, dropout_forward
@@ -25,6 +32,7 @@ __all__ = [
     "adam_",
     "add_and_sum_squares",
     "add_bias_",
+    "add_heads_",
     "attention_backward",
     "attention_delta",
     "attention_forward",

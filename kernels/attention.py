@@ -152,3 +152,15 @@ def copy_heads(y: Array, x: Array) -> None:
                 source, target = x[b, h, t], y[b, h, t]
                 for d in range(D):
                     target[d] = source[d]
+
+
+@jit
+def add_heads_(y: Array, x: Array) -> None:
+    """y += x, both (B, H, T, D); both may have gaps. (NumPy does it too, but allocates a buffer to do so.)"""
+    B, H, T, D = x.shape
+    for b in range(B):
+        for h in range(H):
+            for t in range(T):
+                source, target = x[b, h, t], y[b, h, t]
+                for d in range(D):
+                    target[d] += source[d]

@@ -124,6 +124,11 @@ def copy_heads(y: Array, x: Array) -> None:
     y[...] = x
 
 
+def add_heads_(y: Array, x: Array) -> None:
+    """What one block contributes is added to what the others did."""
+    y += x
+
+
 GELU_SLOPE = np.sqrt(2 / np.pi)
 GELU_CUBIC = 0.044715
 

@@ -12,7 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .adam import adam_
-from .attention import attention_backward, attention_delta, attention_forward, copy_heads, transpose_heads
+from .attention import (
+    add_heads_,
+    attention_backward,
+    attention_delta,
+    attention_forward,
+    copy_heads,
+    transpose_heads,
+)
 from .batch import fill_batch
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout import dropout_forward
@@ -68,9 +75,10 @@ def _call_forward(dtype: npt.DTypeLike) -> None:
     embedding_forward(table, index, index, table, table)
     layernorm_forward(table, row, row, table, row, row)
     add_bias_(table, row)
-    heads = np.ones((1, 2, 2, 2), dtype)[:, :1, :1, :1]  # a view with gaps, as heads are
-    transpose_heads(square, heads)
-    copy_heads(square, heads)
+    heads, straight = np.ones((2, 2, 2, 4), dtype)[..., :2], np.ones((2, 2, 2, 2), dtype)
+    transpose_heads(straight, heads)  # heads are views with gaps, which Numba takes for another type
+    copy_heads(straight, heads)
+    add_heads_(heads, heads)
     attention_forward(square, cube, starts, 0, 0, 1.0, key, 0, 0.5)
     bias_gelu_forward(table, table, row)
     residual_norm_forward(table, table, row, row, table, table, row, row, row, key, 0, 0.5)

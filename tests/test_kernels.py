@@ -114,6 +114,7 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     ),
     "add_and_sum_squares": lambda d: (d.normal(d.N), d.normal(d.N)),
     "add_bias_": lambda d: (d.normal(d.N, d.C), d.normal(d.C)),
+    "add_heads_": lambda d: (d.heads(), d.heads()),
     "attention_backward": lambda d: d.attention_backward(d.rate),
     "attention_delta": lambda d: (
         d.poison(d.B, d.H, d.T), d.normal(d.B * d.T, d.H * d.C), d.normal(d.B * d.T, d.H * d.C)

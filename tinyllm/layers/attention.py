@@ -21,6 +21,7 @@ import numpy as np
 from tinyllm.arena import Array, tensor
 from tinyllm.kernels import (
     add_bias_,
+    add_heads_,
     attention_backward,
     attention_delta,
     attention_forward,
@@ -205,6 +206,8 @@ def _block(memory: Array, G: int, H: int, rows: slice, columns: slice) -> Array:
 def _multiply(y: Array, left: Array, right: Array, share: Array, add: bool) -> None:
     """Write y = left · right, or add it to y; all (G, H, rows, columns)."""
     if add:
-        y += np.matmul(left, right, out=share[: len(y), :, : y.shape[2]])
+        part = share[: len(y), :, : y.shape[2]]
+        np.matmul(left, right, out=part)
+        add_heads_(y, part)
     else:
         np.matmul(left, right, out=y)

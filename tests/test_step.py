@@ -1,0 +1,139 @@
+"""A step allocates nothing, its memory grows as the context does, and the same threads give the same bits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyllm import model, threads
+from tinyllm.arena import Array, Layout
+from tinyllm.comm import Team
+from tinyllm.config import Config, ModelConfig, TrainConfig
+from tinyllm.schedule import Schedule
+from tinyllm.state import TrainState
+from tinyllm.step import Engine
+from tinyllm.text.batches import Batch
+from tinyllm.text.tokenizer import CharTokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+V, B = 50, 4
+
+
+def a_run(team: Team, workers: int, recompute: bool = False, **shape: float) -> tuple[TrainState, Engine]:
+    settings = {"n_layer": 3, "n_head": 2, "n_embd": 32, "block_size": 160, "dropout": 0.1} | shape
+    config = Config(ModelConfig(**settings), TrainConfig(batch_size=B, weight_decay=0.1))
+    tokenizer = CharTokenizer(tuple(range(V - 1)))
+    state = TrainState.fresh(config, tokenizer, Schedule(1e-3, 1e-4, 0, 0, 100), ("pretraining",))
+    return state, Engine(config.model, V, B, state.layout, team, workers, recompute)
+
+
+def batch_of(seed: int, T: int = 160) -> Batch:
+    """Return a batch of documents of drawn lengths."""
+    rng = np.random.default_rng(seed)
+    tokens, targets = rng.integers(0, V, (2, B, T)).astype(np.int32)
+    first = rng.random((B, T)) < 0.02
+    starts = np.maximum.accumulate(np.where(first, np.arange(T), 0), axis=1).astype(np.int32)
+    return Batch.of(tokens, targets, starts)
+
+
+def rows_after(steps: int, ranks: int, workers: int, recompute: bool = False) -> Array:
+    with Team(ranks) as team:
+        state, engine = a_run(team, workers, recompute)
+        for step in range(steps):
+            engine.train(state, [batch_of(2 * step), batch_of(2 * step + 1)])
+    return state.rows
+
+
+def test_a_step_allocates_no_array():
+    with Team(2) as team:
+        state, engine = a_run(team, 2)
+        batches = [batch_of(0), batch_of(1)]
+        smallest = B // 2 * 160 * 32 * 4  # the stream of one worker, in bytes
+        for _ in range(3):
+            engine.train(state, batches)
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            engine.train(state, batches)
+            after, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    # Views and other small Python objects come and go; an array of the model's would show at once.
+    assert peak - before < smallest / 2
+    assert after - before < 4096
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_activations_and_scratch_grow_no_faster_than_the_context(recompute):
+    def size(T: int) -> int:
+        config = ModelConfig(n_layer=2, n_head=4, n_embd=64, block_size=T)
+        parts = model.acts(config, 1, recompute), model.scratch(config, V, 1)
+        return sum(Layout(part).size for part in parts)
+
+    assert size(4096) < 4.1 * size(1024)
+
+
+@pytest.mark.parametrize("ranks, workers", [(1, 1), (2, 2), (2, 1), (3, 2)])
+def test_the_same_threads_give_the_same_bits(ranks, workers):
+    np.testing.assert_array_equal(rows_after(3, ranks, workers), rows_after(3, ranks, workers))
+
+
+def test_more_workers_change_rounding_and_nothing_else():
+    alone, shared = rows_after(3, 1, 1)[0], rows_after(3, 2, 2)[0]
+    np.testing.assert_allclose(shared, alone, atol=2e-5)
+
+
+def test_recomputation_trains_the_same_model():
+    np.testing.assert_allclose(rows_after(3, 2, 2, recompute=True)[0], rows_after(3, 2, 2)[0], atol=2e-5)
+
+
+def test_what_the_workspaces_hold_before_a_step_changes_nothing():
+    with Team(2) as team:
+        states = []
+        for value in (0.0, np.nan):
+            state, engine = a_run(team, 2)
+            for step in range(3):
+                for work in engine.workspaces:
+                    work.poison(value)
+                engine.train(state, [batch_of(2 * step), batch_of(2 * step + 1)])
+            states.append(state.rows)
+    np.testing.assert_array_equal(*states)
+
+
+@pytest.mark.parametrize(
+    "sequences, cores, workers, blas_threads, chosen",
+    [
+        (16, 2, None, None, (2, 1)), (1, 2, None, None, (1, 2)), (3, 8, None, None, (3, 2)),
+        (16, 8, 4, None, (4, 2)), (16, 2, None, 1, (2, 1)), (2, 2, 5, 3, (2, 3)), (1, 1, None, None, (1, 1)),
+    ],
+)  # fmt: skip
+def test_workers_come_first_and_blas_gets_the_cores_they_leave(
+    sequences, cores, workers, blas_threads, chosen
+):
+    assert threads.choose(sequences, cores, workers, blas_threads) == chosen
+
+
+def test_a_loaded_openblas_takes_another_number_of_threads_and_tells_its_core():
+    code = """
+import os
+os.environ["OPENBLAS_NUM_THREADS"] = "2"
+import numpy
+from tinyllm import threads
+get = threads._openblas("get_num_threads")
+if get is None:
+    print("no OpenBLAS")
+else:
+    before = get()
+    assert threads.set_blas_threads(1)
+    print(before, get(), threads.blas_core() not in ("", "unknown"), threads.probe(1, 0.01, 64) > 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    if done.stdout == "no OpenBLAS\n":
+        pytest.skip("NumPy is not linked with OpenBLAS")
+    assert done.stdout == "2 1 True True\n"
