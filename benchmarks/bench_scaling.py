@@ -24,7 +24,7 @@ from typing import NamedTuple
 from benchmarks.competitor import CompetitorError, Process
 from benchmarks.peers import OURS
 from benchmarks.shapes import CONFIGS, Shape
-from benchmarks.timing import by_turns, cores, processor
+from benchmarks.timing import by_turns, cores, processor, thread_counts
 
 S = CONFIGS["S"]
 NOTHING = Shape(V=8, T=8, B=1, L=1, H=1, C=8)
@@ -41,7 +41,6 @@ class Sweep(NamedTuple):
 
 def sweeps() -> dict[str, Sweep]:
     """Return all sweeps by name; that of the workers depends on the machine."""
-    workers = sorted({2**i for i in range(cores().bit_length()) if 2**i < cores()} | {cores()})
     return {
         "T": Sweep((64, 128, 256, 512, 1024), lambda T: S._replace(T=T, B=4), "positions, 4 sequences"),
         "context": Sweep(
@@ -53,7 +52,7 @@ def sweeps() -> dict[str, Sweep]:
         "L": Sweep((1, 2, 4, 8), lambda L: S._replace(L=L), "blocks"),
         "V": Sweep((512, 2048, 8192, 32768), lambda V: S._replace(V=V), "tokens in the vocabulary"),
         "B": Sweep((4, 8, 16, 32, 64), lambda B: S._replace(B=B), "sequences a step"),
-        "workers": Sweep(workers, lambda _: S, "worker threads"),
+        "workers": Sweep(thread_counts(), lambda _: S, "worker threads"),
     }
 
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from benchmarks.competitor import CompetitorError, Process, Turn
 from benchmarks.peers import COMPETITORS, OURS, PROBE, chosen, sgemm, tuning
 from benchmarks.shapes import CONFIGS, Shape
-from benchmarks.timing import by_turns, clean, cores, processor
+from benchmarks.timing import by_turns, clean, cores, processor, thread_counts
 
 
 class Result(NamedTuple):
@@ -66,7 +66,7 @@ def at_its_best(name: str, shape: Shape, seconds: float, threads: int | None) ->
     if threads:
         return Process(name, shape, threads)
     best, fastest = None, math.inf
-    for count in sorted({2**i for i in range(cores().bit_length()) if 2**i < cores()} | {cores()}):
+    for count in thread_counts():
         process = loser = Process(name, shape, count)
         took = median(process.run(seconds).times)
         if took < fastest:

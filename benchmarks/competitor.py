@@ -22,7 +22,7 @@ from benchmarks.peers import COMPETITORS, tuning
 from benchmarks.shapes import Shape
 from benchmarks.timing import busy_seconds, clean, cores, peak_rss
 
-WARM_UP = 2  # steps after the first that are made and not timed
+WARM_UP = 1  # steps after the first that are made and not timed; every turn adds one
 TRIES, DISTURBED = 4, 0.05  # part of the machine that other processes may take in a turn
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -40,6 +40,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def thread_counts() -> list[int]:
+    """Return 1, 2, 4 ... and all cores: the numbers of threads that are worth a try."""
+    return sorted({2**i for i in range(cores().bit_length())} | {cores()})
+
+
 def processor() -> str:
     """Return the processor's name and its widest vectors."""
     facts = dict(re.findall(r"^(model name|flags)\s*:\s*(.*)$", _read("/proc/cpuinfo"), re.MULTILINE))

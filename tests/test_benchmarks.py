@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import bench_scaling, bench_step
-from benchmarks.competitor import CompetitorError, Process
+from benchmarks.competitor import CompetitorError, Process, Turn
 from benchmarks.kernel_cases import CASES
 from benchmarks.peers import COMPETITORS, PEERS, Competitor, chosen, tuning
 from benchmarks.shapes import CONFIGS, Shape
@@ -153,10 +153,22 @@ def test_a_disturbed_turn_is_made_again_and_the_quietest_counts(monkeypatch, sta
     assert next(busy, None) is None
 
 
+def test_a_peer_keeps_the_number_of_threads_that_is_fastest(monkeypatch, standin):
+    times = {1: 3.0, 2: 1.0, 4: 2.0}
+    monkeypatch.setattr(bench_step, "thread_counts", lambda: list(times))
+    monkeypatch.setattr(Process, "run", lambda process, _: Turn([times[process.threads]], 0.0))
+    closed, close = [], Process.close
+    monkeypatch.setattr(Process, "close", lambda process: closed.append(process.threads) or close(process))
+    with bench_step.at_its_best(standin, CONFIGS["S"], 0, None) as process:
+        assert process.threads == 2
+        assert closed == [1, 4]
+
+
 def test_memory_and_busy_time_are_what_the_system_says():
-    block = bytearray(b"1") * 300_000_000
-    del block
-    assert 300 < peak_rss() < 3000
+    touched, untouched = bytearray(b"1") * 300_000_000, bytearray(5_000_000_000)
+    assert 300 < peak_rss() < 5000
+    del touched, untouched
+    assert peak_rss() > 300
     busy = busy_seconds()
     while busy_seconds() == busy:
         pass  # this is busy
