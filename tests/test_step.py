@@ -49,6 +49,18 @@ def rows_after(steps: int, ranks: int, workers: int, recompute: bool = False) ->
     return state.rows
 
 
+def test_an_engine_made_for_one_micro_batch_refuses_two_and_trains_the_same_with_one():
+    with Team(1) as team:
+        state, engine = a_run(team, 1)
+        bare = Engine(state.config.model, V, B, state.layout, team, accumulate=False)
+        with pytest.raises(ValueError, match="expected 1"):
+            bare.train(state, [batch_of(0), batch_of(1)])
+        other, _ = a_run(team, 1)
+        engine.train(state, [batch_of(0)])
+        bare.train(other, [batch_of(0)])
+    np.testing.assert_array_equal(state.rows, other.rows)
+
+
 def test_a_step_allocates_no_array():
     with Team(2) as team:
         state, engine = a_run(team, 2)

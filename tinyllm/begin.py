@@ -83,8 +83,9 @@ def open_dataset(
     return dataset
 
 
-def fresh(config: Config, sources: dict[str, list[str]], directory: Path, notice: Notice
-          ) -> tuple[TrainState, dict[str, Dataset]]:  # fmt: skip
+def fresh(
+    config: Config, sources: dict[str, list[str]], directory: Path, notice: Notice, recompute: bool = False
+) -> tuple[TrainState, dict[str, Dataset]]:  # fmt: skip
     """Return a new run over the phases of `sources`, its tokenizer trained on all their texts."""
     texts = [open_texts(config, phase, paths) for phase, paths in sources.items()]
     if config.data.tokenizer == "char":
@@ -95,7 +96,7 @@ def fresh(config: Config, sources: dict[str, list[str]], directory: Path, notice
         phase: open_dataset(config, phase, paths, tokenizer, directory, notice)
         for phase, paths in sources.items()
     }
-    _check_memory(memory_needed(config, tokenizer.vocab_size))
+    _check_memory(memory_needed(config, tokenizer.vocab_size, recompute))
     first = next(iter(sources))
     state = TrainState.fresh(
         config, tokenizer, phase_schedule(config.train, datasets[first].windows, 0), tuple(sources)
@@ -104,13 +105,14 @@ def fresh(config: Config, sources: dict[str, list[str]], directory: Path, notice
     return state, datasets
 
 
-def memory_needed(config: Config, V: int) -> int:
+def memory_needed(config: Config, V: int, recompute: bool = False) -> int:
     """Return about how many bytes training takes: state, gradient, a snapshot, one batch's activations."""
 
     def of(layers: int) -> int:
         shape = dataclasses.replace(config.model, n_layer=layers)
         B = config.train.batch_size
-        batch = Layout(model.acts(shape, B)).size + Layout(model.scratch(shape, V, B)).size
+        scratch = Layout(model.scratch(shape, V, B, config.train.accumulate > 1)).size
+        batch = Layout(model.acts(shape, B, recompute)).size + scratch
         return 4 * (7 * layout_of(shape, V).size + batch)
 
     return of(1) + (config.model.n_layer - 1) * (of(2) - of(1))
@@ -123,7 +125,7 @@ def _check_memory(needed: int) -> None:
     if needed > held:
         raise MemoryError(
             f"this model with this batch needs about {needed / 1e9:,.1f} GB of memory, the machine has "
-            f"{held / 1e9:,.1f}; choose a smaller --n-embd, --n-layer, --block-size or --batch-size"
+            f"{held / 1e9:,.1f}; choose a smaller --n-embd, --n-layer, --block-size or --batch-size, or --recompute"
         )
 
 

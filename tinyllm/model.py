@@ -51,7 +51,7 @@ class Scratch(NamedTuple):
     h: Array  # (N, C) a sub-layer's output; in backward its gradient, where dropout changes it
     dx: Array  # (N, C) gradient of the residual stream
     dy: Array  # (N, C) gradient of a norm's output, which is a sub-layer's input
-    product: Array  # the largest weight's size: a weight gradient before it is added
+    product: Array  # a weight's gradient before it is added, where any is
 
 
 class Inputs(NamedTuple):
@@ -97,13 +97,18 @@ def share(a: Acts) -> Acts:
     return a._replace(blocks=tuple(first._replace(end=end) for end in ends))
 
 
-def scratch(config: ModelConfig, V: int, B: int) -> Scratch:
-    """Return the Specs of the working memory that all blocks share."""
+def scratch(config: ModelConfig, V: int, B: int, accumulate: bool = True) -> Scratch:
+    """Return the Specs of the working memory that all blocks share.
+
+    Without `accumulate` there is none to add a second micro-batch's gradients with.
+    """
     T, C, H = config.block_size, config.n_embd, config.n_head
     N, stream = B * T, tensor(B * T, C)
+    in_blocks = head.block_rows(N, V) < N  # which are added up
+    product = C * max(V, 4 * C) if accumulate else C * V if in_blocks else 0
     return Scratch(
         attention.scratch(B, T, C, H), mlp.scratch(N, 4 * C), head.scratch(N, V),
-        stream, stream, stream, tensor(C * max(V, 4 * C)),
+        stream, stream, stream, tensor(product),
     )  # fmt: skip
 
 

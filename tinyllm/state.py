@@ -143,13 +143,14 @@ class Workspace:
 
     def __init__(
         self, config: ModelConfig, V: int, B: int, layout: Layout, dtype: npt.DTypeLike = np.float32,
-        recompute: bool = False,
+        recompute: bool = False, accumulate: bool = True,
     ) -> None:  # fmt: skip
         N = B * config.block_size
         self.gradient = aligned_empty(layout.size, dtype)
         self.grads: model.Params = layout.views(self.gradient)
         self._added_to = [self.gradient[layout.matrices :], self.grads.embedding.position.reshape(-1)]
-        acts, scratch = Layout(model.acts(config, B, recompute)), Layout(model.scratch(config, V, B))
+        acts = Layout(model.acts(config, B, recompute))
+        scratch = Layout(model.scratch(config, V, B, accumulate))
         self._rows = [aligned_empty(part.size, dtype) for part in (acts, scratch)]
         views: model.Acts = acts.views(self._rows[0])
         self.acts = model.share(views) if recompute else views

@@ -45,19 +45,26 @@ class Engine:
 
     def __init__(
         self, config: ModelConfig, V: int, batch_size: int, layout: Layout, team: Team,
-        workers: int | None = None, recompute: bool = False,
+        workers: int | None = None, recompute: bool = False, accumulate: bool = True,
     ) -> None:  # fmt: skip
         """Allocate for `workers` of the team's ranks, all by default; the batch is shared out among them.
 
-        With `recompute`, activations take a fraction of the memory, and a step a quarter more time.
+        With `recompute`, activations take a fraction of the memory, and a step a quarter more time. Without
+        `accumulate`, a step takes one micro-batch and no memory to add others with.
         """
         self.config, self.layout, self.team, self.workers = config, layout, team, workers or team.size
+        self.accumulate = accumulate
         borders = [batch_size * rank // self.workers for rank in range(self.workers + 1)]
         self.shares = [slice(a, b) for a, b in itertools.pairwise(borders)]
         self.parts = slices(layout.size, team.size)
         self.workspaces = self._work(
             lambda rank: Workspace(
-                config, V, self.shares[rank].stop - self.shares[rank].start, layout, recompute=recompute
+                config,
+                V,
+                self.shares[rank].stop - self.shares[rank].start,
+                layout,
+                recompute=recompute,
+                accumulate=accumulate,
             )
         )
 
@@ -67,6 +74,8 @@ class Engine:
     def train(self, state: TrainState, batches: Sequence[Batch]) -> Step:
         """Make one update of `state` from `batches`, whose gradients are summed, and count it in progress."""
         progress, config = state.progress, state.config
+        if len(batches) > 1 and not self.accumulate:
+            raise ValueError(f"batches: found {len(batches)}, expected 1 of an engine made not to accumulate")
         count = sum(batch.loss_tokens for batch in batches)
         if not count:
             raise TrainingError(f"step {progress.step}: the batch has no target tokens")

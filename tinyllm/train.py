@@ -119,8 +119,9 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
                 watch.line(_description(state, datasets, args, directory))
                 config, V = state.config, state.tokenizer.vocab_size
                 engine = Engine(
-                    config.model, V, config.train.batch_size, state.layout, team, workers, args.recompute
-                )
+                    config.model, V, config.train.batch_size, state.layout, team, workers, args.recompute,
+                    accumulate=config.train.accumulate > 1,
+                )  # fmt: skip
                 manager.reserve(state)  # touched now, the first save is no slower than the others
                 rhythm = SaveRhythm(args.save_every_steps, args.save_every_minutes)
                 loop = Loop(state, datasets, engine, manager, metrics, watch, rhythm, interrupt)
@@ -190,7 +191,7 @@ def _state(
         sources = {**{phase: [text] for phase, text in begin.BUNDLED.items()}, **sources}
     if args.phase:
         sources = {args.phase: sources[args.phase]}
-    return begin.fresh(args.config, sources, directory, watch.notice)
+    return begin.fresh(args.config, sources, directory, watch.notice, args.recompute)
 
 
 def _loaded(args: argparse.Namespace, manager: CheckpointManager, watch: Lines) -> TrainState:

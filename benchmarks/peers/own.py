@@ -54,7 +54,7 @@ def build(
     state = TrainState(
         Config(model, train), CharTokenizer((ord("a"),)), rows, layout, schedule, ("pretraining",)
     )
-    engine = Engine(model, shape.V, shape.B, layout, Team(workers * blas_threads), workers)
+    engine = Engine(model, shape.V, shape.B, layout, Team(workers * blas_threads), workers, accumulate=False)
     draws = np.random.default_rng(0).integers(0, shape.V, (BATCHES, shape.B, shape.T + 1)).astype(np.int32)
     starts = np.zeros((shape.B, shape.T), np.int32)
     batches = [Batch.of(draw[:, :-1].copy(), draw[:, 1:].copy(), starts) for draw in draws]
