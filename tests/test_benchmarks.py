@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from tests.test_kernels import NOT_KERNELS
 from tinyllm import kernels
 from tinyllm.config import ModelConfig
 from tinyllm.state import layout_of
+
+ROOT = Path(__file__).resolve().parents[1]
 
 QUICK = ["--seconds", "0.2", "--rounds", "1", "--json"]
 
@@ -239,3 +242,11 @@ def test_bench_kernels_times_every_kernel():
     assert [line["kernel"] for line in lines] == list(CASES)
     for line in lines:
         assert line["seconds"] > 0 and line["share_of_memcpy"] > 0 and line["numpy_ratio"] > 0
+
+
+def test_a_profile_names_every_kernel_of_a_step_and_what_is_left_over():
+    command = [sys.executable, "-m", "benchmarks.profile_step", "--config", "XS", "--steps", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in ("adam_", "attention_backward", "bias_gelu_forward", "cross_entropy_backward",
+                 "residual_norm_forward", "(384, 128) x (128, 512)", "waiting"):  # fmt: skip
+        assert name in done.stdout

@@ -125,7 +125,8 @@ def _check_memory(needed: int) -> None:
     if needed > held:
         raise MemoryError(
             f"this model with this batch needs about {needed / 1e9:,.1f} GB of memory, the machine has "
-            f"{held / 1e9:,.1f}; choose a smaller --n-embd, --n-layer, --block-size or --batch-size, or --recompute"
+            f"{held / 1e9:,.1f}; choose a smaller --n-embd, --n-layer, --block-size or --batch-size, "
+            f"or give --recompute"
         )
 
 
