@@ -21,8 +21,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks.shapes import CONFIGS
-from benchmarks.timing import by_turns, clean, cores, processor
-from tinyllm.threads import set_blas_threads
+from benchmarks.timing import by_turns, clean, processor
+from tinyllm.threads import cores, set_blas_threads
 
 Call = Callable[[], Any]
 
@@ -54,17 +54,29 @@ def candidates(name: str, case: Any, torch: Any) -> dict[str, tuple[Call, tuple[
         "memcpy": (lambda: np.copyto(copy, source), (source, copy)),
     }
     if torch:
-        tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in case.arguments]
-        indices = [t.long() if isinstance(t, torch.Tensor) and t.dtype == torch.int32 else t for t in tensors]
-        calls["torch"] = case.torch(torch, *indices), case.arguments
+        calls["torch"] = case.torch(torch, *tensors(torch, case.arguments)), case.arguments
     return calls
+
+
+def tensors(torch: Any, arguments: tuple[Any, ...]) -> list[Any]:
+    """Return the arguments with tensors for arrays: the same memory, but for indices, which become int64."""
+    import numpy as np
+
+    found = []
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            writeable = argument if argument.flags.writeable else argument.copy()
+            argument = torch.from_numpy(writeable)
+            argument = argument.long() if argument.dtype == torch.int32 else argument
+        found.append(argument)
+    return found
 
 
 def timed(call: Call, arguments: tuple[Any, ...], seconds: float) -> float:
     """Return the median time of a call in s, its arguments restored before each; the first is not counted."""
     import numpy as np
 
-    arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+    arrays = [a for a in arguments if isinstance(a, np.ndarray) and a.flags.writeable]
     saved = [a.copy() for a in arrays]
     times: list[float] = []
     began = time.perf_counter()
@@ -79,7 +91,8 @@ def timed(call: Call, arguments: tuple[Any, ...], seconds: float) -> float:
 
 def measure(name: str, config: str, args: argparse.Namespace, torch: Any) -> Result:
     """Return one kernel's figures."""
-    from benchmarks.kernel_cases import CASES, Sizes
+    from benchmarks.kernel_cases import CASES
+    from benchmarks.kernel_sizes import Sizes
 
     case = CASES[name](Sizes(CONFIGS[config], cores()))
     calls = candidates(name, case, torch)

@@ -24,7 +24,8 @@ from typing import NamedTuple
 from benchmarks.competitor import CompetitorError, Process
 from benchmarks.peers import OURS
 from benchmarks.shapes import CONFIGS, Shape
-from benchmarks.timing import by_turns, cores, processor, thread_counts
+from benchmarks.timing import by_turns, processor, thread_counts
+from tinyllm.threads import choose, cores
 
 S = CONFIGS["S"]
 NOTHING = Shape(V=8, T=8, B=1, L=1, H=1, C=8)
@@ -79,13 +80,13 @@ class Fit(NamedTuple):
 
 
 def kept_bytes(shape: Shape, workers: int) -> int:
-    """Return the bytes of what a step must keep, in float32, without a (T, T) matrix.
+    """Return the bytes of what a step must keep in float32: no (T, T) matrix, and no logits.
 
-    Parameters and both moments; a gradient for each worker; of each token, in each block: the outputs of two
-    norms, queries, keys and values, their mix, two streams, GELU's input and output; and its logits.
+    Parameters and both moments; a gradient for each worker; and of each token, in each block, the outputs of
+    two norms, queries, keys and values, their mix, two streams, and GELU's input.
     """
     rows = (3 + workers) * (shape.parameters + shape.T * shape.C)
-    return 4 * (rows + shape.tokens * (16 * shape.C * shape.L + shape.V))
+    return 4 * (rows + shape.tokens * 12 * shape.C * shape.L)
 
 
 def exponent(values: Sequence[float], costs: Sequence[float]) -> float:
@@ -106,7 +107,7 @@ def measure(name: str, sweep: Sweep, seconds: float, rounds: int) -> list[Point]
         points = []
         for value, process in processes.items():
             shape = sweep.shape(value)
-            workers = value if name == "workers" else min(cores(), shape.B)
+            workers = value if name == "workers" else choose(shape.B, cores())[0]
             time = median(median(turn.times) for turn in turns[value])
             flops = shape.flops / (value if name == "workers" else 1)
             memory = max(process.peak_rss - nothing.peak_rss, 0.1)

@@ -24,7 +24,8 @@ from typing import NamedTuple
 from benchmarks.competitor import CompetitorError, Process, Turn
 from benchmarks.peers import COMPETITORS, OURS, PROBE, chosen, sgemm, tuning
 from benchmarks.shapes import CONFIGS, Shape
-from benchmarks.timing import by_turns, clean, cores, processor, thread_counts
+from benchmarks.timing import by_turns, clean, processor, thread_counts
+from tinyllm.threads import cores
 
 
 class Result(NamedTuple):
@@ -49,7 +50,8 @@ def measure(config: str, peers: list[str], args: argparse.Namespace) -> list[Res
     """Return the figures of one config, ours first."""
     shape = CONFIGS[config]
     with ExitStack() as stack:
-        own = Process(OURS, shape, cores(), workers=args.workers, blas_threads=args.blas_threads)
+        options = {name: getattr(args, name) for name in ("workers", "blas_threads", "recompute")}
+        own = Process(OURS, shape, cores(), **options)
         processes = {OURS: stack.enter_context(own)}
         processes[PROBE] = stack.enter_context(Process(PROBE, shape, cores()))
         for name in peers:
@@ -152,6 +154,7 @@ def parser() -> argparse.ArgumentParser:
     own = "tinyllm's (default: its own choice)"
     top.add_argument("--workers", type=int, metavar="N", help=own)
     top.add_argument("--blas-threads", type=int, metavar="N", help=own)
+    top.add_argument("--recompute", action="store_true", help="tinyllm makes activations again in backward")
     top.add_argument(
         "--peer-threads",
         type=int,

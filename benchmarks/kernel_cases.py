@@ -1,71 +1,22 @@
 """What each kernel is timed on: arguments of a step's sizes, the bytes it must move, PyTorch's own operator.
 
 One function a kernel, of the kernel's name. It takes `Sizes` and returns a `Case`; the operator gets the
-torch package and the arguments as tensors. Order: sizes and cases, then the kernels in the model's order.
+torch package and the arguments as tensors, and returns what is timed. In the model's order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.shapes import Shape
-from tinyllm.arena import Array
-
-Operator = Callable[..., Callable[[], Any]]
-
-
-class Case(NamedTuple):
-    """A kernel's arguments; what it must read and what it must write, each array once; PyTorch's operator."""
-
-    arguments: tuple[Any, ...]
-    read: tuple[Array, ...]
-    written: tuple[Array, ...]
-    torch: Operator
-
-    @property
-    def moved(self) -> int:
-        """Bytes, read and written."""
-        return sum(array.nbytes for array in (*self.read, *self.written))
-
-
-class Sizes:
-    """Arguments for a worker's share of a step: N rows of C channels, F = 4C, B sequences of T, V tokens."""
-
-    def __init__(self, shape: Shape, workers: int) -> None:
-        self.V, self.T, _, _, self.H, self.C = shape
-        self.B = max(shape.B // workers, 1)
-        self.N, self.F, self.size = self.B * self.T, 4 * self.C, shape.parameters
-        self.rng = np.random.default_rng(0)
-        self.tokens = self.rng.integers(0, self.V, self.N).astype(np.int32)
-        self.positions = np.tile(np.arange(self.T, dtype=np.int32), self.B)
-        self.starts = np.zeros((self.B, self.T), np.int32)
-
-    def normal(self, *shape: int) -> Array:
-        """Return drawn numbers, float32."""
-        return self.rng.standard_normal(shape, dtype=np.float32)
-
-    def met(self, table: Array, places: Array) -> tuple[Array, Array]:
-        """Return as many rows of the two tables as the tokens and positions name."""
-        return table[: len(set(self.tokens.tolist()))], places
-
-
-def gradient(torch: Any, out: Any, inputs: tuple[Any, ...], dy: Any) -> Callable[[], Any]:
-    """Return PyTorch's backward of `out` alone, its forward done."""
-    return lambda: torch.autograd.grad(out, inputs, dy, retain_graph=True)
-
-
-def leaves(*tensors: Any) -> tuple[Any, ...]:
-    """Return the tensors as inputs whose gradients are wanted."""
-    return tuple(tensor.detach().requires_grad_() for tensor in tensors)
+from benchmarks.kernel_sizes import Case, Sizes, gradient, leaves
 
 
 def embedding_forward(s: Sizes) -> Case:
     x, tables = s.normal(s.N, s.C), (s.normal(s.V, s.C), s.normal(s.T, s.C))
 
-    def operator(torch: Any, x: Any, tokens: Any, positions: Any, table: Any, places: Any) -> Any:
+    def operator(torch, x, tokens, positions, table, places):
         F = torch.nn.functional
         return lambda: F.embedding(tokens, table) + F.embedding(positions, places)
 
@@ -75,7 +26,7 @@ def embedding_forward(s: Sizes) -> Case:
 def embedding_backward(s: Sizes) -> Case:
     tables, dx = (s.normal(s.V, s.C), s.normal(s.T, s.C)), s.normal(s.N, s.C)
 
-    def operator(torch: Any, table: Any, places: Any, dx: Any, tokens: Any, positions: Any) -> Any:
+    def operator(torch, table, places, dx, tokens, positions):
         return lambda: (table.index_add_(0, tokens, dx), places.index_add_(0, positions, dx))
 
     return Case((*tables, dx, s.tokens, s.positions), (dx, *s.met(*tables)), s.met(*tables), operator)
@@ -84,7 +35,7 @@ def embedding_backward(s: Sizes) -> Case:
 def layernorm_forward(s: Sizes) -> Case:
     y, x, mean, rstd = s.normal(s.N, s.C), s.normal(s.N, s.C), s.normal(s.N), s.normal(s.N)
 
-    def operator(torch: Any, y: Any, mean: Any, rstd: Any, x: Any, gain: Any, bias: Any) -> Any:
+    def operator(torch, y, mean, rstd, x, gain, bias):
         return lambda: torch.nn.functional.layer_norm(x, (s.C,), gain, bias)
 
     return Case((y, mean, rstd, x, s.normal(s.C), s.normal(s.C)), (x,), (y, mean, rstd), operator)
@@ -94,7 +45,7 @@ def layernorm_backward(s: Sizes) -> Case:
     dx, dy, x, vectors = s.normal(s.N, s.C), s.normal(s.N, s.C), s.normal(s.N, s.C), s.normal(3, s.C)
     mean, rstd = x.mean(axis=1), 1 / x.std(axis=1)
 
-    def operator(torch: Any, dx: Any, dgain: Any, dbias: Any, dy: Any, x: Any, gain: Any, *_: Any) -> Any:
+    def operator(torch, dx, dgain, dbias, dy, x, gain, *_):
         inputs = leaves(x, gain, dbias)
         out = torch.nn.functional.layer_norm(inputs[0], (s.C,), *inputs[1:])
         backward = gradient(torch, out, inputs, dy)
@@ -113,57 +64,118 @@ def bias_backward(s: Sizes) -> Case:
     return Case((s.normal(3 * s.C), dy), (dy,), (), lambda torch, dbias, dy: lambda: dbias.add_(dy.sum(0)))
 
 
-def causal_softmax_forward(s: Sizes) -> Case:
-    p, scale = s.normal(s.B, s.H, s.T, s.T), (s.C // s.H) ** -0.5
+def attention_forward(s: Sizes) -> Case:
+    p, lse, block = s.attention_block()
 
-    def operator(torch: Any, p: Any, starts: Any, scale: float) -> Any:
-        hidden, out = torch.ones(s.T, s.T, dtype=torch.bool).triu(1), torch.empty_like(p)
-        return lambda: torch.softmax(p.mul_(scale).masked_fill_(hidden, -torch.inf), -1, out=out)
+    def operator(torch, p, lse, starts, query, key, scale, *_):
+        hidden, out = torch.ones(p.shape[2:], dtype=torch.bool).triu(1 + query), torch.empty_like(p)
 
-    return Case((p, s.starts, scale), (p,), (p,), operator)
+        def forward():
+            scores = p.mul_(scale).masked_fill_(hidden, -torch.inf)
+            return torch.softmax(scores, -1, out=out), torch.logsumexp(scores, -1)
+
+        return forward
+
+    return Case((p, lse, *block), (p,), (p,), operator)
 
 
-def causal_softmax_backward(s: Sizes) -> Case:
-    dp, scale = s.normal(s.B, s.H, s.T, s.T), (s.C // s.H) ** -0.5
-    p = np.tril(np.ones((s.T, s.T), np.float32)) / np.arange(1, s.T + 1, dtype=np.float32)[:, None]
-    p = np.broadcast_to(p, dp.shape).copy()
+def attention_backward(s: Sizes) -> Case:
+    p, lse, block = s.attention_block()
+    dp, delta = s.normal(*p.shape), s.normal(*lse.shape)
+    lse += 3 + np.log(s.T)
 
-    def operator(torch: Any, dp: Any, p: Any, starts: Any, scale: float) -> Any:
-        return lambda: torch.ops.aten._softmax_backward_data(dp, p, -1, torch.float32).mul_(scale)
+    def operator(torch, p, dp, lse, delta, starts, query, key, scale, *_):
+        hidden = torch.ones(p.shape[2:], dtype=torch.bool).triu(1 + query)
+        lse, delta = lse[:, :, query:, None], delta[:, :, query:, None]
 
-    return Case((dp, p, s.starts, scale), (dp, p), (dp,), operator)
+        def backward():
+            p.mul_(scale).sub_(lse).exp_().masked_fill_(hidden, 0)
+            return dp.sub_(delta).mul_(p).mul_(scale)
+
+        return backward
+
+    return Case((p, dp, lse, delta, *block), (p, dp), (p, dp), operator)
+
+
+def attention_delta(s: Sizes) -> Case:
+    delta, dy, y = s.normal(s.B, s.H, s.T), s.normal(s.N, s.C), s.normal(s.N, s.C)
+
+    def operator(torch, delta, dy, y):
+        return lambda: (dy * y).view(s.B, s.T, s.H, -1).sum(-1).transpose(1, 2)
+
+    return Case((delta, dy, y), (dy, y), (delta,), operator)
+
+
+def copy_heads(s: Sizes) -> Case:
+    x = s.heads()
+    y = np.empty(x.shape, np.float32)
+    return Case((y, x), (x,), (y,), lambda torch, y, x: lambda: y.copy_(x))
+
+
+def transpose_heads(s: Sizes) -> Case:
+    x = s.heads()
+    y = np.empty((*x.shape[:2], x.shape[3], s.T + 16), np.float32)
+
+    def operator(torch, y, x):
+        return lambda: y[..., : s.T].copy_(x.transpose(2, 3))
+
+    return Case((y, x), (x,), (x,), operator)
 
 
 def bias_gelu_forward(s: Sizes) -> Case:
     y, x, bias = s.normal(s.N, s.F), s.normal(s.N, s.F), s.normal(s.F)
 
-    def operator(torch: Any, y: Any, x: Any, bias: Any) -> Any:
+    def operator(torch, y, x, bias):
         return lambda: torch.nn.functional.gelu(x + bias, approximate="tanh")
 
     return Case((y, x, bias), (x,), (y,), operator)
 
 
 def bias_gelu_backward(s: Sizes) -> Case:
-    dx, dy, x, vectors = s.normal(s.N, s.F), s.normal(s.N, s.F), s.normal(s.N, s.F), s.normal(2, s.F)
+    dx, y, x, vectors = s.normal(s.N, s.F), s.normal(s.N, s.F), s.normal(s.N, s.F), s.normal(2, s.F)
 
-    def operator(torch: Any, dx: Any, dbias: Any, dy: Any, x: Any, bias: Any) -> Any:
+    def operator(torch, dx, y, dbias, x, bias):
         inputs = leaves(x, bias)
         return gradient(
-            torch, torch.nn.functional.gelu(inputs[0] + inputs[1], approximate="tanh"), inputs, dy
+            torch, torch.nn.functional.gelu(inputs[0] + inputs[1], approximate="tanh"), inputs, dx
         )
 
-    return Case((dx, vectors[0], dy, x, vectors[1]), (dy, x), (dx,), operator)
+    return Case((dx, y, vectors[0], x, vectors[1]), (dx, x), (dx, y), operator)
 
 
-def add_(s: Sizes) -> Case:
-    y, x = s.normal(s.N, s.C), s.normal(s.N, s.C)
-    return Case((y, x), (y, x), (y,), lambda torch, y, x: lambda: y.add_(x))
+def residual_norm_forward(s: Sizes) -> Case:
+    x, y, skip, h = s.normal(4, s.N, s.C)
+    (mean, rstd), vectors = s.normal(2, s.N), s.normal(3, s.C)
+
+    def operator(torch, x, y, mean, rstd, skip, h, h_bias, gain, bias, *_):
+        def forward():
+            stream = skip + (h + h_bias)
+            return stream, torch.nn.functional.layer_norm(stream, (s.C,), gain, bias)
+
+        return forward
+
+    arguments = (x, y, mean, rstd, skip, h, *vectors, np.uint64(0), 0, 0.0)
+    return Case(arguments, (skip, h), (x, y, mean, rstd), operator)
+
+
+def residual_norm_backward(s: Sizes) -> Case:
+    dx, dh, dy, x = s.normal(4, s.N, s.C)
+    vectors, mean, rstd = s.normal(4, s.C), x.mean(axis=1), 1 / x.std(axis=1)
+
+    def operator(torch, dx, dh, dh_bias, dgain, dbias, dy, x, gain, *_):
+        inputs = leaves(x, x, dh_bias, gain, dbias)
+        stream = inputs[0] + (inputs[1] + inputs[2])
+        outputs = (stream, torch.nn.functional.layer_norm(stream, (s.C,), *inputs[3:]))
+        return gradient(torch, outputs, inputs, (dx, dy))
+
+    arguments = (dx, dh, *vectors[:3], dy, x, vectors[3], mean, rstd, np.uint64(0), 0, 0.0)
+    return Case(arguments, (dx, dy, x), (dx,), operator)
 
 
 def dropout_forward(s: Sizes) -> Case:
     y, x = s.normal(s.N, s.C), s.normal(s.N, s.C)
 
-    def operator(torch: Any, y: Any, x: Any, *_: Any) -> Any:
+    def operator(torch, y, x, *_):
         return lambda: torch.nn.functional.dropout(x, 0.1, training=True)
 
     return Case((y, x, 7, 0, 0.1), (x,), (y,), operator)
@@ -172,7 +184,7 @@ def dropout_forward(s: Sizes) -> Case:
 def dropout_backward(s: Sizes) -> Case:
     dx, dy = s.normal(s.N, s.C), s.normal(s.N, s.C)
 
-    def operator(torch: Any, dx: Any, dy: Any, *_: Any) -> Any:
+    def operator(torch, dx, dy, *_):
         inputs = leaves(dx)
         return gradient(torch, torch.nn.functional.dropout(inputs[0], 0.1, training=True), inputs, dy)
 
@@ -180,22 +192,26 @@ def dropout_backward(s: Sizes) -> Case:
 
 
 def cross_entropy_forward(s: Sizes) -> Case:
-    losses, logits = np.zeros(s.N), s.normal(s.N, s.V)
+    losses, logits = np.zeros(s.rows), s.normal(s.rows, s.V)
 
-    def operator(torch: Any, losses: Any, logits: Any, targets: Any) -> Any:
+    def operator(torch, losses, logits, targets):
         return lambda: torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
-    return Case((losses, logits, s.tokens), (logits,), (logits, losses), operator)
+    return Case((losses, logits, s.tokens[: s.rows]), (logits,), (losses,), operator)
 
 
 def cross_entropy_backward(s: Sizes) -> Case:
-    dlogits = s.normal(s.N, s.V)
+    losses, dlogits = np.zeros(s.rows), s.normal(s.rows, s.V)
 
-    def operator(torch: Any, dlogits: Any, targets: Any, scale: float) -> Any:
-        inputs = leaves(dlogits)
-        return gradient(torch, torch.nn.functional.cross_entropy(*inputs, targets), inputs, None)
+    def operator(torch, losses, dlogits, targets, scale):
+        (logits,) = leaves(dlogits)
 
-    return Case((dlogits, s.tokens, 1 / s.N), (dlogits,), (dlogits,), operator)
+        def both():  # as the kernel does: the loss, and its gradient
+            return torch.autograd.grad(torch.nn.functional.cross_entropy(logits, targets), logits)
+
+        return both
+
+    return Case((losses, dlogits, s.tokens[: s.rows], 1 / s.N), (dlogits,), (dlogits, losses), operator)
 
 
 def sum_squares(s: Sizes) -> Case:
@@ -203,34 +219,50 @@ def sum_squares(s: Sizes) -> Case:
     return Case((x,), (x,), (), lambda torch, x: lambda: torch.linalg.vector_norm(x))
 
 
-def add_and_clear_(s: Sizes) -> Case:
+def add_and_sum_squares(s: Sizes) -> Case:
     total, other = s.normal(s.size), s.normal(s.size)
 
-    def operator(torch: Any, total: Any, other: Any) -> Any:
-        return lambda: (total.add_(other), other.zero_())
+    def operator(torch, total, other):
+        return lambda: torch.linalg.vector_norm(total.add_(other))
 
-    return Case((total, other), (total, other), (total, other), operator)
+    return Case((total, other), (total, other), (total,), operator)
 
 
 def adam_(s: Sizes) -> Case:
-    params, grads, m, v = rows = s.normal(4, s.size)
+    params, grads, m, v = s.normal(4, s.size)
     np.abs(v, out=v)
 
-    def operator(torch: Any, params: Any, grads: Any, *_: Any) -> Any:
+    def operator(torch, params, grads, *_):
         params.grad = grads
-        adam = torch.optim.AdamW([params], lr=1e-3, fused=True)
-        return lambda: (adam.step(), grads.zero_())
+        return torch.optim.AdamW([params], lr=1e-3, fused=True).step
 
     settings = (1e-3, 0.9, 0.999, 1e-8, 0.1, 0.001, 0.1, 1.0)
-    return Case((params, grads, m, v, *settings), tuple(rows), tuple(rows), operator)
+    return Case((params, grads, m, v, *settings), (params, grads, m, v), (params, m, v), operator)
+
+
+def fill_batch(s: Sizes) -> Case:
+    tokens, targets, starts = np.zeros((3, s.B, s.T), np.int32)
+    corpus = s.rng.integers(0, min(s.V, 1 << 16), 1 << 24).astype(np.uint16)
+    begin = s.rng.integers(0, corpus.size - s.T, s.B)
+    spans, first = np.stack([begin, begin + s.T], axis=1), np.arange(s.B + 1)
+    corpus.flags.writeable = False
+
+    def operator(torch, *_):
+        texts, places = torch.from_numpy(corpus.astype(np.int32)), torch.from_numpy(begin)[:, None]
+        places = places + torch.arange(s.T)
+        return lambda: (texts[places], texts[places + 1])
+
+    arguments = (tokens, targets, starts, corpus, np.zeros(0, np.int64), spans, first)
+    return Case(arguments, (corpus[: s.N],), (tokens, targets, starts), operator)
 
 
 CASES: dict[str, Callable[[Sizes], Case]] = {
     f.__name__: f
     for f in (
-        embedding_forward, embedding_backward, layernorm_forward, layernorm_backward,
-        add_bias_, bias_backward, causal_softmax_forward, causal_softmax_backward,
-        bias_gelu_forward, bias_gelu_backward, add_, dropout_forward, dropout_backward,
-        cross_entropy_forward, cross_entropy_backward, sum_squares, add_and_clear_, adam_,
+        fill_batch, embedding_forward, embedding_backward, layernorm_forward, layernorm_backward,
+        add_bias_, bias_backward, copy_heads, transpose_heads, attention_forward, attention_delta,
+        attention_backward, bias_gelu_forward, bias_gelu_backward, residual_norm_forward,
+        residual_norm_backward, dropout_forward, dropout_backward, cross_entropy_forward,
+        cross_entropy_backward, sum_squares, add_and_sum_squares, adam_,
     )
 }  # fmt: skip

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.peers import own
 from benchmarks.shapes import CONFIGS
-from benchmarks.timing import clean, cores, processor
+from benchmarks.timing import clean, processor
+from tinyllm.threads import cores
 
 
 class Call(NamedTuple):

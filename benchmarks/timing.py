@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from tinyllm.threads import cores
+
 K = TypeVar("K")
 R = TypeVar("R")
 
@@ -33,11 +35,6 @@ def clean(environment: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str
         if SETTINGS.fullmatch(name) and not PLACES.fullmatch(name)
     }
     return {name: value for name, value in environment.items() if name not in removed}, removed
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def thread_counts() -> list[int]:

@@ -22,8 +22,9 @@ def choose_threads(
 
 
 def build(
-    shape: Shape, threads: int, workers: int | None = None, blas_threads: int | None = None
-) -> tuple[Callable[[], float], str]:
+    shape: Shape, threads: int, workers: int | None = None, blas_threads: int | None = None,
+    recompute: bool = False,
+) -> tuple[Callable[[], float], str]:  # fmt: skip
     """Return a step that trains and returns the loss, and what makes it; `threads` counts the cores."""
     workers, blas_threads = choose_threads(shape, threads, workers, blas_threads)
     import numba
@@ -54,7 +55,8 @@ def build(
     state = TrainState(
         Config(model, train), CharTokenizer((ord("a"),)), rows, layout, schedule, ("pretraining",)
     )
-    engine = Engine(model, shape.V, shape.B, layout, Team(workers * blas_threads), workers, accumulate=False)
+    team = Team(workers * blas_threads)
+    engine = Engine(model, shape.V, shape.B, layout, team, workers, recompute, accumulate=False)
     draws = np.random.default_rng(0).integers(0, shape.V, (BATCHES, shape.B, shape.T + 1)).astype(np.int32)
     starts = np.zeros((shape.B, shape.T), np.int32)
     batches = [Batch.of(draw[:, :-1].copy(), draw[:, 1:].copy(), starts) for draw in draws]
@@ -62,5 +64,5 @@ def build(
     def step() -> float:
         return engine.train(state, [batches[state.progress.step % BATCHES]]).loss
 
-    team = f"{workers} workers x {blas_threads} BLAS threads"
-    return step, f"NumPy {np.__version__}, Numba {numba.__version__}, {team}, {kernels}"
+    threading = f"{workers} workers x {blas_threads} BLAS threads"
+    return step, f"NumPy {np.__version__}, Numba {numba.__version__}, {threading}, {kernels}"
