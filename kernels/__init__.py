@@ -17,6 +17,7 @@ from .attention import (
     transpose_heads,
 )
 from .batch import fill_batch
+from .checksum import all_finite, crc32
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout import dropout_backward, dropout_forward
 from .embedding import embedding_backward, embedding_forward
@@ -41,6 +42,7 @@ __all__ = [
     "bias_gelu_forward",
     "compile_all",
     "copy_heads",
+    "crc32",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "dropout_backward",

@@ -2,12 +2,14 @@
 
 Same names, same arguments, the same arrays changed in place. Nothing here is fast, and nothing is trained
 with it. In the order of the model: embedding, layernorm, linear's bias, attention, GELU, residual, dropout,
-loss, Adam.
+loss, Adam; then batches, and what checkpoints check.
 
 A backward says: given dy = dLoss/dy, what is dLoss/dx = sum over y of dLoss/dy * dy/dx?
 """
 
 from __future__ import annotations
+
+import zlib
 
 import numpy as np
 
@@ -265,3 +267,13 @@ def fill_batch(
             starts[b, row] = t
             t = row.stop
     return np.count_nonzero(targets >= 0)
+
+
+def crc32(data: Array, crc: int) -> int:
+    """The remainder of the message as a polynomial over GF(2), by one of degree 32 (ISO 3309)."""
+    return zlib.crc32(data, crc)
+
+
+def all_finite(x: Array) -> bool:
+    """No NaN and no infinity."""
+    return bool(np.isfinite(x).all())

@@ -21,6 +21,7 @@ from .attention import (
     transpose_heads,
 )
 from .batch import fill_batch
+from .checksum import BLOCK_BYTES, all_finite, crc32
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout import dropout_forward
 from .embedding import embedding_backward, embedding_forward
@@ -100,14 +101,16 @@ def _call_backward(dtype: npt.DTypeLike) -> None:
     cross_entropy_backward(np.zeros(1), table, index, 1.0)
     embedding_backward(table, table, table, index, index)
     bias_backward(row, table)
+    all_finite(row)
     _call_data()
 
 
 def _call_data() -> None:
-    """Call the kernels of texts and batches; what comes from a file or a string is read-only."""
+    """Call the kernels of texts, batches and checkpoints; what comes from a file or a string is read-only."""
     rows, places = np.zeros((1, 1), np.int32), np.zeros(2, np.int64)
     corpus, silent = _read_only(np.uint16, 2), _read_only(np.int64, 0)
     fill_batch(rows, rows, rows, corpus, silent, places.reshape(1, 2), places)
+    crc32(np.zeros(2 * BLOCK_BYTES, np.uint8), 0)
 
 
 def _read_only(dtype: npt.DTypeLike, size: int) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from tests.test_kernels import BIG_KEY, draws
 from tinyllm import kernels
 from tinyllm.arena import Array
-from tinyllm.kernels import elementary, jit
+from tinyllm.kernels import checksum, elementary, jit
 
 
 def random(*shape: int, dtype: type = np.float32) -> Array:
@@ -286,3 +288,39 @@ def test_adam_leaves_no_subnormal_moments_behind():
 def test_adam_hides_no_nan():
     for row in adam_without_gradient(moment=0.0, gradient=np.nan):
         assert np.isnan(row).all()
+
+
+# crc32 and all_finite
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_all_finite_finds_one_bad_number_anywhere_and_takes_the_largest_for_good(dtype, bad):
+    x = np.full(131, np.finfo(dtype).max, dtype)
+    x[::2] *= -1
+    assert kernels.all_finite(x)
+    for i in range(x.size):
+        before, x[i] = x[i], bad
+        assert not kernels.all_finite(x)
+        x[i] = before
+
+
+@pytest.mark.parametrize("start", [0, 1, 0xFFFFFFFF])
+def test_crc32_is_that_of_zlib_to_the_bit_at_every_length_and_place(start):
+    data = np.random.default_rng(0).integers(0, 256, 1 << 17, np.uint8)
+    for size in [*range(700), 4096, len(data) - 7]:
+        part = data[size % 7 :][:size]
+        assert kernels.crc32(part, start) == zlib.crc32(part, start)
+
+
+def test_crc32_goes_on_from_the_parts_before():
+    data = np.random.default_rng(1).integers(0, 256, 5000, np.uint8)
+    for cut in range(0, 5000, 37):
+        assert kernels.crc32(data[cut:], kernels.crc32(data[:cut], 0)) == zlib.crc32(data)
+
+
+def test_crc32_is_left_to_zlib_where_the_processor_cannot_multiply(monkeypatch):
+    monkeypatch.setattr(checksum, "_CAN_MULTIPLY", False)
+    monkeypatch.setattr(checksum, "_fold", None)
+    data = np.arange(5000).astype(np.uint8)
+    assert kernels.crc32(data, 7) == zlib.crc32(data, 7)

@@ -120,12 +120,14 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
         d.poison(d.B, d.H, d.T), d.normal(d.B * d.T, d.H * d.C), d.normal(d.B * d.T, d.H * d.C)
     ),
     "attention_forward": lambda d: d.attention_forward(d.rate),
+    "all_finite": lambda d: (d.normal(d.N),),
     "bias_backward": lambda d: (d.normal(d.C), d.normal(d.N, d.C)),
     "bias_gelu_backward": lambda d: (
         d.normal(d.N, d.C), d.poison(d.N, d.C), d.normal(d.C), 3 * d.normal(d.N, d.C), d.normal(d.C)
     ),
     "bias_gelu_forward": lambda d: (d.poison(d.N, d.C), 3 * d.normal(d.N, d.C), d.normal(d.C)),
     "copy_heads": lambda d: (d.poison(d.B, d.H, d.T, d.C), d.heads()),
+    "crc32": lambda d: (d.rng.integers(0, 256, d.N * d.C, np.uint8), d.N),
     "cross_entropy_backward": lambda d: (np.full(d.N, np.nan), 4 * d.normal(d.N, d.V), d.targets, 0.1),
     "cross_entropy_forward": lambda d: (np.full(d.N, np.nan), 4 * d.normal(d.N, d.V), d.targets),
     "dropout_backward": lambda d: (d.poison(d.N, d.C), d.normal(d.N, d.C), 7, 2**32 - d.N, 0.3),

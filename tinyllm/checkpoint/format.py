@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinyllm.arena import Array
 from tinyllm.checkpoint import plain
 from tinyllm.checkpoint.metadata import (
     LARGEST_COUNT,
@@ -108,16 +110,28 @@ def lead(end: int, length: int) -> bytes:
 
 def check(payload: memoryview, dtype: str, crc: int = 0) -> tuple[int, bool]:
     """Return (crc32 continued from `crc`, whether every number is finite) in one pass."""
+    crc32, all_finite = _checks()
     finite = True
     for start in range(0, len(payload), PIECE_BYTES):
-        piece = payload[start : start + PIECE_BYTES]
-        crc = zlib.crc32(piece, crc)
+        piece = np.frombuffer(payload[start : start + PIECE_BYTES], np.uint8)
+        crc = crc32(piece, crc)
         if finite and dtype.startswith("float"):
-            numbers = np.frombuffer(piece, DTYPES[dtype])
-            finite = bool(
-                np.isfinite(numbers.min()) and np.isfinite(numbers.max())
-            )  # NaN passes through both
+            finite = all_finite(piece.view(DTYPES[dtype]))
     return crc, finite
+
+
+def _checks() -> tuple[Callable[[Array, int], int], Callable[[Array], bool]]:
+    """Return both checks; the compiled ones where they are loaded, as in training: Numba loads slowly."""
+    kernels = sys.modules.get("tinyllm.kernels")
+    return (kernels.crc32, kernels.all_finite) if kernels else (_crc32, _all_finite)
+
+
+def _crc32(data: Array, crc: int) -> int:
+    return zlib.crc32(data.data, crc)
+
+
+def _all_finite(numbers: Array) -> bool:
+    return bool(np.isfinite(numbers.min()) and np.isfinite(numbers.max()))  # NaN passes through both
 
 
 def place(end: int, nbytes: int) -> Iterator[tuple[int, int]]:

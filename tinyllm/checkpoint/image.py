@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -31,6 +32,7 @@ from tinyllm.checkpoint.metadata import CheckpointError, CheckpointMetadata, pro
 
 _CHUNK = struct.Struct(">BBQBIBBBI")  # integers of fixed width: an index is as long before its crcs are known
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_TWO_THREADS_BYTES = 1 << 22  # less is copied sooner than a thread begins
 _SLACK_BYTES = 1 << 20  # a document may grow so much before a new buffer is needed
 
 
@@ -74,7 +76,9 @@ class Image:
     def __init__(self) -> None:
         self._buffer: Array = np.empty(0, np.uint8)
         self._map = b""
-        self._tensors: list[Tensor] = []
+        self._shape: list[Any] | None = None  # for which the next three were made
+        self._tensors: list[Tensor] = []  # with offsets as if all began at byte 0
+        self._index_bytes = self._shift = 0
         self.size = 0
 
     def reserve(self, size: int) -> None:
@@ -86,20 +90,24 @@ class Image:
 
     def fill(self, packed_map: bytes, tensors: Mapping[str, Array]) -> None:
         """Copy the snapshot to its place; CheckpointError if a dtype cannot be stored."""
-        start = HEADER_BYTES + len(packed_map)
-        placed = _lay_out(tensors, 0)  # for the index's length, which depends on no offset
-        placed = _lay_out(tensors, start + len(_pack_index(placed)))
-        ends = [chunk.offset + chunk.length for tensor in placed for chunk in tensor.chunks]
-        end = start + len(_pack_index(placed))
+        shape = [(name, array.dtype, array.shape) for name, array in tensors.items()]
+        if shape != self._shape:
+            self._shape, self._tensors = shape, _lay_out(tensors)
+            self._index_bytes = len(_pack_index(self._tensors))
+        self._map, end = packed_map, HEADER_BYTES + len(packed_map) + self._index_bytes
+        self._shift = _first(end) - _first(0)
+        ends = [chunk.offset + chunk.length + self._shift for each in self._tensors for chunk in each.chunks]
         self.size = ends[-1] if ends else end
         self.reserve(self.size)
-        for tensor, array in zip(placed, tensors.values(), strict=True):
+        copies = []
+        for tensor, array in zip(self._tensors, tensors.values(), strict=True):
             flat, done = np.ascontiguousarray(array).reshape(-1).view(np.uint8), 0
-            for offset, length, *_ in tensor.chunks:
+            for chunk in tensor.chunks:
+                offset, length = chunk.offset + self._shift, chunk.length
                 self._buffer[end:offset] = np.frombuffer(lead(end, length), np.uint8)
-                np.copyto(self._buffer[offset : offset + length], flat[done : done + length])
+                copies.append((self._buffer[offset : offset + length], flat[done : done + length]))
                 done, end = done + length, offset + length
-        self._map, self._tensors = packed_map, placed
+        _copy(copies)
 
     def seal(self, sequence: int) -> memoryview:
         """Write checksums, index and header; return the file's bytes. NaN or infinity is refused by name."""
@@ -108,10 +116,11 @@ class Image:
         for tensor in self._tensors:
             chunks = []
             for chunk in tensor.chunks:
-                crc, finite = check(view[chunk.offset : chunk.offset + chunk.length], tensor.dtype)
+                offset = chunk.offset + self._shift
+                crc, finite = check(view[offset : offset + chunk.length], tensor.dtype)
                 if not finite:
                     raise CheckpointError(f"{tensor.name} holds NaN or infinity; such a state is never saved")
-                chunks.append(chunk._replace(crc=crc))
+                chunks.append(chunk._replace(offset=offset, crc=crc))
             sealed.append(tensor._replace(chunks=tuple(chunks)))
         index, index_at = _pack_index(sealed), HEADER_BYTES + len(self._map)
         header = Header(sequence, self.size, len(self._map), zlib.crc32(self._map),
@@ -120,9 +129,12 @@ class Image:
         return view
 
 
-def _lay_out(tensors: Mapping[str, Array], end: int) -> list[Tensor]:
-    """Return the index of `tensors` whose chunks follow the byte `end`; the crcs are still zero."""
-    placed = []
+def _lay_out(tensors: Mapping[str, Array]) -> list[Tensor]:
+    """Return the index of `tensors` as if the chunks began at byte 0; the crcs are still zero.
+
+    Where they really begin adds the same multiple of 64 to every offset.
+    """
+    placed, end = [], 0
     for name, array in tensors.items():
         if not 0 < len(name) <= MAX_NAME or not name.isprintable():
             raise CheckpointError(f"{name!r:.80}: a tensor's name has 1 to {MAX_NAME} printable characters")
@@ -133,3 +145,30 @@ def _lay_out(tensors: Mapping[str, Array], end: int) -> list[Tensor]:
         if chunks:
             end = chunks[-1].offset + chunks[-1].length
     return placed
+
+
+def _first(end: int) -> int:
+    """Return where the first payload after the byte `end` begins, a multiple of 64."""
+    return next(place(end, 1))[0]
+
+
+def _copy(copies: Sequence[tuple[Array, Array]]) -> None:
+    """Copy (target, source) pairs, the second half of the bytes in another thread.
+
+    One core alone cannot fill the way to the memory, and the training waits meanwhile.
+    """
+    total, first, split = sum(source.size for _, source in copies), 0, 0
+    while 2 * first < total:
+        first, split = first + copies[split][1].size, split + 1
+    if total < _TWO_THREADS_BYTES:
+        split = len(copies)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(_copy_all, copies[split:]) if split < len(copies) else None
+        _copy_all(copies[:split])
+        if other is not None:
+            other.result()
+
+
+def _copy_all(copies: Sequence[tuple[Array, Array]]) -> None:
+    for target, source in copies:
+        np.copyto(target, source)
