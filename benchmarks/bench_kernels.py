@@ -53,7 +53,7 @@ def candidates(name: str, case: Any, torch: Any) -> dict[str, tuple[Call, tuple[
         "numpy": (lambda: getattr(reference, name)(*case.arguments), case.arguments),
         "memcpy": (lambda: np.copyto(copy, source), (source, copy)),
     }
-    if torch:
+    if torch and case.torch:
         calls["torch"] = case.torch(torch, *tensors(torch, case.arguments)), case.arguments
     return calls
 
@@ -101,7 +101,7 @@ def measure(name: str, config: str, args: argparse.Namespace, torch: Any) -> Res
     own = took["kernel"]
     return Result(
         name, config, own, case.moved / own / 1e9, took["memcpy"] / own, took["numpy"] / own,
-        took["torch"] / own if torch else None,
+        took["torch"] / own if "torch" in took else None,
     )  # fmt: skip
 
 

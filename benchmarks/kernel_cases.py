@@ -256,12 +256,27 @@ def fill_batch(s: Sizes) -> Case:
     return Case(arguments, (corpus[: s.N],), (tokens, targets, starts), operator)
 
 
+def add_heads_(s: Sizes) -> Case:
+    y, x = s.heads(), s.heads()
+    return Case((y, x), (y, x), (y,), lambda torch, y, x: lambda: y.add_(x))
+
+
+def crc32(s: Sizes) -> Case:
+    data = s.rng.integers(0, 256, s.N * s.C * 4).astype(np.uint8)
+    return Case((data, 0), (data,), (), None)  # PyTorch's own, in its files, is not to be called alone
+
+
+def all_finite(s: Sizes) -> Case:
+    x = s.normal(s.N * s.C)
+    return Case((x,), (x,), (), lambda torch, x: lambda: bool(torch.isfinite(x).all()))
+
+
 CASES: dict[str, Callable[[Sizes], Case]] = {
     f.__name__: f
     for f in (
         fill_batch, embedding_forward, embedding_backward, layernorm_forward, layernorm_backward,
-        add_bias_, bias_backward, copy_heads, transpose_heads, attention_forward, attention_delta,
-        attention_backward, bias_gelu_forward, bias_gelu_backward, residual_norm_forward,
+        add_bias_, bias_backward, copy_heads, transpose_heads, add_heads_, crc32, all_finite,
+        attention_forward, attention_delta, attention_backward, bias_gelu_forward, bias_gelu_backward, residual_norm_forward,
         residual_norm_backward, dropout_forward, dropout_backward, cross_entropy_forward,
         cross_entropy_backward, sum_squares, add_and_sum_squares, adam_,
     )

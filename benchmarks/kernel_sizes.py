@@ -23,7 +23,7 @@ class Case(NamedTuple):
     arguments: tuple[Any, ...]
     read: tuple[Array, ...]
     written: tuple[Array, ...]
-    torch: Operator
+    torch: Operator | None
 
     @property
     def moved(self) -> int:
