@@ -274,10 +274,10 @@ def all_finite(s: Sizes) -> Case:
 CASES: dict[str, Callable[[Sizes], Case]] = {
     f.__name__: f
     for f in (
-        fill_batch, embedding_forward, embedding_backward, layernorm_forward, layernorm_backward,
-        add_bias_, bias_backward, copy_heads, transpose_heads, add_heads_, crc32, all_finite,
-        attention_forward, attention_delta, attention_backward, bias_gelu_forward, bias_gelu_backward,
-        residual_norm_forward, residual_norm_backward, dropout_forward, dropout_backward, cross_entropy_forward,
-        cross_entropy_backward, sum_squares, add_and_sum_squares, adam_,
+        fill_batch, embedding_forward, embedding_backward, layernorm_forward, layernorm_backward, add_bias_,
+        bias_backward, copy_heads, transpose_heads, add_heads_, attention_forward, attention_delta,
+        attention_backward, bias_gelu_forward, bias_gelu_backward, residual_norm_forward,
+        residual_norm_backward, dropout_forward, dropout_backward, cross_entropy_forward,
+        cross_entropy_backward, sum_squares, add_and_sum_squares, adam_, crc32, all_finite,
     )
 }  # fmt: skip
