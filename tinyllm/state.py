@@ -147,7 +147,9 @@ class Workspace:
     ) -> None:  # fmt: skip
         N = B * config.block_size
         self.gradient = aligned_empty(layout.size, dtype)
+        self.gradient[:] = 0  # its padding belongs to no tensor, and must stay zero
         self.grads: model.Params = layout.views(self.gradient)
+        self._gradients = list(layout.named(self.gradient).values())
         self._added_to = [self.gradient[layout.matrices :], self.grads.embedding.position.reshape(-1)]
         acts = Layout(model.acts(config, B, recompute))
         scratch = Layout(model.scratch(config, V, B, accumulate))
@@ -168,7 +170,7 @@ class Workspace:
 
     def memory(self) -> Iterator[Array]:
         """Yield every array whose content must not matter between steps."""
-        yield from (self.gradient, *self._rows, self.losses)
+        yield from (*self._gradients, *self._rows, self.losses)
 
     def poison(self, value: float) -> None:
         """Fill all of `memory` with `value`; tests use NaN, the constructor uses 0 to touch the pages."""
