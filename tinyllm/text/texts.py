@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,20 +153,37 @@ def _turn(message: Any, where: str) -> Turn:
     raise DataError(f"{where}: found the message {described(message)}, expected strings role and content")
 
 
-def digest(texts: Iterable[Text]) -> str:
-    """Return the SHA-256 of the documents, in hexadecimal, however they are cut into pieces.
+class Digest:
+    """The SHA-256 of documents, however they are cut into pieces.
 
     The marks between documents and segments are bytes that UTF-8 never uses.
     """
-    sha = hashlib.sha256()
-    for text in texts:
-        for segment in text.segments:
-            sha.update(segment.text.encode("utf-8", "surrogatepass"))
-            if not text.stream:
-                sha.update(b"\xff" if segment.carries_loss else b"\xfe")
-        if text.ends:
-            sha.update(b"\xfd")
-    return sha.hexdigest()
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def of(self, texts: Iterable[Text]) -> Iterator[Text]:
+        """Yield the texts, and add them."""
+        sha = self._sha
+        for text in texts:
+            for segment in text.segments:
+                sha.update(segment.text.encode("utf-8", "surrogatepass"))
+                if not text.stream:
+                    sha.update(b"\xff" if segment.carries_loss else b"\xfe")
+            if text.ends:
+                sha.update(b"\xfd")
+            yield text
+
+    def hexadecimal(self) -> str:
+        """Return the digest of all that was added."""
+        return self._sha.hexdigest()
+
+
+def digest(texts: Iterable[Text]) -> str:
+    """Return the `Digest` of all texts, in hexadecimal."""
+    whole = Digest()
+    deque(whole.of(texts), maxlen=0)
+    return whole.hexadecimal()
 
 
 def strings(texts: Iterable[Text], longest: int = 1 << 16) -> Iterator[str]:
