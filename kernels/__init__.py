@@ -17,6 +17,7 @@ from .attention import (
     transpose_heads,
 )
 from .batch import fill_batch
+from .bpe import KINDS, LONGEST_CHUNK, LONGEST_NUMBER, LONGEST_RUN, bpe_encode, bpe_merge, merge_table
 from .checksum import all_finite, crc32
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout import dropout_backward, dropout_forward
@@ -30,6 +31,10 @@ from .warm import compile_all, is_warm
 
 __all__ = [
     "CACHE_DIR",
+    "KINDS",
+    "LONGEST_CHUNK",
+    "LONGEST_NUMBER",
+    "LONGEST_RUN",
     "adam_",
     "add_and_sum_squares",
     "add_bias_",
@@ -41,6 +46,8 @@ __all__ = [
     "bias_backward",
     "bias_gelu_backward",
     "bias_gelu_forward",
+    "bpe_encode",
+    "bpe_merge",
     "compile_all",
     "copy_heads",
     "crc32",
@@ -54,6 +61,7 @@ __all__ = [
     "is_warm",
     "layernorm_backward",
     "layernorm_forward",
+    "merge_table",
     "residual_norm_backward",
     "residual_norm_forward",
     "sum_squares",

@@ -14,6 +14,8 @@ import zlib
 import numpy as np
 
 from .jit import Array
+from .reference_bpe import bpe_encode as bpe_encode
+from .reference_bpe import bpe_merge as bpe_merge
 
 
 def embedding_forward(

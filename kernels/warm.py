@@ -21,6 +21,7 @@ from .attention import (
     transpose_heads,
 )
 from .batch import fill_batch
+from .bpe import bpe_encode, bpe_merge
 from .checksum import BLOCK_BYTES, all_finite, crc32
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout import dropout_forward
@@ -111,6 +112,9 @@ def _call_data() -> None:
     corpus, silent = _read_only(np.uint16, 2), _read_only(np.int64, 0)
     fill_batch(rows, rows, rows, corpus, silent, places.reshape(1, 2), places)
     crc32(np.zeros(2 * BLOCK_BYTES, np.uint8), 0)
+    ids = np.zeros(1, np.int32)
+    bpe_encode(ids, places, _read_only(np.int32, 1), places[:0], np.zeros(1, np.uint8), ids, places)
+    bpe_merge(places[:0], places, ids, places, places, places, 0, 0, 0, 0)
 
 
 def _read_only(dtype: npt.DTypeLike, size: int) -> Array:

@@ -7,7 +7,7 @@ came from. Order: what an epoch holds, held-out parts, purity, tokens on disk, p
 import json
 import tracemalloc
 from collections import Counter
-from itertools import chain, pairwise, product
+from itertools import accumulate, chain, pairwise, product
 
 import numpy as np
 import pytest
@@ -29,8 +29,9 @@ class Characters:
     def __init__(self, vocab_size=1 << 20):
         self.vocab_size, self.end_of_text = vocab_size, vocab_size - 1
 
-    def encode(self, text):
-        return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.int32)
+    def encode_all(self, texts):
+        ids = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.int32)
+        return ids, list(accumulate(map(len, texts)))
 
     def fingerprint(self):
         return f"characters {self.vocab_size}"
@@ -364,20 +365,21 @@ def test_the_fingerprint_knows_what_decides_batches_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
 def test_tokens_take_two_bytes_when_the_vocabulary_allows(tmp_path, vocab_size, dtype):
     text = Text((Segment(chr(0xFFFE) + "a"),))
-    write(tmp_path / "a.tokens", [text], Characters(vocab_size), {})
-    tokens = load(tmp_path / "a.tokens", {})
+    write(tmp_path / "a.tokens", [text], Characters(vocab_size))
+    tokens = load(tmp_path / "a.tokens")
+    assert tokens is not None
     assert tokens.tokens.dtype == dtype
     assert tokens.tokens.tolist() == [vocab_size - 1, 0xFFFE, ord("a"), vocab_size - 1]
 
 
 class Counted(Characters):
-    """Counts the calls of encode."""
+    """Counts the calls of encode_all."""
 
     calls = 0
 
-    def encode(self, text):
+    def encode_all(self, texts):
         Counted.calls += 1
-        return super().encode(text)
+        return super().encode_all(texts)
 
 
 COUNTED = Counted()
@@ -405,6 +407,7 @@ DAMAGES = {
     "another format": lambda content: content.replace(b"tokens 1", b"tokens 2"),
     "no JSON": lambda content: b"?" + content[1:],
     "other JSON": lambda content: b"[]".ljust(HEADER) + content[HEADER:],
+    "made of nothing": lambda content: content.replace(b'"texts"', b'"taxes"'),
     "no counts": lambda content: content.replace(b'"parts"', b'"party"'),
     "zeros": lambda content: bytes(len(content)),
     "a token": lambda content: content[:HEADER] + bytes([content[HEADER] ^ 1]) + content[HEADER + 1 :],
@@ -433,10 +436,10 @@ def test_a_text_that_cannot_be_read_leaves_the_old_file_and_no_other(tmp_path):
         yield Text((Segment("abc"),))
         raise DataError("no")
 
-    write(tmp_path / "a.tokens", [Text((Segment("old"),))], CHARACTERS, {})
+    write(tmp_path / "a.tokens", [Text((Segment("old"),))], CHARACTERS)
     content = (tmp_path / "a.tokens").read_bytes()
     with pytest.raises(DataError):
-        write(tmp_path / "a.tokens", texts(), CHARACTERS, {})
+        write(tmp_path / "a.tokens", texts(), CHARACTERS)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [content]
 
 
@@ -518,6 +521,7 @@ def test_a_document_of_one_token_is_no_window():
         np.array([0, 1, 4]),
         np.empty(0, np.int64),
         np.array([False, False]),
+        {},
     )
-    data = Dataset(corpus, DataConfig(), 8, 1, "a", {})
+    data = Dataset(corpus, DataConfig(), 8, 1, "a")
     assert data.windows == 1 and data.targets == 2

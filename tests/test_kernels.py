@@ -16,7 +16,7 @@ from tinyllm import kernels
 from tinyllm.arena import Array
 from tinyllm.kernels import reference
 
-NOT_KERNELS = {"CACHE_DIR", "compile_all", "is_warm"}
+NOT_KERNELS = {name for name in kernels.__all__ if name.isupper()} | {"compile_all", "is_warm", "merge_table"}
 BIG_KEY = 2**63 + 0x123456789ABCDEF
 
 
@@ -98,6 +98,48 @@ class Draw:
         """One of two sets of heads, seen in place: (B, H, T, C) with gaps."""
         return self.normal(self.B, self.T, 2, self.H, self.C).transpose(2, 0, 3, 1, 4)[1]
 
+    def texts(self) -> tuple[Array, ...]:
+        """Texts, kinds and ids of characters, merges of what is in the texts, and room for their tokens."""
+        codes = np.array([ord(c) for c in " \t'’.ab12é你好\n\r🎉"])
+        size = 30 * self.B
+        text = self.rng.choice(np.repeat(codes, self.rng.integers(0, 4, codes.size))[:size], size)
+        kinds, characters = np.zeros((2, 0x20000), np.int32)
+        kinds[self.rng.choice(codes, 9)] = self.rng.integers(0, 6, 9)
+        kinds[[32, 39, 0x2019]] = 5, 3, 3
+        characters[128:] = -1
+        characters[:128] = np.arange(128)
+        alphabet = list("".join(map(chr, codes)).encode())
+        merges: dict[tuple[int, int], int] = {}
+        for code in codes[codes >= 128]:
+            if self.rng.random() < 0.5:
+                characters[code] = alphabet[int(self.rng.integers(len(alphabet)))]
+        for i in range(self.N):
+            pair = tuple(int(one) for one in self.rng.choice(alphabet, 2))
+            if merges.setdefault(pair, 256 + i) != 256 + i:
+                break
+            alphabet.append(256 + i)
+        pairs = np.array(list(merges), np.int64).reshape(-1, 2)
+        table = kernels.merge_table(pairs[:, 0], pairs[:, 1])
+        text = text.astype(np.int32)
+        text.flags.writeable = False
+        stops = np.sort(self.rng.integers(0, size + 1, self.B))
+        stops[-1] = size
+        room, ends = np.full(4 * size, -7, np.int32), np.full(self.B, -7)
+        return room, ends, text, stops, kinds.astype(np.uint8), characters, table
+
+    def words(self) -> tuple[Any, ...]:
+        """A row of tokens between walls, a pair of them, and how often it occurs, or once more."""
+        n = self.N + 2
+        ids = self.rng.integers(0, 3, n).astype(np.int32)
+        ids[self.rng.random(n) < 0.1] = -1
+        ids[[0, -1]] = -1
+        left, right, times = np.arange(n) - 1, np.arange(n) + 1, self.rng.integers(1, 4, n)
+        first, second = self.rng.integers(0, 3, 2).tolist()
+        found = (ids[:-1] == first) & (ids[1:] == second)
+        places = np.flatnonzero(found | (self.rng.random(n - 1) < 0.2))
+        bound = int(times[:-1][found].sum()) + int(self.rng.random() < 0.2)
+        return places, np.full(2 * n, -7), ids, left, right, times, first, second, 300, bound
+
     def layernorm(self) -> tuple[Array, Array, Array, Array]:
         """x, gain, mean, rstd as the forward pass leaves them."""
         x, mean, rstd = self.normal(self.N, self.C), self.poison(self.N), self.poison(self.N)
@@ -129,6 +171,8 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "copy_heads": lambda d: (d.poison(d.B, d.H, d.T, d.C), d.heads()),
     "crc32": lambda d: (d.rng.integers(0, 256, d.N * d.C, np.uint8), d.N),
     "cross_entropy_backward": lambda d: (np.full(d.N, np.nan), 4 * d.normal(d.N, d.V), d.targets, 0.1),
+    "bpe_encode": lambda d: d.texts(),
+    "bpe_merge": lambda d: d.words(),
     "cross_entropy_forward": lambda d: (np.full(d.N, np.nan), 4 * d.normal(d.N, d.V), d.targets),
     "dropout_backward": lambda d: (d.poison(d.N, d.C), d.normal(d.N, d.C), 7, 2**32 - d.N, 0.3),
     "dropout_forward": lambda d: (d.poison(d.N, d.C), d.normal(d.N, d.C), BIG_KEY, 5, 0.3),

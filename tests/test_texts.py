@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -76,10 +77,10 @@ def test_a_stream_read_in_small_pieces_is_the_whole_text(tmp_path_factory, text,
         patch.setattr(files, "PIECE", size)
         patch.setattr(files, "LONGEST_PIECE", 4 * size)
         normal = text.replace("\r\n", "\n")
-        assert "".join(files.pieces(path)) == normal
+        assert "".join(files.pieces(path, abs)) == normal
         lines = [line if line.strip() else "" for line in normal.split("\n")]
         expected = [part.strip("\n") for part in "\n".join(lines).split("\n\n")]
-        assert list(files.paragraphs(path)) == [part for part in expected if part]
+        assert list(files.paragraphs(path, abs)) == [part for part in expected if part]
 
 
 @given(st.text(st.sampled_from("ab1 中.\n'"), max_size=80))
@@ -88,7 +89,7 @@ def test_a_stream_is_cut_where_no_token_changes(tmp_path_factory, text):
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "PIECE", 5)
-        chunks = [chunk for piece in files.pieces(path) for chunk in bpe.split(piece)]
+        chunks = [chunk for piece in files.pieces(path, abs) for chunk in bpe.split(piece)]
     assert chunks == bpe.split(text)
 
 
@@ -154,6 +155,53 @@ def test_empty_strings_are_skipped(write):
     assert read(write("a.json", json.dumps(entries))) == ["a"]
 
 
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+        lambda inside: (
+            st.lists(inside, max_size=4) | st.dictionaries(st.text(max_size=3), inside, max_size=3)
+        ),
+        max_leaves=12,
+    ),
+    st.integers(1, 9),
+    st.sampled_from([None, 1]),
+)
+def test_an_array_read_in_small_pieces_has_the_entries_of_the_whole(tmp_path_factory, value, size, indent):
+    entries = value if isinstance(value, list) else [value]
+    path = tmp_path_factory.mktemp("array") / "a.json"
+    path.write_text(json.dumps(entries, indent=indent, ensure_ascii=size % 2 == 0), "utf-8", "surrogatepass")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "PIECE", size)
+        found = list(files.json_array(path, abs))
+    assert found == list(enumerate(json.loads(path.read_text("utf-8")), 1))
+
+
+def test_of_a_long_array_little_is_in_memory(write):
+    path = write("a.json", json.dumps(["word " * 200] * 20_000))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in files.json_array(path, abs)) == 20_000
+        assert tracemalloc.get_traced_memory()[1] < 8 * files.PIECE < path.stat().st_size / 8
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.json", "a.jsonl"])
+def test_whoever_reads_is_told_how_much_of_all_is_read(write, monkeypatch, name):
+    monkeypatch.setattr(files, "PIECE", 10)
+    contents = {"a.txt": "Some words.\n\n" * 9, "a.json": '["one",\n"two"]', "a.jsonl": '"one"\n"two"\n'}
+    paths = [write("first/b.txt", "twenty bytes of text"), write(name, contents[name])]
+    sizes = [path.stat().st_size for path in paths]
+    texts = Texts(paths, dialogues=False, documents=False)
+    told = []
+    texts.progress = lambda done, total: told.append((done, total))
+    for _ in range(2):
+        told.clear()
+        list(texts)
+        assert [done for done, _ in told] == sorted(done for done, _ in told)
+        assert told[-1] == (sum(sizes), sum(sizes)) and {total for _, total in told} == {sum(sizes)}
+
+
 # Refusals.
 
 
@@ -174,7 +222,27 @@ def test_bad_json_is_named_with_file_line_and_column(write):
     assert "a.json: line 2, column 5" in refusal(write("a.json", '["a",\n"b" "c"]'))
     assert "a.jsonl: line 3, column 2" in refusal(write("a.jsonl", '"a"\n\n[}\n'))
     assert "a.json: line 1" in refusal(write("a.json", "[" * 100_000))
+    assert "line 2, column 3: found no valid JSON: Extra data" in refusal(write("a.json", '["a"]\n  ,'))
+    assert "line 1, column 6: found no valid JSON" in refusal(write("a.json", '["a",]'))
     assert "a.json: line 1" in refusal(write("a.json", "[" + "1" * 10_000 + "]"))
+
+
+@given(st.text(st.sampled_from('[]{},:"a1 \n\\'), max_size=30), st.integers(1, 9))
+def test_what_is_no_json_is_refused_at_the_place_where_it_is_not(tmp_path_factory, text, size):
+    path = tmp_path_factory.mktemp("array") / "a.json"
+    content = f'["one",{text}'
+    path.write_text(content)
+    try:
+        expected = list(enumerate(json.loads(content), 1))
+    except json.JSONDecodeError as error:
+        expected = f"line {error.lineno}, column {error.colno}: found no valid JSON: {error.msg}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "PIECE", size)
+        try:
+            found = list(files.json_array(path, abs))
+        except DataError as error:
+            found = str(error).removeprefix(f"{path}: ")
+    assert found == expected
 
 
 @pytest.mark.parametrize(

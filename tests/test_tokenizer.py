@@ -17,7 +17,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.naive_bpe import PROSE, dense_text, encoded_naively, mixed_text
-from tinyllm.text import tokenizer
 from tinyllm.text.bpe import Pair, last_safe_cut
 from tinyllm.text.tokenizer import (
     BPETokenizer,
@@ -106,11 +105,22 @@ def test_no_text_produces_the_end_of_text(text: str) -> None:
     assert train_char([text]).end_of_text not in train_char([text]).encode(text)
 
 
-def test_a_full_cache_changes_no_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer, "CACHED_CHUNKS", 4)
-    small = BPETokenizer(TRAINED.merges)
-    assert small.encode(PROSE).tolist() == TRAINED.encode(PROSE).tolist()
-    assert len(small._encoded) <= 4
+@given(st.lists(mixed_text, max_size=5))
+def test_texts_are_encoded_together_as_they_are_alone(texts: list[str]) -> None:
+    for trained in (TRAINED, train_char(["", *texts, "a"])):
+        ids, ends = trained.encode_all(texts)
+        assert ids.dtype == np.int32
+        parts = [ids[start:end].tolist() for start, end in zip([0, *ends], ends, strict=False)]
+        assert parts == [trained.encode(text).tolist() for text in texts]
+        assert ids.size == sum(map(len, parts))
+
+
+def test_every_character_is_encoded_as_the_pattern_cuts_it() -> None:
+    """Around each code point of the basic plane stand a word, a space and an apostrophe."""
+    plain = BPETokenizer(((97, 97), (32, 97), (39, 97)))
+    for start in range(0, 0x10000, 0x400):
+        text = "".join(f"a {chr(code)}'a" for code in range(start, start + 0x400))
+        assert plain.encode(text).tolist() == encoded_naively(text, plain.merges)
 
 
 def test_ids_may_be_written_to() -> None:

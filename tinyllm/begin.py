@@ -10,6 +10,7 @@ import itertools
 import os
 import platform
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,11 @@ FIXED = {
     "data": {"tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction"},
 }
 Notice = Callable[[str], None]
+Progress = Callable[[str, int, int], None]  # what is done, how many bytes of it are done, and of how many
+
+
+def unseen(what: str, done: int, total: int) -> None:
+    """The Progress of a run that nobody watches."""
 
 
 class DataMismatchError(RuntimeError):
@@ -57,10 +63,12 @@ def open_texts(config: Config, phase: str, sources: list[str]) -> Texts:
 
 
 def open_dataset(
-    config: Config, phase: str, sources: list[str], tokenizer: Tokenizer, directory: Path, notice: Notice
-) -> Dataset:
+    config: Config, phase: str, sources: list[str], tokenizer: Tokenizer, directory: Path, notice: Notice,
+    progress: Progress = unseen,
+) -> Dataset:  # fmt: skip
     """Return a phase's tokens, from the cache in `directory` where it fits."""
     texts = open_texts(config, phase, sources)
+    texts.progress = partial(progress, f"reading the texts of {phase}")
     try:
         dataset = prepare(
             texts,
@@ -84,16 +92,19 @@ def open_dataset(
 
 
 def fresh(
-    config: Config, sources: dict[str, list[str]], directory: Path, notice: Notice, recompute: bool = False
+    config: Config, sources: dict[str, list[str]], directory: Path, notice: Notice,
+    progress: Progress = unseen, recompute: bool = False,
 ) -> tuple[TrainState, dict[str, Dataset]]:  # fmt: skip
     """Return a new run over the phases of `sources`, its tokenizer trained on all their texts."""
     texts = [open_texts(config, phase, paths) for phase, paths in sources.items()]
+    for each, phase in zip(texts, sources, strict=True):
+        each.progress = partial(progress, f"reading {phase} for the tokenizer")
     if config.data.tokenizer == "char":
         tokenizer: Tokenizer = train_char(string for each in texts for string in strings(each))
     else:
         tokenizer = train_bpe((s for each in texts for s in training_sample(each)), config.data.vocab_size)
     datasets = {
-        phase: open_dataset(config, phase, paths, tokenizer, directory, notice)
+        phase: open_dataset(config, phase, paths, tokenizer, directory, notice, progress)
         for phase, paths in sources.items()
     }
     _check_memory(memory_needed(config, tokenizer.vocab_size, recompute))
@@ -132,7 +143,7 @@ def _check_memory(needed: int) -> None:
 
 def resumed(
     state: TrainState, changes: dict[str, dict[str, Any]], sources: dict[str, list[str]], phase: str | None,
-    allow_new_data: bool, directory: Path, notice: Notice,
+    allow_new_data: bool, directory: Path, notice: Notice, progress: Progress = unseen,
 ) -> dict[str, Dataset]:  # fmt: skip
     """Prepare a loaded `state` to go on, with `changes` to its config; return the data it still needs.
 
@@ -153,7 +164,9 @@ def resumed(
     for name in needed:
         stored = state.sources.get(name)
         paths = sources.get(name) or (stored.paths if stored else [BUNDLED[name]])
-        datasets[name] = dataset = open_dataset(config, name, paths, state.tokenizer, directory, notice)
+        datasets[name] = dataset = open_dataset(
+            config, name, paths, state.tokenizer, directory, notice, progress
+        )
         if stored and stored.fingerprint != dataset.fingerprint:
             if not allow_new_data:
                 raise DataMismatchError(

@@ -40,10 +40,24 @@ class Lines:
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self.out, self.err = out or sys.stdout, err or sys.stderr
+        self.what, self.done = "", 0
         self.total = 0
         self.began = self.spoke = time.monotonic()
         self.first_step: int | None = None
         self.best = math.inf
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        """Say now and then how many bytes of a long reading of texts are done."""
+        now = time.monotonic()
+        if what != self.what or done < self.done:
+            self.what, self.began, self.spoke = what, now, now
+        elif now - self.spoke >= HEARTBEAT:
+            speed = done / (now - self.began)
+            self.line(
+                f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {speed / 1e6:.1f} MB/s, "
+                f"ETA {duration((total - done) / speed)}"
+            )
+        self.done = done
 
     def phase(self, state: TrainState, steps: int) -> None:
         progress = state.progress

@@ -176,8 +176,9 @@ def _state(
     if args.resuming:
         state = _loaded(args, manager, watch)
         return state, begin.resumed(
-            state, args.changes, sources, args.phase, args.allow_new_data, directory, watch.notice
-        )
+            state, args.changes, sources, args.phase, args.allow_new_data, directory, watch.notice,
+            watch.reading,
+        )  # fmt: skip
     held = manager.list_checkpoints()
     if held and not args.fresh:
         raise FileExistsError(
@@ -191,7 +192,7 @@ def _state(
         sources = {**{phase: [text] for phase, text in begin.BUNDLED.items()}, **sources}
     if args.phase:
         sources = {args.phase: sources[args.phase]}
-    return begin.fresh(args.config, sources, directory, watch.notice, args.recompute)
+    return begin.fresh(args.config, sources, directory, watch.notice, watch.reading, args.recompute)
 
 
 def _loaded(args: argparse.Namespace, manager: CheckpointManager, watch: Lines) -> TrainState:

@@ -59,18 +59,21 @@ def prepare(
 ) -> Dataset:  # fmt: skip
     """Return the data of phase `name`, from `<directory>/<name>.tokens` if that was made of the same texts.
 
-    `texts` is iterated twice: for its digest, and for its tokens if the file is missing, stale or damaged.
+    `texts` is iterated once for its digest, if there are tokens to compare, and once if there are none of it.
     Raises DataError for texts that cannot be read or are too few.
     """
     path = directory / f"{name}.tokens"
-    made_of = {"texts": digest(texts), "tokenizer": tokenizer.fingerprint()}
-    tokens = load(path, made_of)
-    if tokens is None:
-        write(path, texts, tokenizer, made_of)
-        tokens = load(path, made_of)
+    tokens = load(path)
+    if (
+        tokens is None
+        or tokens.made_of["tokenizer"] != tokenizer.fingerprint()
+        or tokens.made_of["texts"] != digest(texts)
+    ):
+        write(path, texts, tokenizer)
+        tokens = load(path)
         if tokens is None:
             raise DataError(f"{path}: cannot be read back as it was written; check the disk")
-    return Dataset(tokens, config, block_size, seed, name, made_of)
+    return Dataset(tokens, config, block_size, seed, name)
 
 
 class Dataset:
@@ -81,12 +84,11 @@ class Dataset:
     """
 
     def __init__(
-        self, corpus: Tokens, config: DataConfig, block_size: int, seed: int, name: str,
-        made_of: dict[str, str],
+        self, corpus: Tokens, config: DataConfig, block_size: int, seed: int, name: str
     ) -> None:  # fmt: skip
         self.name, self.block_size = name, block_size
         self.tokens, self.documents = len(corpus.tokens), len(corpus.streams)
-        self.fingerprint = _fingerprint(config, block_size, seed, name, made_of)
+        self.fingerprint = _fingerprint(config, block_size, seed, name, corpus.made_of)
         self._tokens = corpus.tokens
         self._silent = corpus.silent[:0] if config.train_on_prompts else corpus.silent
         train, streams, held_out = self._parts(corpus, config.val_fraction, seed)

@@ -1,7 +1,8 @@
 """Byte pair encoding: the commonest pair of neighbours becomes one token, again and again.
 
 Text is first cut into chunks (words, runs of Han, numbers, punctuation), and pairs are counted and merged
-only inside a chunk. In reading order: cutting text, applying merges, learning merges.
+only inside a chunk. Order: cutting text, what merges may join, learning merges; they are applied in
+kernels/bpe.py, always the one that was learnt first, from the left.
 Sources: Gage 1994, "A new algorithm for data compression"; Sennrich, Haddow and Birch 2016, "Neural
 machine translation of rare words with subword units"; minbpe, for how to explain it.
 """
@@ -10,31 +11,34 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections import Counter, defaultdict
+import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
+
+import numpy as np
+
+from tinyllm.arena import Array
+from tinyllm.kernels import KINDS, LONGEST_NUMBER, LONGEST_RUN, bpe_merge
 
 Pair = tuple[int, int]
 
 # Every character is of exactly one class, and letters are what no other class names. The classes are
 # written out because `\w` and `\s` follow the Unicode tables of the running Python: a checkpoint would
 # read a text differently under the next one. It also keeps combining marks inside their words.
-BLANK = r" \t\v\f"
-NEWLINE = r"\r\n"
-DIGIT = r"0-9０-９"
-HAN = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # and kana
+BLANK = " \t\v\f"
+NEWLINE = "\r\n"
+DIGIT = "0-9０-９"
+HAN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # and kana
 SYMBOL = (
-    r"\x00-\x08\x0e-\x1f!-/:-@\[-`{-\xa9\xab-\xb4\xb6-\xb9\xbb-\xbf\xd7\xf7"
-    r"\u2000-\u2bff\u2e00-\u2e7f\u3000-\u303f\ufe00-\ufe0f！-／：-＠［-｀｛-･\U0001f000-\U0001faff"
+    "\x00-\x08\x0e-\x1f!-/:-@[-`{-\xa9\xab-\xb4\xb6-\xb9\xbb-\xbf\xd7\xf7"
+    "\u2000-\u2bff\u2e00-\u2e7f\u3000-\u303f\ufe00-\ufe0f！-／：-＠［-｀｛-･\U0001f000-\U0001faff"
 )
 LETTER = f"^{BLANK}{NEWLINE}{DIGIT}{HAN}{SYMBOL}"
 
 # A chunk is a run of one class, with at most one space before it (letters: or an apostrophe). Runs are
 # bounded, so that a chunk is short whatever the text, and its merges take bounded time.
-LONGEST_RUN = 16
-LONGEST_CHUNK = 3 + 4 * LONGEST_RUN  # bytes: the apostrophe ’ and a run of four-byte characters
 _CHUNK = re.compile(
-    f"[ '’]?[{LETTER}]{{1,{LONGEST_RUN}}}| ?[{HAN}]{{1,{LONGEST_RUN}}}| ?[{DIGIT}]{{1,3}}"
+    f"[ '’]?[{LETTER}]{{1,{LONGEST_RUN}}}| ?[{HAN}]{{1,{LONGEST_RUN}}}| ?[{DIGIT}]{{1,{LONGEST_NUMBER}}}"
     f"| ?[{SYMBOL}]{{1,{LONGEST_RUN}}}|[{NEWLINE}]{{1,{LONGEST_RUN}}}"
     f"|[{BLANK}]{{1,{LONGEST_RUN}}}(?= [^{BLANK}{NEWLINE}])"  # leaves one space to the word that follows
     f"|[{BLANK}]{{1,{LONGEST_RUN}}}"
@@ -44,8 +48,6 @@ _CUT = re.compile(
     f"|(?!['’])[{SYMBOL}](?=[^{SYMBOL}]))"
 )
 SPLIT_VERSION = 1  # stored with every tokenizer: text that is cut otherwise has other ids
-
-_NEVER = 1 << 62  # above every id: the rank of a pair that no merge joins
 
 
 def split(text: str) -> list[str]:
@@ -67,24 +69,14 @@ def last_safe_cut(text: str) -> int:
     return found.end() if found else 0
 
 
-def apply_merges(ids: list[int], merges: Mapping[Pair, int]) -> list[int]:
-    """Apply every merge that applies to `ids`, in place, in the order of their learning; return `ids`.
-
-    `merges` maps a pair to its new id. A later merge has a greater id and may join what earlier ones made,
-    so "the smallest new id first, from the left" is the order of learning.
-
-    Example: list(b"abcab"), {(97, 98): 256, (256, 99): 257} -> [257, 256]
-    """
-    ranks = [merges.get(pair, _NEVER) for pair in pairwise(ids)]
-    while (new := min(ranks, default=_NEVER)) != _NEVER:
-        i = ranks.index(new)
-        ids[i : i + 2] = [new]
-        del ranks[i]
-        if i > 0:
-            ranks[i - 1] = merges.get((ids[i - 1], new), _NEVER)
-        if i < len(ranks):
-            ranks[i] = merges.get((new, ids[i + 1]), _NEVER)
-    return ids
+def kinds_of_characters() -> Array:
+    """Return which of KINDS every code point is, (0x110000,) uint8, as `bpe_encode` wants it."""
+    letters, *others = KINDS
+    kinds = np.full(sys.maxunicode + 1, letters, np.uint8)
+    for kind, characters in zip(others, (HAN, DIGIT, SYMBOL, NEWLINE, BLANK), strict=True):
+        for first, last in re.findall("(?s)(.)(?:-(.))?", characters):
+            kinds[ord(first) : ord(last or first) + 1] = kind
+    return kinds
 
 
 def joinable(first: bytes, second: bytes) -> bool:
@@ -133,58 +125,67 @@ def learn_merges(counts: Mapping[str, int], how_many: int) -> list[Pair]:
 
     Example: {"aaabdaaabac": 1}, 3 -> [(97, 97), (97, 98), (256, 257)]: aa, ab, aaab
     """
-    words = [list(chunk.encode("utf-8", "surrogatepass")) for chunk in counts]
-    times = list(counts.values())
-    total: dict[Pair, int] = defaultdict(int)  # how often a pair occurs, at any moment
-    where: dict[Pair, list[int]] = defaultdict(list)  # words that have, or once had, the pair
-    for index, word in enumerate(words):
-        for pair in pairwise(word):
-            total[pair] += times[index]
-            where[pair].append(index)
-
-    pieces = [bytes([byte]) for byte in range(256)]
-    # A pair's total can only fall after the merge that made its newer half, so the heap's entries are upper
+    words = _Words(counts, how_many)
+    # A pair can only become rarer after the merge that made its newer half, so the heap's entries are upper
     # bounds: the top one that is still true is the maximum.
-    heap = [(-count, pair) for pair, count in total.items() if joinable(pieces[pair[0]], pieces[pair[1]])]
+    heap = words.pairs(np.flatnonzero((words.ids[:-1] >= 0) & (words.ids[1:] >= 0)))
     heapq.heapify(heap)
     merges: list[Pair] = []
     while heap and len(merges) < how_many:
-        bound, pair = heapq.heappop(heap)
-        if total[pair] != -bound:
-            heapq.heappush(heap, (-total[pair], pair))
-            continue
-        if total[pair] < 2:
-            break
-        new = 256 + len(merges)
-        merges.append(pair)
-        pieces.append(pieces[pair[0]] + pieces[pair[1]])
-        born: dict[Pair, None] = {}
-        for index in where.pop(pair):
-            for change in _merge(words[index], pair, new, times[index], total):
-                where[change].append(index)
-                born[change] = None
-        for change in born:
-            if joinable(pieces[change[0]], pieces[change[1]]):
-                heapq.heappush(heap, (-total[change], change))
+        bound, first, second, places = heapq.heappop(heap)
+        total, places, born = words.merge(first, second, 256 + len(merges), -bound, places)
+        if total == -bound:
+            merges.append((first, second))
+            for pair in words.pairs(born):
+                heapq.heappush(heap, pair)
+        elif total > 1:
+            heapq.heappush(heap, (-total, first, second, places))
     return merges
 
 
-def _merge(word: list[int], pair: Pair, new: int, times: int, total: dict[Pair, int]) -> list[Pair]:
-    """Merge `pair` in `word`, in place, keep `total` true, and return the pairs that came to be."""
-    first, second = pair
-    born: list[Pair] = []
-    i = 0
-    while i < len(word) - 1:
-        if word[i] == first and word[i + 1] == second:
-            total[pair] -= times
-            if i > 0:
-                total[word[i - 1], first] -= times
-                total[word[i - 1], new] += times
-                born.append((word[i - 1], new))
-            if i + 2 < len(word):
-                total[second, word[i + 2]] -= times
-                total[new, word[i + 2]] += times
-                born.append((new, word[i + 2]))
-            word[i : i + 2] = [new]
-        i += 1
-    return born
+class _Words:
+    """The different chunks as one row of ids, each token knowing its neighbours; -1 stands between chunks."""
+
+    def __init__(self, counts: Mapping[str, int], how_many: int) -> None:
+        chunks = [chunk.encode("utf-8", "surrogatepass") for chunk in counts]
+        row = np.frombuffer(b"\xff" + b"".join([chunk + b"\xff" for chunk in chunks]), np.uint8)
+        self.ids = np.where(row == 0xFF, -1, row.astype(np.int32))  # 0xff is no byte of UTF-8
+        self.left = np.arange(-1, row.size - 1)
+        self.right = np.arange(1, row.size + 1)
+        lengths = [1, *(len(chunk) + 1 for chunk in chunks)]
+        self.times = np.repeat([0, *counts.values()], lengths)  # how often the chunk at a place occurs
+        # Bytes of its character that come after a token: 0 for whole characters, below 0 for what begins in
+        # the middle of one. A merge adds these numbers.
+        self.missing = np.zeros(256 + how_many, np.int8)
+        for first, last, missing in (0x80, 0xBF, -1), (0xC0, 0xDF, 1), (0xE0, 0xEF, 2), (0xF0, 0xFF, 3):
+            self.missing[first : last + 1] = missing
+
+    def merge(self, first: int, second: int, new: int, bound: int, places: Array) -> tuple[int, Array, Array]:
+        """Count a pair, and merge it if it occurs `bound` times; `places` are those where it once began.
+
+        Returns how often it occurs, where, and where the pairs begin that came to be.
+        """
+        born = np.empty(2 * places.size, np.int64)
+        total, count, births = bpe_merge(
+            places, born, self.ids, self.left, self.right, self.times, first, second, new, bound
+        )
+        if births:
+            self.missing[new] = self.missing[first] + self.missing[second]
+        return total, places[:count], born[:births]
+
+    def pairs(self, places: Array) -> list[tuple[int, int, int, Array]]:
+        """Return (-count, first, second, its places) of each joinable pair that occurs twice at `places`."""
+        first, second = self.ids[places], self.ids[self.right[places]]
+        may_join = np.where(self.missing[first] == 0, self.missing[second] == 0, self.missing[second] < 0)
+        pair = (first.astype(np.int64) << 32 | second)[may_join]
+        order = np.argsort(pair, kind="stable")
+        pair, places = pair[order], places[may_join][order]
+        starts = np.flatnonzero(np.diff(pair, prepend=-1))
+        totals = np.add.reduceat(self.times[places], starts) if starts.size else starts
+        stops = np.append(starts[1:], pair.size)
+        often = totals > 1
+        found = (totals[often], pair[starts[often]], starts[often], stops[often])
+        return [
+            (-total, one >> 32, one & 0xFFFFFFFF, places[start:stop])
+            for total, one, start, stop in zip(*(part.tolist() for part in found), strict=True)
+        ]

@@ -121,7 +121,7 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def end_of_text(self) -> int: ...
-    def encode(self, text: str) -> Array: ...
+    def encode_all(self, texts: Sequence[str]) -> tuple[Array, list[int]]: ...
     def fingerprint(self) -> str: ...
 
 
@@ -130,15 +130,26 @@ def encode(tokenizer: Tokenizer, segments: Sequence[Segment]) -> tuple[Array, li
 
     end_of_text stands before the document and after every segment that carries loss.
     """
-    end = np.array([tokenizer.end_of_text], np.int32)
-    parts, silent, count = [end], [], 1
-    for segment in segments:
-        part = tokenizer.encode(segment.text)
-        parts.append(part)
-        count += part.size
-        if segment.carries_loss:
-            parts.append(end)
-            count += 1
-        else:
-            silent += [count - part.size, count]
-    return np.concatenate(parts), silent
+    tokens, silent, _ = encode_all(tokenizer, [segments])
+    return tokens, silent
+
+
+def encode_all(
+    tokenizer: Tokenizer, documents: Sequence[Sequence[Segment]]
+) -> tuple[Array, list[int], list[int]]:
+    """Return what `encode` does, of documents that follow each other, and where each of them ends."""
+    ids, ends = tokenizer.encode_all([segment.text for segments in documents for segment in segments])
+    marks: list[int] = []  # where in `ids` an end_of_text is to be put
+    silent: list[int] = []
+    stops: list[int] = []
+    begin, following = 0, iter(ends)
+    for segments in documents:
+        marks.append(begin)
+        for segment, end in zip(segments, following, strict=False):
+            if segment.carries_loss:
+                marks.append(end)
+            else:
+                silent += [begin + len(marks), end + len(marks)]
+            begin = end
+        stops.append(begin + len(marks))
+    return np.insert(ids, marks, tokenizer.end_of_text), silent, stops

@@ -1,31 +1,39 @@
 """The bytes of a file become strings and JSON values, or an error that names the place.
 
-Files are UTF-8; a byte order mark is dropped. Text is read piece by piece, so it may be larger than memory;
-of JSON lines one is in memory at a time. Order: the error, plain text, JSON.
+Files are UTF-8; a byte order mark is dropped. They are read piece by piece, so they may be larger than
+memory; of JSON one line, or one entry of an array, is held at a time. Whoever reads is told how many bytes
+each read has brought. Order: the error, plain text, JSON.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tinyllm.text.bpe import last_safe_cut
 
-PIECE = 1 << 20  # bytes of a text that are read at once
-LONGEST_PIECE = 4 * PIECE  # characters after which a text is cut even if no cut is safe
+PIECE = 1 << 18  # bytes that are read at once
+LONGEST_PIECE = 1 << 22  # characters after which a text is cut even if no cut is safe
+LONGEST_WORD = 16  # characters that JSON's grammar looks at together: -Infinity, \\ud83d
+Told = Callable[[int], None]
+
+
+_DECODER = json.JSONDecoder()
+_SIGN = re.compile(r"[^ \t\n\r]")
 
 
 class DataError(ValueError):
     """A text cannot be used; names the file, the place, what was found and what is expected."""
 
 
-def pieces(file: Path) -> Iterator[str]:
+def pieces(file: Path, told: Told) -> Iterator[str]:
     """Yield a text, CRLF made LF, in pieces that are cut where it changes no token of BPE."""
     rest = ""
-    for read in _decoded(file):
+    for read in _decoded(file, told):
         rest += read
         cut = last_safe_cut(rest) or (len(rest) if len(rest) > LONGEST_PIECE else 0)
         if cut:
@@ -35,11 +43,11 @@ def pieces(file: Path) -> Iterator[str]:
         yield rest
 
 
-def paragraphs(file: Path) -> Iterator[str]:
+def paragraphs(file: Path, told: Told) -> Iterator[str]:
     """Yield what stands between the blank lines of a text, CRLF made LF."""
     lines: list[str] = []
     rest = ""
-    for read in _decoded(file):
+    for read in _decoded(file, told):
         *complete, rest = (rest + read).split("\n")
         for line in complete:
             if line and not line.isspace():
@@ -53,12 +61,13 @@ def paragraphs(file: Path) -> Iterator[str]:
         yield "\n".join(lines)
 
 
-def _decoded(file: Path) -> Iterator[str]:
+def _decoded(file: Path, told: Told) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     with file.open("rb") as source:
         position, held = _skip_mark(source), ""
         while True:
             read = source.read(PIECE)
+            told(len(read))
             waiting = len(decoder.getstate()[0])  # bytes of a character that the last read cut
             try:
                 text = held + decoder.decode(read, final=not read)
@@ -71,21 +80,89 @@ def _decoded(file: Path) -> Iterator[str]:
                 return
 
 
-def json_array(file: Path) -> Iterator[tuple[int, Any]]:
+def json_array(file: Path, told: Told) -> Iterator[tuple[int, Any]]:
     """Yield (number from 1, entry) of a file that is one JSON array."""
-    with file.open("rb") as source:
-        position = _skip_mark(source)
-        entries = _parsed(source.read(), file, position, line=1)
-    if not isinstance(entries, list):
-        raise DataError(f"{file}: found {described(entries)}, expected an array of entries")
-    yield from enumerate(entries, 1)
+    text = _Json(file, told)
+    if text.next_sign() != "[":
+        raise DataError(f"{file}: found {described(text.value())}, expected an array of entries")
+    text.at += 1
+    sign, number = text.next_sign(), 0
+    text.at += sign == "]"
+    while sign != "]":
+        number += 1
+        yield number, text.value()
+        sign = text.next_sign()
+        if sign not in (",", "]"):
+            raise text.error("Expecting ',' delimiter", text.at)
+        text.at += 1
+    if text.next_sign():
+        raise text.error("Extra data", text.at)
 
 
-def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
+class _Json:
+    """JSON text of which only what is being read is in memory."""
+
+    def __init__(self, file: Path, told: Told) -> None:
+        self.file, self._source = file, _decoded(file, told)
+        self.held, self.at = "", 0
+        self._line, self._column = 1, 1  # of the first character held
+
+    def next_sign(self) -> str:
+        """Move to the next character that is no white space, and return it; at the end nothing."""
+        while (found := _SIGN.search(self.held, self.at)) is None:
+            self.at = len(self.held)
+            if not self._read_on():
+                return ""
+        self.at = found.start()
+        return found[0]
+
+    def value(self) -> Any:
+        """Return the value that comes next, and move behind it."""
+        self.next_sign()
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.held, self.at)
+            except json.JSONDecodeError as error:
+                # Is it wrong, or only cut by the end of what is held?
+                cut = error.msg.startswith("Unterminated") or error.pos > len(self.held) - LONGEST_WORD
+                if not cut or not self._read_on():
+                    raise self.error(error.msg, error.pos) from None
+            except (RecursionError, ValueError) as error:  # nested too deep, a number of thousands of digits
+                line, _ = self._place(self.at)
+                raise _unreadable(self.file, line, error) from None
+            else:
+                if end <= len(self.held) - LONGEST_WORD or not self._read_on():  # 1 may go on as 1.5 or 1e+5
+                    self.at = end
+                    return value
+
+    def error(self, message: str, position: int) -> DataError:
+        """Return the error that names this position."""
+        line, column = self._place(position)
+        return DataError(f"{self.file}: line {line}, column {column}: found no valid JSON: {message}")
+
+    def _place(self, position: int) -> tuple[int, int]:
+        lines = self.held.count("\n", 0, position)
+        before = self.held.rfind("\n", 0, position)
+        return self._line + lines, position - before if lines else self._column + position
+
+    def _read_on(self) -> bool:
+        """Hold at least twice of what is still to be read; return whether there was more of it."""
+        parts, size = [self.held[self.at :]], 0
+        while size <= len(parts[0]) and (read := next(self._source, None)) is not None:
+            parts.append(read)
+            size += len(read)
+        if size:
+            self._line, self._column = self._place(self.at)
+            self.held, self.at = "".join(parts), 0
+        return size > 0
+
+
+def json_lines(file: Path, told: Told) -> Iterator[tuple[int, Any]]:
     """Yield (line number from 1, entry) of a file with one JSON value per line; blank lines are none."""
     with file.open("rb") as source:
         position = _skip_mark(source)
         for number, line in enumerate(source, 1):
+            told(len(line))
             if line.strip():
                 # Without its end, or an error at the end would be told of the next line.
                 yield number, _parsed(line.rstrip(), file, position, number)
@@ -102,8 +179,8 @@ def _parsed(content: bytes, file: Path, position: int, line: int) -> Any:
         raise DataError(
             f"{file}: line {line + error.lineno - 1}, column {error.colno}: found no valid JSON: {error.msg}"
         ) from None
-    except (RecursionError, ValueError) as error:  # nested too deep, or a number of thousands of digits
-        raise DataError(f"{file}: line {line}: found JSON that cannot be read: {error}") from None
+    except (RecursionError, ValueError) as error:  # nested too deep, a number of thousands of digits
+        raise _unreadable(file, line, error) from None
 
 
 def described(value: Any) -> str:
@@ -118,6 +195,10 @@ def described(value: Any) -> str:
 def _skip_mark(source: BinaryIO) -> int:
     """Move behind the byte order mark, if there is one, and return the position."""
     return source.seek(3 if source.read(3) == codecs.BOM_UTF8 else 0)
+
+
+def _unreadable(file: Path, line: int, error: Exception) -> DataError:
+    return DataError(f"{file}: line {line}: found JSON that cannot be read: {error}")
 
 
 def _not_utf8(file: Path, position: int, error: UnicodeDecodeError) -> DataError:

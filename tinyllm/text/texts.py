@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinyllm.text.dialogue import ROLES, Segment, Turn, parse, render, stripped
-from tinyllm.text.files import DataError, described, json_array, json_lines, paragraphs, pieces
+from tinyllm.text.files import DataError, Told, described, json_array, json_lines, paragraphs, pieces
 
 SUFFIXES = (".txt", ".json", ".jsonl")
+Progress = Callable[[int, int], None]
 
 
 class Text(NamedTuple):
@@ -38,24 +40,28 @@ class Texts:
 
     Of a folder, the files with a known suffix are read in natural order (a2 before a10), its subfolders are
     not. With `dialogues`, plain strings are parsed as conversations; with `documents`, .txt files are split
-    at blank lines. After an iteration, `notices` says what was left out or not understood. Iterating raises
-    DataError for anything that cannot be read, and for a path without any text.
+    at blank lines. After an iteration, `notices` says what was left out or not understood. While it goes on,
+    `progress` is told how many bytes of how many are read. Iterating raises DataError for anything that
+    cannot be read, and for a path without any text.
     """
 
     def __init__(self, paths: Sequence[Path], *, dialogues: bool, documents: bool) -> None:
         self.paths, self.dialogues, self.documents = tuple(paths), dialogues, documents
         self.notices: list[str] = []
+        self.progress: Progress = lambda done, total: None
         self._unmarked = 0
 
     def __iter__(self) -> Iterator[Text]:
         self.notices, self._unmarked = [], 0
         if not self.paths:
             raise DataError("no text: expected at least one file or folder")
-        for path in self.paths:
+        files = [self._files(path) for path in self.paths]
+        told = self._told(sum(file.stat().st_size for inside in files for file in inside))
+        for path, inside in zip(self.paths, files, strict=True):
             empty_path = True
-            for file in self._files(path):
+            for file in inside:
                 empty_file = True
-                for text in self._read(file):
+                for text in self._read(file, told):
                     empty_path = empty_file = False
                     yield text
                 if empty_file:
@@ -67,6 +73,17 @@ class Texts:
                 f"{self._unmarked} entries are no conversation (用户：…助手：… or User: … Assistant: …): "
                 f"they are learnt as plain text"
             )
+
+    def _told(self, total: int) -> Told:
+        """Return what sums the bytes of each read, and tells `progress`."""
+        done = 0
+
+        def told(count: int) -> None:
+            nonlocal done
+            done += count
+            self.progress(done, total)
+
+        return told
 
     def _files(self, path: Path) -> list[Path]:
         if path.is_dir():
@@ -87,17 +104,17 @@ class Texts:
             )
         return [path]
 
-    def _read(self, file: Path) -> Iterator[Text]:
+    def _read(self, file: Path, told: Told) -> Iterator[Text]:
         suffix = file.suffix.lower()
         if suffix == ".txt" and not (self.documents or self.dialogues):
-            yield from _stream(file)
+            yield from _stream(file, told)
             return
         if suffix == ".txt":
-            documents = (self._plain(paragraph) for paragraph in paragraphs(file))
+            documents = (self._plain(paragraph) for paragraph in paragraphs(file, told))
         elif suffix == ".json":
-            documents = (self._entry(entry, f"{file}: entry {i}") for i, entry in json_array(file))
+            documents = (self._entry(entry, f"{file}: entry {i}") for i, entry in json_array(file, told))
         else:
-            documents = (self._entry(entry, f"{file}: line {i}") for i, entry in json_lines(file))
+            documents = (self._entry(entry, f"{file}: line {i}") for i, entry in json_lines(file, told))
         for segments in documents:
             if segments:
                 yield Text(segments)
@@ -132,9 +149,9 @@ def natural(path: Path) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
-def _stream(file: Path) -> Iterator[Text]:
+def _stream(file: Path, told: Told) -> Iterator[Text]:
     held = ""
-    for piece in pieces(file):
+    for piece in pieces(file, told):
         if held:
             yield Text((Segment(held),), ends=False, stream=True)
         held = piece
@@ -152,20 +169,37 @@ def _turn(message: Any, where: str) -> Turn:
     raise DataError(f"{where}: found the message {described(message)}, expected strings role and content")
 
 
-def digest(texts: Iterable[Text]) -> str:
-    """Return the SHA-256 of the documents, in hexadecimal, however they are cut into pieces.
+class Digest:
+    """The SHA-256 of documents, however they are cut into pieces.
 
     The marks between documents and segments are bytes that UTF-8 never uses.
     """
-    sha = hashlib.sha256()
-    for text in texts:
-        for segment in text.segments:
-            sha.update(segment.text.encode("utf-8", "surrogatepass"))
-            if not text.stream:
-                sha.update(b"\xff" if segment.carries_loss else b"\xfe")
-        if text.ends:
-            sha.update(b"\xfd")
-    return sha.hexdigest()
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def of(self, texts: Iterable[Text]) -> Iterator[Text]:
+        """Yield the texts, and add them."""
+        sha = self._sha
+        for text in texts:
+            for segment in text.segments:
+                sha.update(segment.text.encode("utf-8", "surrogatepass"))
+                if not text.stream:
+                    sha.update(b"\xff" if segment.carries_loss else b"\xfe")
+            if text.ends:
+                sha.update(b"\xfd")
+            yield text
+
+    def hexadecimal(self) -> str:
+        """Return the digest of all that was added."""
+        return self._sha.hexdigest()
+
+
+def digest(texts: Iterable[Text]) -> str:
+    """Return the `Digest` of all texts, in hexadecimal."""
+    whole = Digest()
+    deque(whole.of(texts), maxlen=0)
+    return whole.hexadecimal()
 
 
 def strings(texts: Iterable[Text], longest: int = 1 << 16) -> Iterator[str]:

@@ -10,31 +10,31 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import sys
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tinyllm.kernels import LONGEST_CHUNK, bpe_encode, merge_table
 from tinyllm.text.bpe import (
-    LONGEST_CHUNK,
     SPLIT_VERSION,
     Pair,
-    apply_merges,
     count_chunks,
+    is_whole,
     joinable,
+    kinds_of_characters,
     learn_merges,
-    split,
 )
 
 Ids = npt.NDArray[np.int32]
 
 LARGEST_VOCABULARY = 1 << 20
-CACHED_CHUNKS = 1 << 17  # some 30 MB
 _NO_TEXT = "found no text to train the tokenizer on; expected at least one character"
 
 
@@ -48,8 +48,8 @@ class Tokenizer(ABC):
     pieces: tuple[bytes, ...]  # what each id stands for, in UTF-8; the last, the end of a text, is empty
 
     @abstractmethod
-    def encode(self, text: str) -> Ids:
-        """Return the ids of `text`, int32, shape (number of tokens,)."""
+    def encode_all(self, texts: Sequence[str]) -> tuple[Ids, list[int]]:
+        """Return the ids of all `texts`, int32 (n,), and where those of each text end."""
 
     @abstractmethod
     def document(self) -> dict[str, Any]:
@@ -64,6 +64,10 @@ class Tokenizer(ABC):
     def end_of_text(self) -> int:
         """The last id: the end of a text."""
         return len(self.pieces) - 1
+
+    def encode(self, text: str) -> Ids:
+        """Return the ids of `text`, int32 (n,)."""
+        return self.encode_all([text])[0]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> str:
         """Return the text of `ids`: `decode(encode(text)) == text`, for every text `encode` takes.
@@ -147,15 +151,29 @@ class BPETokenizer(Tokenizer):
         object.__setattr__(self, "pieces", (*pieces, b""))
 
     @cached_property
-    def _encoded(self) -> _EncodedChunks:
-        return _EncodedChunks(self.merges)
+    def _tables(self) -> tuple[Ids, ...]:
+        """What `bpe_encode` knows of characters and merges."""
+        characters = np.full(sys.maxunicode + 1, -1, np.int32)
+        for i, piece in enumerate(self.pieces[:-1]):
+            if len(piece) <= 4 and is_whole(piece):
+                text = piece.decode("utf-8", "surrogatepass")
+                if len(text) == 1:
+                    characters[ord(text)] = i
+        pairs = np.array(self.merges, np.int64).reshape(-1, 2)
+        return kinds_of_characters(), characters, merge_table(pairs[:, 0], pairs[:, 1])
 
-    def encode(self, text: str) -> Ids:
-        """Return the ids of `text`; any string at all can be encoded.
+    def encode_all(self, texts: Sequence[str]) -> tuple[Ids, list[int]]:
+        """Return the ids of the texts, each encoded by itself; any string at all can be encoded.
 
         Text may be encoded in parts if it is cut as `tinyllm.text.bpe.last_safe_cut` says.
         """
-        return np.frombuffer(bytearray().join(map(self._encoded.__getitem__, split(text))), np.int32)
+        joined = "".join(texts)
+        ids = np.empty(len(joined.encode("utf-8", "surrogatepass")), np.int32)
+        ends = np.empty(len(texts), np.int64)
+        stops = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        bpe_encode(ids, ends, _code_points(joined), stops, *self._tables)
+        found: list[int] = ends.tolist()
+        return ids[: found[-1]] if found else ids, found
 
     def document(self) -> dict[str, Any]:
         """Return {"kind": "bpe", "split": 1, "merges": [first, second, first, second, ...]}."""
@@ -164,27 +182,6 @@ class BPETokenizer(Tokenizer):
             "split": SPLIT_VERSION,
             "merges": [part for pair in self.merges for part in pair],
         }
-
-
-class _EncodedChunks(dict[str, bytes]):
-    """Chunk -> its ids as the bytes of an int32 array: text repeats itself, so most chunks are known."""
-
-    def __init__(self, merges: Sequence[Pair]) -> None:
-        self._merges = {pair: 256 + i for i, pair in enumerate(merges)}
-        self._characters: dict[str, list[int]] = {}
-
-    def __missing__(self, chunk: str) -> bytes:
-        if len(self) >= CACHED_CHUNKS:
-            self.clear()
-        ids: list[int] = []
-        for character in chunk:
-            known = self._characters.get(character)
-            if known is None:
-                known = apply_merges(list(character.encode("utf-8", "surrogatepass")), self._merges)
-                self._characters[character] = known
-            ids += known
-        self[chunk] = encoded = array("i", apply_merges(ids, self._merges)).tobytes()
-        return encoded
 
 
 @dataclass(frozen=True)
@@ -205,12 +202,13 @@ class CharTokenizer(Tokenizer):
         object.__setattr__(self, "pieces", (*pieces, b""))
 
     @cached_property
-    def _codes(self) -> npt.NDArray[np.uint32]:
-        return np.array(self.characters, np.uint32)
+    def _codes(self) -> Ids:
+        return np.array(self.characters, np.int32)
 
-    def encode(self, text: str) -> Ids:
+    def encode_all(self, texts: Sequence[str]) -> tuple[Ids, list[int]]:
         """Return one id per character; TokenizerError for a character the training texts did not have."""
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        text = "".join(texts)
+        codes = _code_points(text)
         ids = np.searchsorted(self._codes, codes).astype(np.int32)
         known = self._codes[np.minimum(ids, len(self._codes) - 1)] == codes
         if not known.all():
@@ -221,7 +219,7 @@ class CharTokenizer(Tokenizer):
                 f"characters of the training texts. Leave it out, or train with --tokenizer bpe, which "
                 f"encodes any text"
             )
-        return ids
+        return ids, list(accumulate(map(len, texts)))
 
     def document(self) -> dict[str, Any]:
         """Return {"kind": "char", "characters": [code points, ascending]}."""
@@ -252,6 +250,10 @@ def train_char(texts: Iterable[str]) -> CharTokenizer:
     if not characters:
         raise TokenizerError(_NO_TEXT)
     return CharTokenizer(tuple(sorted(map(ord, characters))))
+
+
+def _code_points(text: str) -> Ids:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<i4")
 
 
 def _integers(document: dict[str, Any], name: str, fields: set[str]) -> list[int]:

@@ -10,20 +10,26 @@ Document d is tokens[starts[d]:starts[d + 1]]. Order: Tokens, reading, writing.
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from array import array
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from tinyllm.arena import Array
-from tinyllm.text.dialogue import Tokenizer, encode
-from tinyllm.text.texts import Text
+from tinyllm.text.dialogue import Tokenizer, encode_all
+from tinyllm.text.texts import Digest, Text
 
 FORMAT = "tinyllm tokens 1"
 HEADER = 4096  # bytes: tokens begin on a page
+GROUP = 1 << 17  # characters of documents that are encoded at once
+THREADS = min(4, os.cpu_count() or 1)  # that encode; what they make does not depend on their number
+Encoded = tuple[Array, list[int], list[int]]  # tokens, begin and end of those without loss, ends of documents
 
 
 class Tokens(NamedTuple):
@@ -36,14 +42,15 @@ class Tokens(NamedTuple):
     starts: Array  # (D + 1,) int64
     silent: Array  # (2 S,) int64: begin and end of each run of tokens without loss
     streams: Array  # (D,) bool: is the document a stream
+    made_of: dict[str, str]  # digest of the texts, fingerprint of the tokenizer
 
 
-def load(path: Path, made_of: dict[str, str]) -> Tokens | None:
-    """Return the tokens in the file, or None if it is missing, damaged, or made of something else."""
+def load(path: Path) -> Tokens | None:
+    """Return the tokens in the file, or None if it is missing or damaged."""
     try:
         raw: Array = np.memmap(path, np.uint8, "r").view(np.ndarray)
         header = json.loads(raw[:HEADER].tobytes())
-        if header["format"] != FORMAT or header["made_of"] != made_of:
+        if header["format"] != FORMAT:
             return None
         parts, stop = [], HEADER
         for dtype, count in header["parts"]:
@@ -53,26 +60,28 @@ def load(path: Path, made_of: dict[str, str]) -> Tokens | None:
         if zlib.crc32(raw[HEADER:].data) != header["crc32"]:
             return None
         tokens, starts, silent, streams = parts
-        return Tokens(tokens, starts, silent, streams.view(np.bool_))
+        made_of = {name: str(header["made_of"][name]) for name in ("texts", "tokenizer")}
+        return Tokens(tokens, starts, silent, streams.view(np.bool_), made_of)
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def write(path: Path, texts: Iterable[Text], tokenizer: Tokenizer, made_of: dict[str, str]) -> None:
-    """Write the tokens of `texts` to the file, which appears when it is complete.
+def write(path: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
+    """Write the tokens of `texts`, iterated once, to the file, which appears when it is complete.
 
-    In memory are one Text at a time, 9 bytes per document and 16 per prompt. There is no fsync: a file that a
-    crash tore fails its checksum and is made again.
+    In memory are a few pieces of text at a time, 9 bytes per document and 16 per prompt. There is no fsync:
+    a file that a crash tore fails its checksum and is made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
-            body = _Body(file)
-            starts, silent, streams = _write_tokens(body, texts, tokenizer)
+            body, digest = _Body(file), Digest()
+            starts, silent, streams = _write_tokens(body, digest.of(texts), tokenizer)
             body.write(np.frombuffer(starts, "<i8"))
             body.write(np.frombuffer(silent, "<i8"))
             body.write(np.frombuffer(streams, "|u1"))
+            made_of = {"texts": digest.hexadecimal(), "tokenizer": tokenizer.fingerprint()}
             header = {"format": FORMAT, "made_of": made_of, "parts": body.parts, "crc32": body.crc32}
             file.seek(0)
             file.write(json.dumps(header).encode().ljust(HEADER - 1) + b"\n")
@@ -112,23 +121,60 @@ def _write_tokens(
 ) -> tuple[array[int], array[int], bytearray]:
     """Write the tokens and return starts, silent and streams."""
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
-    end = np.array([tokenizer.end_of_text], np.int32)
-    starts, silent, streams, count, opens = array("q", [0]), array("q"), bytearray(), 0, True
+    starts, silent, streams, count = array("q", [0]), array("q"), bytearray(), 0
     body.write(np.empty(0, dtype))
-    for text in texts:
-        if text.stream:
-            parts = (
-                [end] * opens
-                + [tokenizer.encode(segment.text) for segment in text.segments]
-                + [end] * text.ends
-            )
-            tokens = np.concatenate(parts)
-        else:
-            tokens, without_loss = encode(tokenizer, text.segments)
-            silent.extend(count + i for i in without_loss)
+    for stream, (tokens, without_loss, stops) in _encoded(texts, tokenizer):
         body.go_on(tokens)
-        count, opens = count + tokens.size, text.ends
-        if text.ends:
-            starts.append(count)
-            streams.append(text.stream)
+        silent.extend(count + i for i in without_loss)
+        starts.extend(count + i for i in stops)
+        streams += bytes([stream]) * len(stops)
+        count += tokens.size
     return starts, silent, streams
+
+
+def _encoded(texts: Iterable[Text], tokenizer: Tokenizer) -> Iterator[tuple[bool, Encoded]]:
+    """Yield the tokens of all texts in order, and whether they are of a stream.
+
+    Some threads encode ahead of what is written, so that reading, encoding and writing go side by side.
+    """
+    waiting: deque[tuple[bool, Future[Encoded]]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for group, opens in _groups(texts):
+            if group[0].stream:
+                future = pool.submit(_encode_stream, tokenizer, group, opens)
+            else:
+                future = pool.submit(encode_all, tokenizer, [text.segments for text in group])
+            waiting.append((group[0].stream, future))
+            if len(waiting) > THREADS:
+                stream, future = waiting.popleft()
+                yield stream, future.result()
+        for stream, future in waiting:
+            yield stream, future.result()
+
+
+def _groups(texts: Iterable[Text]) -> Iterator[tuple[list[Text], bool]]:
+    """Yield texts of one kind that are long enough to be worth a task, and whether they begin a text."""
+    group: list[Text] = []
+    size, opens = 0, True
+    for text in texts:
+        if group and (size >= GROUP or text.stream != group[0].stream):
+            yield group, opens
+            opens, group, size = group[-1].ends, [], 0
+        group.append(text)
+        size += sum(len(segment.text) for segment in text.segments)
+    if group:
+        yield group, opens
+
+
+def _encode_stream(tokenizer: Tokenizer, pieces: Sequence[Text], opens: bool) -> Encoded:
+    """Return the tokens of pieces of streams: end_of_text stands before and after each stream."""
+    ids, ends = tokenizer.encode_all(["".join(s.text for s in piece.segments) for piece in pieces])
+    marks: list[int] = []
+    stops: list[int] = []
+    begin = 0
+    for piece, end in zip(pieces, ends, strict=True):
+        marks += [begin] * opens + [end] * piece.ends
+        if piece.ends:
+            stops.append(end + len(marks))
+        begin, opens = end, piece.ends
+    return np.insert(ids, marks, tokenizer.end_of_text), [], stops
