@@ -2,13 +2,13 @@
 
 A phase is cut into parts; whoever is free takes the next. A phase is over when all its parts are done, not
 when all ranks have come: a rank that is late, or never begins because it was interrupted, holds nobody up.
-With NUMBA_DISABLE_JIT=1 one rank is all there may be.
+With NUMBA_DISABLE_JIT=1 there may be one rank only.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -18,6 +18,31 @@ from numba.extending import intrinsic, overload
 from .jit import Array, jit
 
 SPINS = 2000  # looks before the core is offered to others: a few microseconds
+
+
+@jit
+def take(counters: Array) -> int:
+    """Return the number of a part that nobody else takes; at the end of the phase, one there is no part for.
+
+    counters (2,) int64, zero before the phase: parts taken, parts done.
+    """
+    return add_and_read(counters[:1], 1)
+
+
+@jit
+def done(counters: Array) -> None:
+    """Say that a part that was taken is done, and all it wrote may be read."""
+    add_and_read(counters[1:], 1)
+
+
+@jit
+def await_all(counters: Array, parts: int) -> None:
+    """Return when all parts of the phase are done."""
+    looks = 0
+    while add_and_read(counters[1:], 0) < parts:
+        looks += 1
+        if looks > SPINS:
+            give_way()
 
 
 def add_and_read(counter: Array, amount: int) -> int:
@@ -32,6 +57,14 @@ def give_way() -> None:
     os.sched_yield()
 
 
+@overload(add_and_read)
+def _add_and_read(counter: Any, amount: Any) -> Callable[[Any, Any], Any]:
+    def call(counter: Any, amount: Any) -> Any:
+        return _fetch_add(counter, amount)  # type: ignore[call-arg]  # Numba supplies its own first argument
+
+    return call
+
+
 @intrinsic
 def _fetch_add(_: Any, counter: Any, amount: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -41,10 +74,10 @@ def _fetch_add(_: Any, counter: Any, amount: Any) -> Any:
     return types.int64(counter, types.int64), emit
 
 
-@overload(add_and_read)
-def _add_and_read(counter: Any, amount: Any) -> Callable[[Any, Any], Any]:
-    def call(counter: Any, amount: Any) -> Any:
-        return _fetch_add(counter, amount)  # type: ignore[call-arg]  # Numba supplies its own first argument
+@overload(give_way)
+def _give_way() -> Callable[[], None]:
+    def call() -> None:
+        _sched_yield()  # type: ignore[call-arg]
 
     return call
 
@@ -58,30 +91,3 @@ def _sched_yield(_: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(), emit
-
-
-@overload(give_way)
-def _give_way() -> Callable[[], None]:
-    def call() -> None:
-        _sched_yield()  # type: ignore[call-arg]
-
-    return call
-
-
-@jit
-def shares(counters: Array, parts: int) -> Iterator[int]:
-    """Yield the numbers below `parts`, each to one rank; end when all of them are done.
-
-    counters (2,) int64, zero before the phase: parts taken, parts done.
-    """
-    taken, done = counters[:1], counters[1:]
-    part = add_and_read(taken, 1)
-    while part < parts:
-        yield part
-        add_and_read(done, 1)
-        part = add_and_read(taken, 1)
-    spins = 0
-    while add_and_read(done, 0) < parts:
-        spins += 1
-        if spins > SPINS:
-            give_way()
