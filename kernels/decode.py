@@ -9,6 +9,7 @@ alone or among others. Order: the kernel, then its parts in the order of use.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,11 @@ from .jit import Array, jit
 from .layernorm import EPSILON
 from .shares import await_all, done, take
 
-PART = 32  # outputs of a product that a rank takes at a time; fixed, because a vector loop's tail depends on it
-BIAS, STREAM, GELU, NOTHING = np.arange(4)  # no plain integers: Numba would compile `_linear` once for each
+PART = (
+    32  # outputs of a product that a rank takes at a time; fixed, because a vector loop's tail depends on it
+)
+THENS: Any = np.arange(4)  # no Python integers: Numba would compile `_linear` anew for each
+BIAS, STREAM, GELU, NOTHING = THENS
 
 
 @jit

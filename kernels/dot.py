@@ -15,11 +15,12 @@ from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils as untyped
 from numba.extending import intrinsic, overload
 
 from .jit import Array
 
+cgutils: Any = untyped
 LANES = 16  # a cache line of float32
 OUTPUTS, ROWS = 4, 2  # of a tile: 8 sums of LANES, which fit the registers of AVX2 too
 CONTRACT = ("contract",)  # a * b + c may be rounded once
@@ -50,7 +51,7 @@ def _emitted(_: Any, y: Any, x: Any, w: Any, start: Any, first: Any, stop: Any) 
             context.make_array(kind)(context, builder, argument)
             for kind, argument in zip(signature.args[:3], arguments[:3], strict=True)
         ]
-        _Emitter(builder, *views, *arguments[3:], size=y.dtype.bitwidth // 8).emit()
+        _Emitter(builder, y.dtype.bitwidth // 8, *views, *arguments[3:]).emit()
         return context.get_dummy_value()
 
     return types.none(y, x, w, types.int64, types.int64, types.int64), emit
@@ -60,7 +61,7 @@ class _Emitter:
     """Writes the loops: over tiles of outputs and rows, and in a tile over the row."""
 
     def __init__(
-        self, builder: Any, y: Any, x: Any, w: Any, start: Any, first: Any, stop: Any, size: int
+        self, builder: Any, size: int, y: Any, x: Any, w: Any, start: Any, first: Any, stop: Any
     ) -> None:
         self.builder, self.size, self.integer = builder, size, start.type
         self.y, self.x, self.w = y.data, x.data, builder.gep(w.data, [start])

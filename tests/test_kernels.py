@@ -16,7 +16,7 @@ from tinyllm import kernels
 from tinyllm.arena import Array
 from tinyllm.kernels import reference
 
-NOT_KERNELS = {"CACHE_DIR", "compile_all", "is_warm"}
+NOT_KERNELS = {"CACHE_DIR", "compile_all", "compile_decoding", "is_decoding_warm", "is_warm"}
 BIG_KEY = 2**63 + 0x123456789ABCDEF
 
 
