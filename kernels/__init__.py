@@ -35,6 +35,7 @@ __all__ = [
     "add_and_sum_squares",
     "add_bias_",
     "add_heads_",
+    "all_finite",
     "attention_backward",
     "attention_delta",
     "attention_forward",

@@ -27,9 +27,9 @@ CONTRACT = ("contract",)  # a * b + c may be rounded once
 
 
 def product(y: Array, x: Array, w: Array, start: int, first: int, stop: int) -> None:
-    """y[:, first:stop] = x (R, C) · W[first:stop]ᵀ, for use in kernels; W (., C) is w (size,) from `start` on.
+    """y[:, first:stop] = x (R, C) · W[first:stop]ᵀ, for use in kernels; W (., C) lies in w from `start` on.
 
-    All are C-contiguous, y (R, at least stop).
+    All are C-contiguous; y is (R, at least stop), w (size,).
     """
     C = x.shape[1]
     W = w[start + first * C : start + stop * C].reshape(-1, C)

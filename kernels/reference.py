@@ -283,7 +283,7 @@ def decode_(
     memory: Array, logits: Array, x: Array, y: Array, wide: Array, mix: Array, scores: Array, counters: Array,
     params: Array, places: Array, sequences: Array, positions: Array, rank: int,
 ) -> None:  # fmt: skip
-    """The whole model on R rows, of which each sees its own sequence up to its own place. Scratch is not used."""
+    """The whole model on R rows, of which each sees its sequence up to its place; scratch is not used."""
     C, D = x.shape[1], memory.shape[5]
 
     def tensor(block: int, i: int, *shape: int) -> Array:

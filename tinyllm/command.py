@@ -1,4 +1,4 @@
-"""What generate and chat share as programs: their streams, their exit codes, their model. Imports nothing heavy."""
+"""What generate and chat share as programs: streams, exit codes, the model. Imports nothing heavy."""
 
 from __future__ import annotations
 

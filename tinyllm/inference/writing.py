@@ -12,9 +12,9 @@ import numpy as np
 
 from tinyllm.arena import Array
 from tinyllm.inference.decode import Decoder
-from tinyllm.inference.sampling import distribution, draw
+from tinyllm.inference.sampling import draw, likely
 from tinyllm.inference.settings import Sampling
-from tinyllm.rng import generator
+from tinyllm.rng import uniform
 
 TOGETHER = 8  # texts: beyond, a token of one more costs nearly what it costs alone
 
@@ -43,8 +43,8 @@ class Text:
         """
         if self.count < self.at_least:
             logits[self.end] = -np.inf
-        chance = generator(self.address[0], "sample", *self.address[1:], self.count).random()
-        token = draw(distribution(logits, self.sampling, self.seen), chance)
+        chance = uniform(self.address[0], "sample", *self.address[1:], self.count)
+        token = draw(*likely(logits, self.sampling, self.seen), chance)
         if token == self.end:
             return None
         self.seen.add(token)
