@@ -20,6 +20,7 @@ from .batch import fill_batch
 from .bpe import KINDS, LONGEST_CHUNK, LONGEST_NUMBER, LONGEST_RUN, bpe_encode, bpe_merge, merge_table
 from .checksum import all_finite, crc32
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
+from .decode import decode_
 from .dropout import dropout_backward, dropout_forward
 from .embedding import embedding_backward, embedding_forward
 from .gelu import bias_gelu_backward, bias_gelu_forward
@@ -27,7 +28,7 @@ from .jit import CACHE_DIR
 from .layernorm import layernorm_backward, layernorm_forward
 from .norms import add_and_sum_squares, add_bias_, bias_backward, sum_squares
 from .residual_norm import residual_norm_backward, residual_norm_forward
-from .warm import compile_all, is_warm
+from .warm import compile_all, compile_decoding, is_decoding_warm, is_warm
 
 __all__ = [
     "CACHE_DIR",
@@ -49,15 +50,18 @@ __all__ = [
     "bpe_encode",
     "bpe_merge",
     "compile_all",
+    "compile_decoding",
     "copy_heads",
     "crc32",
     "cross_entropy_backward",
     "cross_entropy_forward",
+    "decode_",
     "dropout_backward",
     "dropout_forward",
     "embedding_backward",
     "embedding_forward",
     "fill_batch",
+    "is_decoding_warm",
     "is_warm",
     "layernorm_backward",
     "layernorm_forward",

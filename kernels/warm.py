@@ -24,6 +24,7 @@ from .batch import fill_batch
 from .bpe import bpe_encode, bpe_merge
 from .checksum import BLOCK_BYTES, all_finite, crc32
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
+from .decode import decode_
 from .dropout import dropout_forward
 from .embedding import embedding_backward, embedding_forward
 from .gelu import bias_gelu_backward, bias_gelu_forward
@@ -40,6 +41,21 @@ def _mark(directory: Path, dtype: npt.DTypeLike) -> Path:
 def is_warm(dtype: npt.DTypeLike = np.float32) -> bool:
     """Tell whether an earlier `compile_all` left its results on disk; if not, the next takes seconds."""
     return CACHE_DIR is not None and _mark(CACHE_DIR, dtype).exists()
+
+
+def is_decoding_warm(dtype: npt.DTypeLike = np.float32) -> bool:
+    """Tell whether an earlier `compile_decoding` left its result on disk."""
+    return CACHE_DIR is not None and _mark(CACHE_DIR, dtype).with_suffix(".decoding").exists()
+
+
+def compile_decoding(dtype: npt.DTypeLike = np.float32) -> None:
+    """Call the kernel that makes texts, on a model of one channel; training does without it."""
+    _, table, index, _, cube, *_ = _arguments(dtype)
+    memory, wide, params = np.ones((1, 2, 1, 1, 1, 1), dtype), np.ones((1, 4), dtype), np.ones(16, dtype)
+    counters, places = np.zeros((6, 2), np.int64), np.zeros((2, 12), np.int64)
+    decode_(memory, table, table, cube, wide, table, table, counters, params, places, index, index, 0)
+    if CACHE_DIR is not None:
+        _mark(CACHE_DIR, dtype).with_suffix(".decoding").touch()
 
 
 def compile_all(dtype: npt.DTypeLike = np.float32) -> None:

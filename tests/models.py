@@ -12,6 +12,7 @@ from tinyllm import model
 from tinyllm.arena import Array
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata
 from tinyllm.config import Config, ModelConfig
+from tinyllm.inference.weights import Weights
 from tinyllm.layers import dropout
 from tinyllm.schedule import Schedule
 from tinyllm.state import TrainState, Workspace, layout_of
@@ -21,17 +22,16 @@ V = 11
 KNOWN = "用户助手嗨天气UserAsitan: \n"  # the characters that a chat with a `chain_of` needs
 
 
-def random_model(
+def random_weights(
     config: ModelConfig, seed: int, dtype: npt.DTypeLike = np.float32, vocab: int = V
-) -> model.Params:
+) -> Weights:
     """Return parameters far from their initial values, biases and gains included."""
     layout = layout_of(config, vocab)
     row = np.zeros(layout.size, dtype)
     rng = np.random.default_rng(seed)
     for view in layout.named(row).values():
         view[...] = 0.7 * rng.standard_normal(view.shape)
-    p: model.Params = layout.views(row)
-    return p
+    return Weights.of(config, layout, row)
 
 
 def full_logits(config: ModelConfig, p: model.Params, tokens: Array) -> Array:
@@ -82,7 +82,7 @@ def chain_of(texts: str, more: str = "") -> TrainState:
 
 
 def random_state(config: ModelConfig, tokenizer: Tokenizer, seed: int = 0) -> TrainState:
-    """Return a state with `random_model`'s parameters."""
+    """Return a state with `random_weights`' parameters."""
     state = TrainState.fresh(Config(model=config), tokenizer, Schedule(1e-3, 1e-4, 0, 0, 1), ("pretraining",))
     rng = np.random.default_rng(seed)
     for view in state.layout.named(state.rows[0]).values():

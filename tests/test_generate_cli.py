@@ -109,7 +109,7 @@ def test_the_same_seed_draws_the_same_text_and_another_another(wild):
 
 def test_beams_write_the_best_text_that_the_search_finds(wild):
     model = load(wild)
-    best = beam_search(model.params, model.config, model.prompt("hi"), 256, 3, 5)[0]
+    best = beam_search(model.weights, model.prompt("hi"), 256, 3, 5)[0]
     expected = model.tokenizer.decode(best.tokens) + "\n"
     assert run(wild, "--prompt=hi", "--beams=3", "--max-tokens=5")[1] == expected
 

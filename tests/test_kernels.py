@@ -16,7 +16,9 @@ from tinyllm import kernels
 from tinyllm.arena import Array
 from tinyllm.kernels import reference
 
-NOT_KERNELS = {name for name in kernels.__all__ if name.isupper()} | {"compile_all", "is_warm", "merge_table"}
+NOT_KERNELS = {name for name in kernels.__all__ if name.isupper()} | {
+    "compile_all", "compile_decoding", "is_decoding_warm", "is_warm", "merge_table",
+}  # fmt: skip
 BIG_KEY = 2**63 + 0x123456789ABCDEF
 
 
@@ -140,6 +142,27 @@ class Draw:
         bound = int(times[:-1][found].sum()) + int(self.rng.random() < 0.2)
         return places, np.full(2 * n, -7), ids, left, right, times, first, second, 300, bound
 
+    def decode(self) -> tuple[Any, ...]:
+        """A model of some blocks, sequences that hold something, and rows that come next to it."""
+        L, B, H, D, T, V = 2, self.B, min(self.H, 3), self.C, self.T, self.V
+        C, R = H * D, int(self.rng.integers(1, min(B * T, 9) + 1))
+        places = np.zeros((L + 1, 12), np.int64)
+        widths = [1, 1, 3 * C, 3, C, 1, 1, 1, 4 * C, 4, 4 * C, 1]  # of each tensor, in rows of C
+        sizes = np.array([*widths * L, 1, 1, V], np.int64) * C
+        places.flat[: sizes.size] = sizes.cumsum() - sizes
+        # Rows of one sequence follow one another; where each sequence stands is drawn.
+        starts, sequences = self.rng.integers(0, T, B), np.sort(self.rng.integers(0, B, R))
+        positions = starts[sequences] + [r - int(np.searchsorted(sequences, sequences[r])) for r in range(R)]
+        fit = positions < T
+        sequences, positions = sequences[fit].astype(np.int32), positions[fit].astype(np.int32)
+        R = len(sequences)
+        logits = self.poison(int(self.rng.integers(1, R + 1)), V)
+        scratch = (self.normal(1, R, C), self.normal(R, 4 * C), self.normal(R, C), self.normal(1, T))
+        params = 0.5 * self.normal(int(sizes.sum()))
+        counters = np.zeros((5 * L + 1, 2), np.int64)
+        memory = self.normal(L, 2, B, H, T, D)
+        return memory, logits, self.normal(R, C), *scratch, counters, params, places, sequences, positions, 0
+
     def layernorm(self) -> tuple[Array, Array, Array, Array]:
         """x, gain, mean, rstd as the forward pass leaves them."""
         x, mean, rstd = self.normal(self.N, self.C), self.poison(self.N), self.poison(self.N)
@@ -174,6 +197,7 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "bpe_encode": lambda d: d.texts(),
     "bpe_merge": lambda d: d.words(),
     "cross_entropy_forward": lambda d: (np.full(d.N, np.nan), 4 * d.normal(d.N, d.V), d.targets),
+    "decode_": lambda d: d.decode(),
     "dropout_backward": lambda d: (d.poison(d.N, d.C), d.normal(d.N, d.C), 7, 2**32 - d.N, 0.3),
     "dropout_forward": lambda d: (d.poison(d.N, d.C), d.normal(d.N, d.C), BIG_KEY, 5, 0.3),
     "embedding_backward": lambda d: (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from tests.models import chain_of, saved
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy, export_weights
-from tinyllm.inference import language_model
+from tinyllm.inference import writing
 from tinyllm.inference.language_model import LanguageModel, begins_texts, load
 from tinyllm.inference.settings import GREEDY
 
@@ -79,7 +81,7 @@ def test_a_prompt_begins_with_end_of_text_unless_training_saw_streams_only(sourc
     }
     assert begins_texts(document) == begins
     state = chain_of("ab")
-    model = LanguageModel(state.layout.views(state.rows[0]), state.config.model, state.tokenizer, begins)
+    model = dataclasses.replace(LanguageModel.of(state), begins_texts=begins)
     end = state.tokenizer.end_of_text
     np.testing.assert_array_equal(model.prompt("ab"), [end, 0, 1] if begins else [0, 1])
     np.testing.assert_array_equal(model.prompt(""), [end])
@@ -89,18 +91,18 @@ def test_a_model_in_memory_writes_what_its_file_writes(tmp_path):
     state = chain_of("abc")
     model = load(saved(state, tmp_path))
     live = LanguageModel.of(state)
-    np.testing.assert_array_equal(live.params.embedding.token, model.params.embedding.token)
+    np.testing.assert_array_equal(live.weights.row, model.weights.row)
     assert live.config == model.config and live.begins_texts == model.begins_texts
 
 
 def test_the_repetition_penalty_counts_prompt_and_text_but_not_their_end(monkeypatch):
-    seen, real = [], language_model.distribution
+    seen, real = [], writing.likely
 
     def noted(logits, sampling, tokens):
         seen.append(set(tokens))
         return real(logits, sampling, tokens)
 
-    monkeypatch.setattr(language_model, "distribution", noted)
+    monkeypatch.setattr(writing, "likely", noted)
     model = LanguageModel.of(chain_of("abcdefg"))
     list(model.write(model.prompt("ef"), GREEDY, 10, (0,)))
     e, f, g = model.tokenizer.encode("efg")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyllm.config import ConfigError
-from tinyllm.inference.sampling import SamplingError, distribution, draw
+from tinyllm.inference.sampling import BUCKETS, REACH, SamplingError, draw, likely
 from tinyllm.inference.settings import GREEDY, Sampling
 from tinyllm.rng import generator
 
@@ -24,6 +24,19 @@ samplings = st.builds(
     top_p=st.one_of(st.just(1.0), st.floats(0.01, 0.999)),
     repetition_penalty=st.sampled_from([1.0, 0.5, 1.3, 4.0]),
 )
+
+
+def distribution(logits, sampling, seen=()):
+    """Return the probabilities of all tokens."""
+    probabilities = np.zeros(len(logits))
+    tokens, kept = likely(logits, sampling, seen)
+    assert (np.diff(tokens) > 0).all()
+    probabilities[tokens] = kept
+    return probabilities
+
+
+def draw_of(probabilities, u):
+    return draw(np.arange(len(probabilities)), probabilities, u)
 
 
 def by_definition(logits, sampling, seen):
@@ -58,6 +71,30 @@ def test_all_options_together_give_the_distribution_of_their_definitions(logits,
     assert {token: pytest.approx(p, rel=1e-9) for token, p in expected.items() if p} == {
         token: p for token, p in enumerate(found) if p
     }
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), V=st.integers(1, 5000), spread=st.sampled_from([0.0, 0.01, 1.0, 20.0]),
+    k=st.integers(0, 5001), p=st.one_of(st.just(1.0), st.floats(0.001, 0.999)),
+    temperature=st.sampled_from([0.01, 0.8, 3.0]),
+)  # fmt: skip
+def test_what_buckets_keep_is_what_sorting_the_whole_vocabulary_keeps(seed, V, spread, k, p, temperature):
+    rng = np.random.default_rng(seed)
+    logits = (spread * rng.standard_normal(V)).astype(np.float32)
+    logits[rng.random(V) < 0.2] = logits[0]  # equals
+    distances = (np.float64(logits.max()) - logits) / temperature
+    order = np.argsort(distances, kind="stable")[: k or None]
+    weights = np.exp(-distances[order])
+    if p < 1:
+        order = order[: np.searchsorted(weights.cumsum(), p * weights.sum() * (1 - 1e-12)) + 1]
+    tokens, _ = likely(logits, Sampling(temperature, k, p))
+    np.testing.assert_array_equal(tokens, np.sort(order))
+
+
+def test_tokens_beyond_the_last_bucket_are_sorted_too():
+    logits = -2 * REACH * np.arange(5.0)[[3, 0, 4, 2, 1]]
+    assert likely(logits, Sampling(top_k=3))[0].tolist() == [1, 3, 4]
+    assert BUCKETS > 2
 
 
 @given(logits=logits_lists, p=st.floats(0.01, 1))
@@ -107,7 +144,7 @@ def test_the_repetition_penalty_makes_every_seen_token_less_likely_once():
 @given(logits=logits_lists, sampling=samplings, u=unit)
 def test_what_is_drawn_is_where_the_cumulative_probability_passes_u(logits, sampling, u):
     probabilities = distribution(np.array(logits), sampling)
-    token = draw(probabilities, u)
+    token = draw_of(probabilities, u)
     assert probabilities[token] > 0
     assert probabilities[:token].sum() <= u + 1e-9
     assert u <= probabilities[: token + 1].sum() + 1e-9
@@ -116,7 +153,7 @@ def test_what_is_drawn_is_where_the_cumulative_probability_passes_u(logits, samp
 def test_draws_are_as_frequent_as_their_probabilities():
     probabilities = distribution(np.array([0.0, 1.0, -1.0, 2.0, 0.5]), Sampling(top_k=4))
     n = 4000
-    drawn = [draw(probabilities, generator(1, "sample", i).random()) for i in range(n)]
+    drawn = [draw_of(probabilities, generator(1, "sample", i).random()) for i in range(n)]
     counts = np.bincount(drawn, minlength=5)
     assert counts[2] == 0
     assert np.abs(counts / n - probabilities).max() < 4 * 0.5 / math.sqrt(n)
@@ -124,11 +161,11 @@ def test_draws_are_as_frequent_as_their_probabilities():
 
 def test_every_token_is_drawn_by_the_u_from_its_lower_bound_up_to_its_upper():
     quarters = np.array([0.25, 0.0, 0.5, 0.25])
-    assert [draw(quarters, u) for u in (0.0, 0.2499, 0.25, 0.7499, 0.75)] == [0, 0, 2, 2, 3]
+    assert [draw_of(quarters, u) for u in (0.0, 0.2499, 0.25, 0.7499, 0.75)] == [0, 0, 2, 2, 3]
 
 
 def test_the_last_token_is_drawn_when_rounding_carries_u_past_all():
-    assert draw(np.array([0.1] * 10 + [0.0]), math.nextafter(1, 0)) == 9
+    assert draw_of(np.array([0.1] * 10 + [0.0]), math.nextafter(1, 0)) == 9
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(0.7, 5, 0.9, 1.2)])

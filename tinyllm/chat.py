@@ -88,12 +88,11 @@ def main(
 
 def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> int:
     from tinyllm.inference.conversation import Conversation
-    from tinyllm.inference.language_model import load
 
     question = None if args.prompt is None else command.text_of(args.prompt, stdin).strip()
     if question == "":
         raise ConfigError("--prompt: found no text, expected a question")
-    model = load(Path(args.model), lambda text: print(f"note: {text}", file=err, flush=True))
+    model = command.load(args, err)
     conversation = Conversation(model, args.sampling, args.max_tokens, args.seed, args.memory)
     chat = Chat(conversation, out, err)
     if question is not None:

@@ -1,13 +1,18 @@
-"""What generate and chat share as programs: their streams, their exit codes. Imports nothing heavy."""
+"""What generate and chat share as programs: streams, exit codes, the model. Imports nothing heavy."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from tinyllm.config import ConfigError
+
+if TYPE_CHECKING:
+    from tinyllm.inference.language_model import LanguageModel
 
 INTERRUPTED = 130  # 128 + SIGINT
 PIPE_CLOSED = 141  # 128 + SIGPIPE
@@ -49,3 +54,20 @@ def text_of(option: str, stdin: TextIO) -> str:
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ConfigError("--prompt: found bytes that are not UTF-8")
     return text
+
+
+def note(text: str, err: TextIO) -> None:
+    """Say something that is no part of the answer."""
+    print(f"note: {text}", file=err, flush=True)
+
+
+def load(args: argparse.Namespace, err: TextIO) -> LanguageModel:
+    """Return the model that the options name, ready to write. Raises CheckpointError."""
+    from tinyllm.inference import language_model
+    from tinyllm.kernels import compile_decoding, is_decoding_warm
+
+    model = language_model.load(Path(args.model), lambda text: note(text, err), args.blas_threads)
+    if not is_decoding_warm():
+        note("compiling what makes texts; it takes some seconds, once", err)
+    compile_decoding()
+    return model

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tinyllm import __version__, command
@@ -44,6 +43,10 @@ def options(argv: list[str] | None) -> argparse.Namespace:
         help="what to go on from; - reads stdin, without its last newline; give several for several texts, "
         "one below the other (default: nothing, the model begins a text of its own)",
     )  # fmt: skip
+    top.add_argument(
+        "--num-samples", type=int, default=1, metavar="N",
+        help="write N texts for each prompt, one below the other (default: 1)",
+    )  # fmt: skip
     top.add_argument("--echo", action="store_true", help="write the prompt too, before the text")
     top.add_argument("--stream", action="store_true", help="write each character as soon as it is known")
     top.add_argument("--ignore-end", action="store_true", help="do not let the model end the text early")
@@ -72,10 +75,12 @@ def options(argv: list[str] | None) -> argparse.Namespace:
 
 def _check(args: argparse.Namespace) -> None:
     check_common(args)
+    check("num_samples", args.num_samples, low=1)
     check("beams", args.beams, low=1)
     check("length_penalty", args.length_penalty, low=0)
     if args.beams > 1:
         others = [*given_sampling(args), *(name for name in ("stream", "ignore_end") if getattr(args, name))]
+        others += ["num_samples"] * (args.num_samples > 1)
         if others:
             names = ", ".join("--" + name.replace("_", "-") for name in others)
             raise ConfigError(f"--beams searches, and shows its text when it is done: drop {names}")
@@ -96,21 +101,17 @@ def main(
 
 
 def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> int:
-    from tinyllm.inference.language_model import load
-
-    def note(text: str) -> None:
-        print(f"note: {text}", file=err, flush=True)
-
     prompts = [command.text_of(option, stdin) for option in args.prompt or [""]]
-    model = load(Path(args.model), note)
-    for number, text in enumerate(prompts):
-        prompt = model.prompt(text)
+    texts = [text for text in prompts for _ in range(args.num_samples)]
+    model = command.load(args, err)
+    encoded = [model.prompt(text) for text in texts]
+    for text, prompt, pieces in zip(texts, encoded, _texts(args, model, encoded), strict=True):
         if prompt.size > model.config.block_size:
-            note(f"the prompt has {prompt.size} tokens; the model sees the end of it only")
+            command.note(f"the prompt has {prompt.size} tokens; the model sees the end of it only", err)
         if args.echo:
             out.write(text)
         empty = True
-        for piece in _pieces(args, model, prompt, number):
+        for piece in pieces:
             empty = False
             out.write(piece)
             if args.stream:
@@ -118,22 +119,27 @@ def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> i
         out.write("\n")
         out.flush()
         if empty:
-            note("the model ended the text at once; --ignore-end lets it go on")
+            command.note("the model ended the text at once; --ignore-end lets it go on", err)
     return 0
 
 
-def _pieces(args: argparse.Namespace, model: LanguageModel, prompt: Array, number: int) -> Iterable[str]:
+def _texts(args: argparse.Namespace, model: LanguageModel, prompts: list[Array]) -> Iterable[Iterable[str]]:
+    """Return the pieces of each prompt's text."""
     if args.beams > 1:
-        from tinyllm.inference.beam import beam_search
-
-        found = beam_search(
-            model.params, model.config, prompt, model.tokenizer.end_of_text, args.beams, args.max_tokens,
-            args.length_penalty,
-        )  # fmt: skip
-        return filter(None, [model.tokenizer.decode(found[0].tokens)])
+        return (_likeliest(args, model, prompt) for prompt in prompts)
     at_least = args.max_tokens if args.ignore_end else 0
-    tokens = model.write(prompt, args.sampling, args.max_tokens, (args.seed, number), at_least=at_least)
-    return model.tokenizer.stream(tokens)
+    texts = model.write_all(prompts, args.sampling, args.max_tokens, args.seed, at_least=at_least)
+    return map(model.tokenizer.stream, texts)
+
+
+def _likeliest(args: argparse.Namespace, model: LanguageModel, prompt: Array) -> Iterable[str]:
+    from tinyllm.inference.beam import beam_search
+
+    found = beam_search(
+        model.weights, prompt, model.tokenizer.end_of_text, args.beams, args.max_tokens, args.length_penalty,
+        args.blas_threads,
+    )  # fmt: skip
+    return filter(None, [model.tokenizer.decode(found[0].tokens)])
 
 
 if __name__ == "__main__":

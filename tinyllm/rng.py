@@ -20,3 +20,8 @@ def generator(seed: int, *path: str | int) -> np.random.Generator:
     key is a good one.
     """
     return np.random.Generator(np.random.Philox(key=key(seed, *path)))
+
+
+def uniform(seed: int, *path: str | int) -> float:
+    """Return the address's number, at least 0 and below 1: one draw, without the cost of a generator."""
+    return (key(seed, *path) >> 11) * 2.0**-53

@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyllm import model
 from tinyllm.arena import Array
-from tinyllm.config import ModelConfig
-from tinyllm.inference.decode import Cache, extend
+from tinyllm.inference.decode import Decoder
 from tinyllm.inference.sampling import SamplingError
+from tinyllm.inference.weights import Weights
 
 
 class Hypothesis(NamedTuple):
@@ -26,8 +25,8 @@ class Hypothesis(NamedTuple):
 
 
 def beam_search(
-    p: model.Params, config: ModelConfig, prompt: Array, end_of_text: int, beams: int, max_tokens: int,
-    length_penalty: float = 1.0,
+    weights: Weights, prompt: Array, end_of_text: int, beams: int, max_tokens: int,
+    length_penalty: float = 1.0, threads: int = 1,
 ) -> list[Hypothesis]:  # fmt: skip
     """Return the best continuations found of the prompt (n,), the best first; at most `beams`.
 
@@ -39,9 +38,9 @@ def beam_search(
     def score(log_probability: float, length: int) -> float:
         return log_probability / math.pow(length, length_penalty)
 
-    one = Cache(config, 1, p.embedding.token.dtype)
-    logits = np.repeat(extend(p, one, prompt[None]), beams, axis=0)
-    cache = one.copies(beams)
+    decoder = Decoder(weights, beams, threads)
+    logits = np.repeat(decoder.extend(0, prompt)[None], beams, axis=0)
+    decoder.cache.reorder_(np.zeros(beams, np.int64))
     alive = [_Beam(0, 0, 0.0, ()), *[_DEAD] * (beams - 1)]
     complete: list[tuple[float, Hypothesis]] = []
     for length in range(1, max_tokens + 1):
@@ -61,8 +60,8 @@ def beam_search(
         if not alive or (len(complete) == beams and reach <= complete[-1][0]):
             break
         alive += [_DEAD] * (beams - len(alive))
-        cache.reorder_(np.array([beam.parent for beam in alive]))
-        logits = extend(p, cache, np.array([[beam.token] for beam in alive], np.int32))
+        decoder.cache.reorder_(np.array([beam.parent for beam in alive]))
+        logits = decoder.step(range(beams), [beam.token for beam in alive])
     return [hypothesis for _, hypothesis in complete]
 
 

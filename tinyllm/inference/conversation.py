@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from tinyllm.arena import Array
-from tinyllm.inference.decode import Cache
 from tinyllm.inference.language_model import LanguageModel
 from tinyllm.inference.settings import GREEDY, Sampling
 from tinyllm.text.dialogue import STOP_MARKERS, Turn, encode, prompt_for
@@ -25,7 +24,7 @@ class Conversation:
     ) -> None:
         self.model, self.sampling, self.max_tokens, self.seed = model, sampling, max_tokens, seed
         self.memory = memory
-        self.cache = Cache(model.config, 1, model.params.embedding.token.dtype)
+        self.decoder = model.decoder()
         self.clear()
 
     def clear(self) -> None:
@@ -59,7 +58,7 @@ class Conversation:
         address = (self.seed, self.asked)
         self.asked += 1  # whatever comes of it: to ask again is to draw anew
         tokens = self.model.write(
-            prompt, self.sampling, self.max_tokens, address, at_least=1, cache=self.cache
+            prompt, self.sampling, self.max_tokens, address, at_least=1, decoder=self.decoder
         )
         return until_marker(self.model.tokenizer.stream(tokens))
 

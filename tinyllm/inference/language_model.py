@@ -5,21 +5,21 @@ Order: LanguageModel, loading one, how its texts begin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinyllm import model
 from tinyllm.arena import Array, aligned_empty
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, load_weights
 from tinyllm.config import Config, ModelConfig
-from tinyllm.inference.decode import Cache, extend
-from tinyllm.inference.sampling import distribution, draw
+from tinyllm.inference import writing
+from tinyllm.inference.decode import Decoder
 from tinyllm.inference.settings import Sampling
-from tinyllm.rng import generator
+from tinyllm.inference.weights import Weights
+from tinyllm.inference.writing import Text
 from tinyllm.state import TrainState, layout_of
 from tinyllm.text.tokenizer import Tokenizer
 
@@ -28,16 +28,25 @@ from tinyllm.text.tokenizer import Tokenizer
 class LanguageModel:
     """Parameters and what is needed to read and write text with them."""
 
-    params: model.Params
-    config: ModelConfig
+    weights: Weights
     tokenizer: Tokenizer
     begins_texts: bool = True  # the texts of its training began with end_of_text: so does a prompt
+    threads: int = 1
 
     @classmethod
     def of(cls, state: TrainState) -> LanguageModel:
         """Return the model of a run in memory; it shares the parameters, and so follows the training."""
-        params = state.layout.views(state.rows[0])
-        return cls(params, state.config.model, state.tokenizer, begins_texts(state.document()))
+        weights = Weights.of(state.config.model, state.layout, state.rows[0])
+        return cls(weights, state.tokenizer, begins_texts(state.document()))
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        return self.weights.config
+
+    def decoder(self, B: int = 1) -> Decoder:
+        """Return what B texts need to grow."""
+        return Decoder(self.weights, B, self.threads)
 
     def prompt(self, text: str) -> Array:
         """Return the tokens (n,) int32 that stand for `text` at the beginning of a text."""
@@ -48,33 +57,35 @@ class LanguageModel:
 
     def write(
         self, prompt: Array, sampling: Sampling, max_tokens: int, address: tuple[int, ...],
-        *, at_least: int = 0, cache: Cache | None = None,
+        *, at_least: int = 0, decoder: Decoder | None = None,
     ) -> Iterator[int]:  # fmt: skip
         """Yield up to `max_tokens` tokens that continue the prompt (n,), until the model ends the text.
 
         `address` is the seed and the number of the text: the same address draws the same text. end_of_text
-        is not drawn before `at_least` tokens. What `cache` holds of the prompt's beginning is not computed
+        is not drawn before `at_least` tokens. What `decoder` holds of the prompt's beginning is not computed
         again. The repetition penalty counts the prompt's tokens too. Raises SamplingError.
         """
-        cache = cache or Cache(self.config, 1, self.params.embedding.token.dtype)
-        cache.rewind(min(cache.shared(prompt), prompt.size - 1))
-        new, end = prompt[cache.length :], self.tokenizer.end_of_text
-        seen = set(prompt.tolist()) - {end}
-        for i in range(max_tokens):
-            logits = extend(self.params, cache, new[None])[0]
-            if i < at_least:
-                logits[end] = -np.inf
-            chance = generator(address[0], "sample", *address[1:], i).random()
-            token = draw(distribution(logits, sampling, seen), chance)
-            if token == end:
-                return
-            yield token
-            seen.add(token)
-            new = np.array([token], np.int32)
+        text = Text(prompt, sampling, address, self.tokenizer.end_of_text, max_tokens, at_least)
+        return writing.write(decoder or self.decoder(), text)
+
+    def write_all(
+        self, prompts: Sequence[Array], sampling: Sampling, max_tokens: int, seed: int, *, at_least: int = 0
+    ) -> list[Iterator[int]]:
+        """Return the tokens of texts that go on from the prompts side by side; read them in order.
+
+        Number i is what `write` gives at the address (seed, i), to the bit.
+        """
+        end = self.tokenizer.end_of_text
+        texts = [
+            Text(prompt, sampling, (seed, number), end, max_tokens, at_least)
+            for number, prompt in enumerate(prompts)
+        ]
+        decoder = self.decoder(min(len(texts), writing.TOGETHER))
+        return writing.apart(writing.write_all(decoder, texts), len(texts))
 
 
-def load(path: Path, notice: Callable[[str], None] = lambda _: None) -> LanguageModel:
-    """Return the model in a .bin, or in a folder of checkpoints.
+def load(path: Path, notice: Callable[[str], None] = lambda _: None, threads: int = 1) -> LanguageModel:
+    """Return the model in a .bin, or in a folder of checkpoints; it will write on so many threads.
 
     Of a folder: the best checkpoint of the phase that the newest one is in, or the newest if there is no
     best; damaged files are passed over with a notice. Raises CheckpointError.
@@ -99,7 +110,7 @@ def load(path: Path, notice: Callable[[str], None] = lambda _: None) -> Language
     row[:] = 0
     for name, view in layout.named(row).items():
         view[...] = weights.pop(name)
-    return LanguageModel(layout.views(row), config, tokenizer, begins)
+    return LanguageModel(Weights.of(config, layout, row), tokenizer, begins, threads)
 
 
 def _chosen(folder: Path, notice: Callable[[str], None]) -> Path:

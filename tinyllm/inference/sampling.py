@@ -1,78 +1,89 @@
 """From logits to the next token: pure functions; chance enters as one number between 0 and 1.
 
-Order: the distribution that Sampling asks for, drawing from it.
+Order: the tokens that Sampling keeps, drawing one of them, the parts. No step sorts a whole vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import numpy as np
 
 from tinyllm.arena import Array
 from tinyllm.inference.settings import Sampling
 
+BUCKETS, REACH = 1024, 32.0  # equal parts of the distances below REACH nats; beyond, all are in the last
+
 
 class SamplingError(ValueError):
     """Logits from which nothing can be drawn: they hold NaN or +inf, or forbid every token."""
 
 
-def distribution(logits: Array, sampling: Sampling, seen: Iterable[int] = ()) -> Array:
-    """Return the probabilities (V,) float64 from which the next token is drawn.
+def likely(logits: Array, sampling: Sampling, seen: Collection[int] = ()) -> tuple[Array, Array]:
+    """Return the tokens (n,) from which the next is drawn, rising, and their probabilities (n,) float64.
 
     In this order: the logits (V,) of tokens in `seen` are penalised, all are divided by the temperature, the
     `top_k` largest are kept, and of these the fewest largest whose share is at least `top_p`. Of equal
     logits the lower id counts as larger. A logit of -inf forbids a token. Raises SamplingError.
     """
     scores = _penalised(logits, sampling.repetition_penalty, seen)
-    highest = scores.max()
-    if not np.isfinite(highest):  # the maximum of anything with NaN is NaN
+    best = int(scores.argmax())  # of anything with NaN, the first NaN
+    if not np.isfinite(scores[best]):
         raise SamplingError(
-            f"logits: the largest is {highest}, expected a finite number; the model's weights are broken, "
-            f"or every token is forbidden"
+            f"logits: the largest is {scores[best]}, expected a finite number; the model's weights are "
+            f"broken, or every token is forbidden"
         )
-    probabilities = np.zeros(scores.size)
     if sampling.temperature == 0:
-        probabilities[scores.argmax()] = 1
-        return probabilities
-    with np.errstate(over="ignore"):  # a tiny temperature makes -inf of all but the largest, as it should
-        weights = np.exp((scores - highest) / sampling.temperature)
-    keep = _likeliest(weights, sampling.top_k, sampling.top_p)
-    probabilities[keep] = weights[keep] / weights[keep].sum()
-    return probabilities
+        return np.array([best]), np.ones(1)
+    with np.errstate(over="ignore"):  # a tiny temperature takes all but the largest infinitely far away
+        distances = (np.float64(scores[best]) - scores) / sampling.temperature
+    tokens, weights = np.arange(scores.size), np.exp(-distances)
+    if 0 < sampling.top_k < tokens.size:
+        kept = _nearest(distances, np.ones(tokens.size), sampling.top_k)
+        tokens, weights, distances = tokens[kept], weights[kept], distances[kept]
+    if sampling.top_p < 1:
+        kept = _nearest(distances, weights, sampling.top_p * weights.sum())
+        tokens, weights = tokens[kept], weights[kept]
+    weights /= weights.sum()
+    return tokens, weights
 
 
-def draw(probabilities: Array, u: float) -> int:
-    """Return the token at which the cumulative probability passes u, 0 <= u < 1."""
-    tokens = np.flatnonzero(probabilities)
-    cumulative = probabilities[tokens].cumsum()
+def draw(tokens: Array, probabilities: Array, u: float) -> int:
+    """Return the token at which the cumulative probability passes u, 0 <= u < 1, and is not 0 itself."""
+    cumulative = probabilities.cumsum()
     passed = np.searchsorted(cumulative, u * cumulative[-1], side="right")
-    return int(tokens[min(passed, len(tokens) - 1)])  # rounding may carry u * total up to the total
+    # Rounding may carry u * total up to the total; the last token that adds anything is the last drawn.
+    return int(tokens[min(passed, np.searchsorted(cumulative, cumulative[-1]))])
 
 
-def _penalised(logits: Array, penalty: float, seen: Iterable[int]) -> Array:
-    """Return the logits as float64, those of seen tokens divided by the penalty.
+def _penalised(logits: Array, penalty: float, seen: Collection[int]) -> Array:
+    """Return the logits, those of seen tokens divided by the penalty.
 
     Keskar et al. 2019, "CTRL", section 4.1; a negative logit is multiplied instead, because dividing it
     would be a reward.
     """
+    if penalty == 1 or not seen:
+        return logits
     scores = logits.astype(np.float64)
-    if penalty != 1:
-        tokens = np.array(sorted(set(seen)), np.int64)
-        old = scores[tokens]
-        scores[tokens] = np.where(old > 0, old / penalty, old * penalty)
+    tokens = np.array(sorted(set(seen)), np.int64)
+    old = scores[tokens]
+    scores[tokens] = np.where(old > 0, old / penalty, old * penalty)
     return scores
 
 
-def _likeliest(weights: Array, k: int, p: float) -> Array:
-    """Return the ids of the k largest weights (all, if k is 0), of these the fewest with the share p.
+def _nearest(distances: Array, amounts: Array, wanted: float) -> Array:
+    """Return, as a mask (n,), the fewest items with the smallest distances whose amounts reach `wanted`.
 
-    Fan et al. 2018 (top-k); Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration" (top-p).
+    Of equal distances the earlier item counts as nearer. Only the items of one bucket, in which the sum
+    passes `wanted`, are sorted. top-k: Fan et al. 2018; top-p: Holtzman et al. 2020, "The Curious Case of
+    Neural Text Degeneration".
     """
-    if k == 0 and p == 1:
-        return np.arange(weights.size)
-    order = np.argsort(-weights, kind="stable")[: k or None]
-    if p < 1:
-        share = weights[order].cumsum()
-        order = order[: int(np.searchsorted(share, p * share[-1])) + 1]
-    return order
+    bucket = np.minimum(distances * (BUCKETS / REACH), BUCKETS - 1).astype(np.int64)
+    sums = np.bincount(bucket, amounts).cumsum()
+    border = min(int(np.searchsorted(sums, wanted)), len(sums) - 1)
+    inside = np.flatnonzero(bucket == border)
+    inside = inside[np.argsort(distances[inside], kind="stable")]
+    reached = amounts[inside].cumsum() + (sums[border - 1] if border else 0.0)
+    kept: Array = bucket < border
+    kept[inside[: int(np.searchsorted(reached, wanted)) + 1]] = True
+    return kept

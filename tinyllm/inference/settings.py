@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinyllm.config import ConfigError, flag
+from tinyllm.threads import cores
 
 
 def check(
@@ -79,8 +80,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> Non
         help=f"longest text, in tokens (default: {max_tokens})",
     )  # fmt: skip
     parser.add_argument(
-        "--blas-threads", type=int, default=1, metavar="N",
-        help="threads of a matrix product; more help large models only (default: 1)",
+        "--blas-threads", type=int, default=cores(), metavar="N",
+        help="threads that share the work on every token (default: one a core, here %(default)s)",
     )  # fmt: skip
 
 
