@@ -16,6 +16,7 @@ import numpy as np
 from .jit import Array
 from .reference_bpe import bpe_encode as bpe_encode
 from .reference_bpe import bpe_merge as bpe_merge
+from .reference_decode import decode_ as decode_
 
 
 def embedding_forward(
@@ -279,35 +280,3 @@ def crc32(data: Array, crc: int) -> int:
 def all_finite(x: Array) -> bool:
     """No NaN and no infinity."""
     return bool(np.isfinite(x).all())
-
-
-def decode_(
-    memory: Array, logits: Array, x: Array, y: Array, wide: Array, mix: Array, scores: Array, counters: Array,
-    params: Array, places: Array, sequences: Array, positions: Array, rank: int,
-) -> None:  # fmt: skip
-    """The whole model on R rows, of which each sees its sequence up to its place; scratch is not used."""
-    C, D = x.shape[1], memory.shape[5]
-
-    def tensor(block: int, i: int, *shape: int) -> Array:
-        return params[places[block, i] :][: np.prod(shape)].reshape(shape)
-
-    def norm(block: int, i: int) -> Array:
-        y, mean, rstd = np.empty_like(x), np.empty(len(x)), np.empty(len(x))
-        layernorm_forward(y, mean, rstd, x, tensor(block, i, C), tensor(block, i + 1, C))
-        return y
-
-    for block, (keys, values) in enumerate(memory):
-        qkv = norm(block, 0) @ tensor(block, 2, 3 * C, C).T + tensor(block, 3, 3 * C)
-        q, k, v = qkv.reshape(len(x), 3, -1, D).swapaxes(0, 1)  # each (R, H, D)
-        keys[sequences, :, positions], values[sequences, :, positions] = k, v
-        means = np.empty_like(q)
-        for r, (b, position) in enumerate(zip(sequences, positions, strict=True)):
-            z = np.einsum("hd,htd->ht", q[r], keys[b, :, : position + 1]) / np.sqrt(D)
-            e = np.exp(z - z.max(axis=1, keepdims=True))
-            means[r] = np.einsum("ht,htd->hd", e / e.sum(axis=1, keepdims=True), values[b, :, : position + 1])
-        x += means.reshape(len(x), C) @ tensor(block, 4, C, C).T + tensor(block, 5, C)
-        up, gelu = norm(block, 6) @ tensor(block, 8, 4 * C, C).T, np.empty((len(x), 4 * C))
-        bias_gelu_forward(gelu, up, tensor(block, 9, 4 * C))
-        x += gelu @ tensor(block, 10, C, 4 * C).T + tensor(block, 11, C)
-    last, V = len(memory), logits.shape[1]
-    logits[:] = norm(last, 0)[len(x) - len(logits) :] @ tensor(last, 2, V, C).T

@@ -18,6 +18,7 @@ import pytest
 from tests.models import KNOWN, chain_of, random_state, saved
 from tinyllm import chat
 from tinyllm.config import ModelConfig
+from tinyllm.kernels import compile_decoding
 from tinyllm.text.dialogue import Turn, parse, prompt_for
 from tinyllm.text.texts import Texts
 from tinyllm.text.tokenizer import BPETokenizer
@@ -34,6 +35,12 @@ def run(file, *lines, options=(), out=None):
     except SystemExit as error:
         code = error.code
     return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    """Whether something must be compiled first, and is said to be, is another test's matter."""
+    compile_decoding()
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from tinyllm import generate
 from tinyllm.config import ModelConfig
 from tinyllm.inference.beam import beam_search
 from tinyllm.inference.language_model import load
+from tinyllm.kernels import compile_decoding
 from tinyllm.text.tokenizer import BPETokenizer
 
 SMALL = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=12)
@@ -46,6 +47,12 @@ def run(*argv, stdin=""):
     return code, out.getvalue(), err.getvalue()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    """Whether something must be compiled first, and is said to be, is another test's matter."""
+    compile_decoding()
+
+
 @pytest.fixture(scope="module")
 def abc(tmp_path_factory):
     """A model that says the alphabet up to g, and the time of day."""
@@ -69,6 +76,31 @@ def test_echo_puts_the_prompt_before_the_text(abc):
 
 def test_several_prompts_give_several_texts_one_below_the_other(abc):
     assert run(abc, "--prompt=ab", "--prompt=e", "--prompt=早") == (0, "cdefg\nfg\n上好\n", "")
+
+
+def test_num_samples_gives_several_texts_for_each_prompt_the_first_as_if_alone(wild):
+    options = ["--ignore-end", "--max-tokens=30", "--temperature=2"]
+    code, out, err = run(wild, "--prompt=a", "--prompt=b", "--num-samples=3", "--echo", *options)
+    assert (code, err) == (0, "")
+    alone = run(wild, "--prompt=a", "--echo", *options)[1]
+    assert out.startswith(alone)
+    assert out == run(wild, *["--prompt=a"] * 3, *["--prompt=b"] * 3, "--echo", *options)[1]
+    assert out == run(wild, "--prompt=a", "--prompt=b", "--num-samples=3", "--echo", "--stream", *options)[1]
+    assert (
+        out
+        == run(wild, "--prompt=a", "--prompt=b", "--num-samples=3", "--echo", "--blas-threads=1", *options)[1]
+    )
+    assert len(set(run(wild, "--num-samples=9", *options)[1].split("\n"))) >= 9
+
+
+def test_what_must_be_compiled_first_is_said(abc, tmp_path):
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_DISABLE_JIT": "1"}
+    first = subprocess.run(
+        [sys.executable, "-m", "tinyllm.generate", str(abc), "--prompt=ab", "--blas-threads=1"],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, encoding="utf-8", check=True,
+    )  # fmt: skip
+    assert first.stdout == "cdefg\n"
+    assert first.stderr == "note: compiling what makes texts; it takes some seconds, once\n"
 
 
 def test_the_prompt_dash_is_stdin_without_its_last_newline(abc):
@@ -131,6 +163,8 @@ def test_a_prompt_longer_than_the_window_is_said_to_be_cut(wild):
         (["--repetition-penalty=0"], "--repetition-penalty: found 0.0"),
         (["--max-tokens=0"], "--max-tokens: found 0, expected at least 1"),
         (["--beams=0"], "--beams: found 0"),
+        (["--num-samples=0"], "--num-samples: found 0"),
+        (["--beams=2", "--num-samples=2"], "drop --num-samples"),
         (["--beams=2", "--top-k=3", "--stream"], "drop --top-k, --stream"),
         (["--seed=-1"], "--seed: found -1"),
         (["--blas-threads=0"], "--blas-threads: found 0"),
