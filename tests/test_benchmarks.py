@@ -238,8 +238,10 @@ def test_every_kernel_has_a_row_in_the_table():
 
 
 def test_bench_kernels_times_every_kernel():
-    command = "-m benchmarks.bench_kernels --config XS --seconds 0 --rounds 1 --json".split()
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.bench_kernels", "--config", "XS", "--json"]
+    done = subprocess.run(
+        [*command, "--seconds", "0", "--rounds", "1"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["kernel"] for line in lines] == list(CASES)
