@@ -9,7 +9,7 @@ from collections.abc import Callable
 from benchmarks.shapes import Shape
 
 
-def build(shape: Shape, threads: int, loss: float = 0.0) -> tuple[Callable[[], float], str]:
+def build(shape: Shape, threads: int, loss: float = 0.0, **_: object) -> tuple[Callable[[], float], str]:
     """Return a step that talks; a `loss` below 0 fails."""
     if loss < 0:
         raise ValueError("a loss below 0")

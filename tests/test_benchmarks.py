@@ -15,7 +15,7 @@ import pytest
 from benchmarks import bench_scaling, bench_step
 from benchmarks.competitor import CompetitorError, Process, Turn
 from benchmarks.kernel_cases import CASES
-from benchmarks.peers import COMPETITORS, PEERS, Competitor, chosen, tuning
+from benchmarks.peers import COMPETITORS, OURS, PEERS, PROBE, Competitor, chosen, tuning
 from benchmarks.shapes import CONFIGS, Shape
 from benchmarks.timing import busy_seconds, by_turns, clean, peak_rss
 from tests.test_kernels import NOT_KERNELS
@@ -31,8 +31,19 @@ QUICK = ["--seconds", "0.2", "--rounds", "1", "--json"]
 
 @pytest.fixture
 def standin(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setitem(COMPETITORS, "standin", Competitor("tests.competitor", "tinyllm"))
+    """Return the name of a peer that is a stand-in; tinyllm and the probe are, too."""
+    fake = Competitor("tests.competitor", "tinyllm")
+    for name in (OURS, PROBE):
+        monkeypatch.setitem(COMPETITORS, name, fake._replace(options={"loss": math.log(96)}))
+    monkeypatch.setitem(COMPETITORS, "standin", fake)
+    monkeypatch.setattr("benchmarks.peers.PEERS", ("standin",))
     return "standin"
+
+
+@pytest.fixture(autouse=True)
+def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a turn be disturbed: nothing here asserts a time."""
+    monkeypatch.setattr("benchmarks.competitor.TRIES", 1)
 
 
 # The step
@@ -51,15 +62,13 @@ def test_bench_step_prints_one_json_line_a_competitor_and_says_what_it_unset(cap
 
 
 def test_a_table_names_every_competitor_and_config(capsys, monkeypatch, standin):
-    monkeypatch.setattr("benchmarks.peers.PEERS", (standin,))
     monkeypatch.setitem(COMPETITORS, standin, COMPETITORS[standin]._replace(options={"loss": math.log(96)}))
     assert bench_step.main(["--seconds", "0", "--rounds", "1", "--peers", standin, "--config", "XS"]) == 0
     out = capsys.readouterr().out
     assert "XS: V 96" in out and "\ntinyllm " in out and "\nstandin " in out and " x " in out
 
 
-def test_a_peer_that_does_not_train_the_same_model_is_refused(capsys, monkeypatch, standin):
-    monkeypatch.setattr("benchmarks.peers.PEERS", (standin,))
+def test_a_peer_that_does_not_train_the_same_model_is_refused(capsys, standin):
     assert bench_step.main([*QUICK, "--peers", standin, "--config", "XS"]) == 1
     assert "standin: found a first loss of 0.000, expected about 4.564" in capsys.readouterr().err
 
@@ -151,6 +160,7 @@ def test_competitors_take_turns():
 
 
 def test_a_disturbed_turn_is_made_again_and_the_quietest_counts(monkeypatch, standin):
+    monkeypatch.setattr("benchmarks.competitor.TRIES", 4)
     busy = iter([0, 1e9, 0, 5e8, 0, 0])  # seconds before and after three turns
     monkeypatch.setattr("benchmarks.competitor.busy_seconds", lambda: next(busy))
     with Process(standin, CONFIGS["S"], 1) as process:
@@ -212,7 +222,7 @@ def test_counted_memory_is_linear_in_positions_and_constant_at_fixed_tokens():
     assert {context.shape(T).tokens for T in context.values} == {bench_scaling.CONTEXT_TOKENS}
 
 
-def test_bench_scaling_prints_a_json_line_a_point_and_the_fit(capsys):
+def test_bench_scaling_prints_a_json_line_a_point_and_the_fit(capsys, standin):
     assert bench_scaling.main(["--sweep", "workers", "--seconds", "0", "--rounds", "1", "--json"]) == 0
     lines: list[dict[str, Any]] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     points = [line for line in lines if "value" in line]
@@ -228,18 +238,10 @@ def test_every_kernel_has_a_row_in_the_table():
 
 
 def test_bench_kernels_times_every_kernel():
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.bench_kernels",
-        "--config",
-        "XS",
-        "--seconds",
-        "0",
-        "--rounds",
-        "1",
-    ]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.bench_kernels", "--config", "XS", "--json"]
+    done = subprocess.run(
+        [*command, "--seconds", "0", "--rounds", "1"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["kernel"] for line in lines] == list(CASES)
