@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import stat
+import threading
 from pathlib import Path
 
 try:
@@ -26,7 +27,9 @@ _NO_LINKS = _UNSUPPORTED | {errno.EPERM, errno.EMLINK, errno.EXDEV}
 
 
 class Disk:
-    """The real one."""
+    """The real one. Threads may read and write side by side."""
+
+    _seeking = threading.Lock()  # where a file's position has to be set first
 
     # ---- files, by descriptor
 
@@ -59,8 +62,9 @@ class Disk:
         """Write `data` at `offset`; return how many bytes were taken, which may be fewer."""
         if hasattr(os, "pwrite"):
             return os.pwrite(fd, data, offset)
-        os.lseek(fd, offset, os.SEEK_SET)
-        return os.write(fd, data)
+        with self._seeking:
+            os.lseek(fd, offset, os.SEEK_SET)
+            return os.write(fd, data)
 
     def direct(self, fd: int, on: bool) -> bool:
         """Let writes pass by the page cache, or no longer; False where that is not offered.
@@ -80,8 +84,9 @@ class Disk:
         """Read at `offset` into memory; return how many bytes came, 0 at the end of the file."""
         if hasattr(os, "preadv"):
             return os.preadv(fd, [into], offset)
-        os.lseek(fd, offset, os.SEEK_SET)
-        data = os.read(fd, len(into))
+        with self._seeking:
+            os.lseek(fd, offset, os.SEEK_SET)
+            data = os.read(fd, len(into))
         into[: len(data)] = data
         return len(data)
 
