@@ -1,4 +1,4 @@
-"""Settings that must be made before NumPy loads: one BLAS thread; and Hypothesis without deadlines (JIT)."""
+"""Settings that must be made before NumPy loads: one BLAS thread. And no deadlines, and warm kernels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ import os
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 settings.register_profile("tinyllm", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 settings.load_profile("tinyllm")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled() -> None:
+    """Compile before the first test, so that no program that a test looks at says that it does."""
+    from tinyllm import kernels
+
+    kernels.compile_all()
+    kernels.compile_decoding()
