@@ -3,11 +3,11 @@
     pip install -e '.[bench]' transformers
     python -m benchmarks.bench_generate --config S --config GPT2 --peers all
 
-All competitors have the same weights and prompts and must write the same tokens. Each is a process of its own,
-inherits no setting that decides speed, and has as many threads as suit it best for that work. They take turns,
-A B A B. A round's figure is the median of its repetitions, a competitor's the median of its rounds; ratios are
-taken within each round, then their median. Writing includes reading a prompt of 16 tokens. Order: measuring,
-showing, the command line.
+All competitors have the same weights and prompts and must write the same tokens. Each is a process of its
+own, inherits no setting that decides speed, and has as many threads as suit it best for that work. They take
+turns, A B A B. A round's figure is the median of its repetitions, a competitor's the median of its rounds;
+ratios are taken within each round, then their median. Writing includes reading a prompt of 16 tokens.
+Order: measuring, showing, the command line.
 """
 
 from __future__ import annotations
