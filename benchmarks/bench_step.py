@@ -19,10 +19,10 @@ import platform
 import sys
 from contextlib import ExitStack
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.competitor import CompetitorError, Process, Turn
-from benchmarks.peers import COMPETITORS, OURS, PROBE, chosen, sgemm, tuning
+from benchmarks.peers import COMPETITORS, OURS, PROBE, Competitor, chosen, sgemm, tuning
 from benchmarks.shapes import CONFIGS, Shape
 from benchmarks.timing import by_turns, clean, processor, thread_counts
 from tinyllm.threads import cores
@@ -63,13 +63,16 @@ def measure(config: str, peers: list[str], args: argparse.Namespace) -> list[Res
         return [result(config, processes[name], processes[PROBE].about, turns) for name in (OURS, *peers)]
 
 
-def at_its_best(name: str, shape: Shape, seconds: float, threads: int | None) -> Process:
+def at_its_best(
+    name: str, shape: Shape, seconds: float, threads: int | None, competitor: Competitor | None = None,
+    **options: Any,
+) -> Process:  # fmt: skip
     """Return a peer's process with the number of threads that is given, or that is fastest."""
     if threads:
-        return Process(name, shape, threads)
+        return Process(name, shape, threads, competitor, **options)
     best, fastest = None, math.inf
     for count in thread_counts():
-        process = loser = Process(name, shape, count)
+        process = loser = Process(name, shape, count, competitor, **options)
         took = median(process.run(seconds).times)
         if took < fastest:
             best, loser, fastest = process, best, took

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from benchmarks.peers import COMPETITORS, tuning
+from benchmarks.peers import COMPETITORS, Competitor, tuning
 from benchmarks.shapes import Shape
 from benchmarks.timing import busy_seconds, clean, peak_rss
 from tinyllm.threads import cores
@@ -46,9 +46,11 @@ class Process:
     start to the end of that step in s, `peak_rss` its largest resident memory up to its last turn in MB.
     """
 
-    def __init__(self, name: str, shape: Shape, threads: int, **options: Any) -> None:
+    def __init__(
+        self, name: str, shape: Shape, threads: int, competitor: Competitor | None = None, **options: Any
+    ) -> None:
         self.name, self.threads, self.peak_rss = name, threads, 0.0
-        competitor = COMPETITORS[name]
+        competitor = competitor or COMPETITORS[name]
         environment, _ = clean(os.environ)
         if competitor.tuned:
             environment |= tuning.environment()[0]

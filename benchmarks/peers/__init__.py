@@ -7,6 +7,7 @@ on what makes it. It is imported in a process of its own, so it may set what it 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 OURS, PROBE = "tinyllm", "sgemm"
@@ -41,16 +42,18 @@ COMPETITORS = {
 PEERS = tuple(name for name in COMPETITORS if name not in (OURS, PROBE))
 
 
-def chosen(wanted: str) -> list[str]:
+def chosen(wanted: str, peers: Mapping[str, Competitor] | None = None) -> list[str]:
     """Return the peers meant by `none`, `all` (that are installed) or `NAME,NAME`; ValueError for others."""
+    if peers is None:
+        peers = {name: COMPETITORS[name] for name in PEERS}
     if wanted in ("none", "all"):
-        return [name for name in PEERS if wanted == "all" and COMPETITORS[name].installed]
+        return [name for name, peer in peers.items() if wanted == "all" and peer.installed]
     names = list(dict.fromkeys(wanted.split(",")))
     for name in names:
-        if name not in PEERS:
-            raise ValueError(f"--peers: found {name!r}, expected none, all or some of {', '.join(PEERS)}")
-        if not COMPETITORS[name].installed:
-            package = COMPETITORS[name].package
+        if name not in peers:
+            raise ValueError(f"--peers: found {name!r}, expected none, all or some of {', '.join(peers)}")
+        if not peers[name].installed:
+            package = peers[name].package
             raise ValueError(
                 f"--peers {name}: {package} is not installed; pip install '.[bench]', or drop it"
             )
