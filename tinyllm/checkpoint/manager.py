@@ -277,6 +277,7 @@ class CheckpointManager:
     def _make_room(self, size: int, target: Path) -> None:
         if not self._store.lacking(size, target.parent):
             return
+        self._store.settle()
         self._delete_surplus()
         lacking = self._store.lacking(size, target.parent)
         if lacking:

@@ -138,12 +138,26 @@ class Store:
     def put(self, data: memoryview, targets: Sequence[Path]) -> None:
         """Save `data` under `targets`, the first being the name to speak of; CheckpointError if it failed."""
         try:
-            make_directories(self.disk, targets[0].parent)
+            directory = targets[0].parent
+            if directory != self.directory or not self.disk.is_directory(directory):
+                make_directories(self.disk, directory)
             commit(self.disk, data, targets, self._notice)
         except OSError as error:
             raise CheckpointError(
                 f"{printable(targets[0])}: not saved: {error.strerror or error}; "
                 f"those before it are still there"
+            ) from error
+
+    def settle(self) -> None:
+        """Make durable what the directory shows, be it a killed or failed save's; CheckpointError if it failed.
+
+        Until then nothing is surplus: after a power cut what it was surplus to may never have been there.
+        """
+        try:
+            self.disk.sync_directory(self.directory)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self}: cannot be made durable, so nothing is deleted: {error.strerror or error}"
             ) from error
 
     def lacking(self, size: int, directory: Path) -> int:
