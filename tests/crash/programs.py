@@ -1,13 +1,14 @@
 """What is crashed: short runs of a CheckpointManager on a ModelDisk, recorded.
 
 Each program has a part `before`, whose end is made durable, and a part `during`, which is crashed at every
-point. An epoch's number is its save's number. Order: Session (a run on a disk), the programs, `record`.
+point. An epoch's number is its save's number. Order: Session (a run on a disk), the programs, recording them.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -244,25 +245,31 @@ def little_room(session: Session) -> None:
 
 @dataclass(frozen=True)
 class Program:
-    """A name, the two parts, and how many bests of a phase are kept."""
+    """A name, the two parts, how many bests of a phase are kept, and what the disk offers."""
 
     name: str
     before: Callable[[Session], None]
     during: Callable[[Session], None]
-    keep: int = 2
+    keep: int = 1
+    links: bool = True
+    reserves: bool = True
 
 
+FIRST = Program("first save", nothing, first_save, keep=2)
+ONE = Program("one save more", three_epochs, one_save)
 PROGRAMS = (
-    Program("first save", nothing, first_save),
-    Program("replace of last", two_epochs, replace_of_last),
+    FIRST,
+    ONE,
+    Program("replace of last", two_epochs, replace_of_last, keep=2),
     Program("new best", two_epochs, new_best, keep=4),
-    Program("retention", two_epochs, new_best, keep=1),
-    Program("retention, a pinned one", two_epochs, pinned, keep=1),
-    Program("sidecars put right", damaged_sidecars, only_open),
-    Program("phase change", two_epochs, phase_change, keep=1),
-    Program("rollback and final", two_epochs, rollback),
-    Program("one save", three_epochs, one_save, keep=1),
-    Program("two saves in flight", two_epochs, two_in_flight, keep=1),
+    Program("retention", two_epochs, new_best),
+    Program("retention, one pinned", two_epochs, pinned),
+    Program("sidecars put right", damaged_sidecars, only_open, keep=2),
+    Program("phase change", two_epochs, phase_change),
+    Program("rollback, final", two_epochs, rollback, keep=2),
+    Program("two saves in flight", two_epochs, two_in_flight),
+    Program("no links", two_epochs, new_best, links=False),
+    Program("no preallocation", two_epochs, new_best, reserves=False),
 )
 
 
@@ -274,13 +281,12 @@ class Recording:
     log: list[Record]
     saves: list[Asked]
     acked: frozenset[int]  # before
-    strategy: CheckpointStrategy
-    keep: int
-    start: int = 0  # crashes in the log's first records are another program's
+    start: int = 0  # crashes in the log's first records are another recording's
 
 
-def prepared(program: Program, strategy: CheckpointStrategy, **offers: bool) -> Session:
+def prepared(program: Program, strategy: CheckpointStrategy) -> Session:
     """Return a session whose part `before` is over and durable."""
+    offers = {"links": program.links, "reserves": program.reserves}
     disk = ModelDisk(Image({(0, "disk"): 1}), **offers)
     session = Session(disk, strategy, program.keep)
     program.before(session)
@@ -289,40 +295,44 @@ def prepared(program: Program, strategy: CheckpointStrategy, **offers: bool) -> 
     return session
 
 
-def record(program: Program, strategy: CheckpointStrategy, **offers: bool) -> Recording:
+def record(program: Program, strategy: CheckpointStrategy) -> Recording:
     """Run a program to its end."""
-    session = prepared(program, strategy, **offers)
+    session = prepared(program, strategy)
     acked = frozenset(session.told)
     program.during(session)
     session.note_durable()
-    return Recording(session.disk.base, session.disk.log, session.saves, acked, strategy, program.keep)
+    return Recording(session.disk.base, session.disk.log, session.saves, acked)
 
 
-def killed(program: Program, strategy: CheckpointStrategy, action: int) -> Recording | None:
-    """Kill the run before its action of this number, and let the next one go on in a full disk.
+def killed(program: Program, strategy: CheckpointStrategy) -> Iterator[Recording]:
+    """Kill the run before each of its actions in turn, and let the next run go on, on a full disk.
 
-    What the first one left is not durable yet. None if the run had fewer actions.
+    Nothing that the first one left unsynced has become durable by the kill.
     """
-    session = prepared(program, strategy)
-    acked, disk, noted, count = frozenset(session.told), session.disk, session.disk.before, 0
+    for action in itertools.count(1):
+        session = prepared(program, strategy)
+        acked, disk, noted = frozenset(session.told), session.disk, session.disk.before
+        disk.before = _deadly(disk, action)
+        try:
+            program.during(session)
+            return
+        except Died:
+            pass
+        disk.before = noted
+        disk.restart()
+        start, session.epoch = len(disk.log), AFTERWARDS
+        little_room(session)
+        session.note_durable()
+        yield Recording(disk.base, disk.log, session.saves, acked, start)
 
-    def before(name: str, path: Path | None) -> None:
-        nonlocal count
-        noted(name, path)
-        count += 1
-        if count == action:
+
+def _deadly(disk: ModelDisk, action: int) -> Callable[[str, Path | None], None]:
+    counted, before = itertools.count(1), disk.before
+
+    def deadly(name: str, path: Path | None) -> None:
+        before(name, path)
+        if next(counted) == action:
             disk.dead = True
             raise Died
 
-    disk.before = before
-    try:
-        program.during(session)
-        return None
-    except Died:
-        pass
-    disk.before = noted
-    disk.restart()
-    start, session.epoch = len(disk.log), AFTERWARDS
-    little_room(session)
-    session.note_durable()
-    return Recording(disk.base, disk.log, session.saves, acked, strategy, program.keep, start)
+    return deadly

@@ -45,15 +45,24 @@ class Observer:
     states that lead to the same one cost only the recovery.
     """
 
-    def __init__(self, strategy: CheckpointStrategy, keep: int, saves: Sequence[Asked]) -> None:
+    def __init__(self, strategy: CheckpointStrategy, keep: int) -> None:
         self.strategy, self.keep = strategy, keep
-        self._about = {asked.number: asked.about for asked in saves}
-        self._bits = {standin(number).bits(): number for number in [*self._about, NEXT]}
-        self._phases = {about.phase for about in self._about.values()}
+        self.saves: dict[int, Asked] = {}
+        self._bits = {standin(NEXT).bits(): NEXT}
         self._seen: dict[State, Seen] = {}
         self._loaded: dict[bytes, tuple[int, CheckpointMetadata | None]] = {}  # what is loaded is the bytes'
 
-    def __call__(self, state: State) -> Seen:
+    def learn(self, saves: Sequence[Asked]) -> None:
+        """Hear what a run asked to be saved; runs that share an observer save the same under a number."""
+        for asked in saves:
+            self.saves[asked.number] = asked
+            self._bits[standin(asked.number).bits()] = asked.number
+
+    def broken(self, state: State, acked: frozenset[int]) -> str:
+        """Return the letters of the invariants that are broken there, once `acked` were reported durable."""
+        return broken(self.look(state), self.saves, acked, self.keep)
+
+    def look(self, state: State) -> Seen:
         disk, stuck = self.recover(state)
         if stuck:
             return Seen(stuck=stuck)
@@ -79,7 +88,7 @@ class Observer:
         try:
             with self._open(disk) as manager:
                 seen.newest = self._number(manager.get_last_checkpoint(), disk, seen)
-                for phase in self._phases:
+                for phase in {asked.about.phase for asked in self.saves.values()}:
                     seen.best[phase] = self._number(manager.get_best_checkpoint(phase), disk, seen)
                 self._look(manager, disk, seen)
                 path = manager.save_checkpoint(standin(NEXT), metadata(NEXT, -1.0), last=True).result()
@@ -116,7 +125,7 @@ class Observer:
             except CheckpointError:
                 self._loaded[content] = NONE, None
         number, about = self._loaded[content]
-        if number == WRONG or (number not in (NONE, NEXT) and about != self._about[number]):
+        if number == WRONG or (number not in (NONE, NEXT) and about != self.saves[number].about):
             seen.mixed = True
         return number
 
