@@ -210,6 +210,7 @@ class ModelDisk(Disk):
         return True
 
     def free(self, path: Path) -> int:
+        self._begin("free", path)
         return self.room
 
     # ---- the lock

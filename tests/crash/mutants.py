@@ -205,10 +205,11 @@ class Mutant:
 
 _of = {program.name: program for program in programs.PROGRAMS}
 MUTANTS = (
-    Mutant("no fsync of the file", no_file_sync),
+    Mutant("no fsync of the file", no_file_sync, strategy=S.LAST),
     Mutant("no fsync of the file, no checksums", no_file_sync_nor_checksums, strategy=S.LAST),
     Mutant("fsync of the file last, after the names", renamed_before_file_sync),
-    Mutant("no fsync of a copy, where links are missing", copies_unsynced, _of["no links"]),
+    Mutant("no fsync of a copy, where links are missing", copies_unsynced,
+           replace(ONE, links=False)),
     Mutant("no fsync of the directory", no_directory_sync),
     Mutant("no fsync of the parent of a new directory", no_parent_sync, FIRST, S.LAST),
     Mutant("existing directories taken for durable, after a kill", directories_believed, FIRST, S.LAST,

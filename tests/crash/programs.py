@@ -58,6 +58,7 @@ class Session:
     saves: list[Asked] = field(default_factory=list)
     told: set[int] = field(default_factory=set)  # numbers of the saves that were reported durable
     epoch: int = 0
+    manager: CheckpointManager | None = None
 
     def __post_init__(self) -> None:
         self.attach(self.disk)

@@ -55,6 +55,7 @@ class Observer:
     def learn(self, saves: Sequence[Asked]) -> None:
         """Hear what a run asked to be saved; runs that share an observer save the same under a number."""
         for asked in saves:
+            assert self.saves.get(asked.number, asked).labels == asked.labels
             self.saves[asked.number] = asked
             self._bits[standin(asked.number).bits()] = asked.number
 

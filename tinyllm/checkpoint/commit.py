@@ -125,7 +125,7 @@ def make_directories(disk: Disk, path: Path) -> None:
             disk.make_directory(path)
     try:
         disk.sync_directory(path.parent)
-    except OSError:  # such as a parent that only root may read
+    except PermissionError:  # a parent that only others may read
         if made:
             raise
 
