@@ -81,8 +81,9 @@ def nothing_right(session: Session) -> None:
     disk = session.disk
     for name in (f"{TEMP_PREFIX}9-9", "checkpoint_epoch_98.bin"):
         disk.close(disk.create(DIRECTORY / name))
-    newest = next(name for name in disk.names(DIRECTORY) if name.endswith(".bin"))
-    rotten = bytearray(disk.content(DIRECTORY / newest))
+    sound = max((name for name in disk.names(DIRECTORY) if name.endswith(".bin")),
+                key=lambda name: len(disk.content(DIRECTORY / name)))  # fmt: skip
+    rotten = bytearray(disk.content(DIRECTORY / sound))
     rotten[-1] ^= 1
     fd = disk.create(DIRECTORY / "model_final.bin")
     disk.write(fd, memoryview(rotten), 0)
