@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.crash.disk import Image, ModelDisk, Sync
 from tests.crash.matrix import Count, judge
 from tests.crash.programs import (
+    AFTERWARDS,
     DIRECTORY,
     ONE,
     Program,
@@ -144,9 +145,9 @@ def strike(program: Program, strategy: CheckpointStrategy, k: int, fault: int | 
         return None
     descriptors = len(disk.opened)
     left = disk.names(DIRECTORY) if disk.is_directory(DIRECTORY) else []
-    session.epoch = 50
+    session.epoch = AFTERWARDS
     with session.open():
-        last = session.save(0.5, last=True)
+        last = session.save(0.5, last=not strategy.best)
     session.note_durable()
     recording = Recording(disk.base, disk.log, session.saves, acked, disk.at)
     temps = [name for name in left if name.startswith(TEMP_PREFIX)]

@@ -269,8 +269,8 @@ PROGRAMS = (
     Program("phase change", two_epochs, phase_change),
     Program("rollback, final", two_epochs, rollback, keep=2),
     Program("two saves in flight", two_epochs, two_in_flight),
-    Program("no links", two_epochs, new_best, links=False),
-    Program("no preallocation", two_epochs, new_best, reserves=False),
+    Program("no hard links", three_epochs, one_save, links=False),
+    Program("no preallocation", three_epochs, one_save, reserves=False),
 )
 
 
