@@ -47,8 +47,8 @@ class Standin:
         return state
 
     def bits(self) -> tuple[Any, ...]:
-        """Everything, comparable with ==; NaN in the document compares by repr."""
-        return repr(self.document()), [(name, a.shape, a.tobytes()) for name, a in self.arrays.items()]
+        """Everything, comparable and hashable; NaN in the document compares by repr."""
+        return repr(self.document()), *((name, a.shape, a.tobytes()) for name, a in self.arrays.items())
 
 
 def metadata(epoch: int = 1, loss: float = 1.0, phase: str = "pretraining") -> CheckpointMetadata:

@@ -142,6 +142,7 @@ def rm(path: Path, disk: Disk, force: bool) -> int:
             raise CheckpointError(
                 f"{printable(path)}: the only valid checkpoint of its directory; --force removes it"
             )
+        store.settle()
         store.delete(Entry(path, policy.label_of(path.name) or ""))
     finally:
         store.close()

@@ -112,14 +112,22 @@ def write_all(disk: Disk, fd: int, data: memoryview, offset: int = 0) -> None:
 
 
 def make_directories(disk: Disk, path: Path) -> None:
-    """Make `path` and what is missing above it, each durable in its parent."""
-    if disk.is_directory(path):
+    """Make `path` and what is missing above it, each durable in its parent.
+
+    Those that are there already are made durable too: who made them may have been killed before that.
+    """
+    if path.parent == path:
         return
-    if path.parent != path:
-        make_directories(disk, path.parent)
-    with suppress(FileExistsError):
-        disk.make_directory(path)
-    disk.sync_directory(path.parent)
+    make_directories(disk, path.parent)
+    made = not disk.is_directory(path)
+    if made:
+        with suppress(FileExistsError):
+            disk.make_directory(path)
+    try:
+        disk.sync_directory(path.parent)
+    except PermissionError:  # a parent that only others may read
+        if made:
+            raise
 
 
 def temp_name(disk: Disk, directory: Path) -> Path:

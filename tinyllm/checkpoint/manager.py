@@ -74,9 +74,8 @@ class CheckpointManager:
         if not read_only:
             self._store.open()
         try:
-            if not read_only:
-                self._store.recover()
-            self._entries = self._store.entries()  # what is committed; replaced, never changed in place
+            # What is committed; replaced, never changed in place.
+            self._entries = self._store.entries() if read_only else self._store.recover()
         except BaseException:
             self._store.close()
             raise
@@ -277,6 +276,7 @@ class CheckpointManager:
     def _make_room(self, size: int, target: Path) -> None:
         if not self._store.lacking(size, target.parent):
             return
+        self._store.settle()
         self._delete_surplus()
         lacking = self._store.lacking(size, target.parent)
         if lacking:

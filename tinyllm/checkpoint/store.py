@@ -6,6 +6,7 @@ Order: the lock and recovery, then put, list and delete, then small parts.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 from collections.abc import Iterable, Sequence
@@ -38,6 +39,21 @@ def describe(path: Path, label: str, head: Head) -> Entry:
         path, label, head.metadata, head.header.sequence, step, status, head.header.file_bytes,
         weights_only=head.kind == "weights", epoch_end=head.epoch_end, tokens=tokens,
     )  # fmt: skip
+
+
+def _entry(path: Path, found: Entry | CheckpointError) -> Entry:
+    if isinstance(found, Entry):
+        return found
+    return Entry(path, policy.label_of(path.name) or "", problem=str(found))
+
+
+def _order(entry: Entry) -> tuple[int, str]:
+    return entry.sequence, entry.path.name
+
+
+def _is_no_file(problem: CheckpointError) -> bool:
+    """Whether the name is a pipe's, a directory's or the like, which was never a checkpoint."""
+    return isinstance(problem.__cause__, OSError) and problem.__cause__.errno == errno.EINVAL
 
 
 class Store:
@@ -94,31 +110,35 @@ class Store:
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return "another process"
 
-    def recover(self) -> None:
-        """Sweep temp files, set bad files aside, rebuild sidecars; CheckpointError at a newer format's."""
-        try:
-            names = self.disk.names(self.directory)
-        except OSError as error:
-            raise CheckpointError(f"{self}: cannot be listed: {error.strerror or error}") from error
+    def recover(self) -> list[Entry]:
+        """Sweep temp files, set bad files aside, rebuild sidecars; return the entries that are left.
+
+        Raises CheckpointError at a newer format's file, and at one that cannot be read: the next save must
+        come after it in the order of saves, which only its bytes tell.
+        """
+        names, entries = self._names(), []
         for name in names:
             if name.startswith(TEMP_PREFIX):
                 self._remove(self.directory / name)
-        bins = set()
         for path, found in self._read(names):
             if isinstance(found, UnknownVersionError):
                 raise CheckpointError(f"{found}; this directory belongs to it, choose another") from found
             if isinstance(found, DamagedError):
                 self.set_aside(path, found)
                 continue
-            bins.add(path)
-            if isinstance(found, CheckpointError):
+            if isinstance(found, Entry):
+                self._repair_sidecar(found)
+            elif _is_no_file(found):
                 self._notice(str(found))
             else:
-                self._repair_sidecar(found)
+                raise CheckpointError(f"{found}; make it readable, or move it out of the directory") from found
+            entries.append(_entry(path, found))
+        bins = {entry.path for entry in entries}
         for name in names:
             path = self.directory / name
             if name.endswith(".json") and policy.label_of(name) and path.with_suffix(".bin") not in bins:
                 self._remove(path)
+        return sorted(entries, key=_order)
 
     def set_aside(self, path: Path, problem: CheckpointError) -> None:
         """Rename a bad file to `<name>.corrupt`, so that nothing takes it for good; never delete it."""
@@ -138,12 +158,26 @@ class Store:
     def put(self, data: memoryview, targets: Sequence[Path]) -> None:
         """Save `data` under `targets`, the first being the name to speak of; CheckpointError if it failed."""
         try:
-            make_directories(self.disk, targets[0].parent)
+            directory = targets[0].parent
+            if directory != self.directory or not self.disk.is_directory(directory):
+                make_directories(self.disk, directory)
             commit(self.disk, data, targets, self._notice)
         except OSError as error:
             raise CheckpointError(
                 f"{printable(targets[0])}: not saved: {error.strerror or error}; "
                 f"those before it are still there"
+            ) from error
+
+    def settle(self) -> None:
+        """Make durable what the directory shows, be it a killed or failed save's; CheckpointError if it failed.
+
+        Until then nothing is surplus: after a power cut what it was surplus to may never have been there.
+        """
+        try:
+            self.disk.sync_directory(self.directory)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self}: cannot be made durable, so nothing is deleted: {error.strerror or error}"
             ) from error
 
     def lacking(self, size: int, directory: Path) -> int:
@@ -155,19 +189,7 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """Return what is in the directory, by sequence; a bad file is an entry with a problem."""
-        try:
-            names = self.disk.names(self.directory)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise CheckpointError(f"{self}: cannot be listed: {error.strerror or error}") from error
-        found = [
-            each
-            if isinstance(each, Entry)
-            else Entry(path, policy.label_of(path.name) or "", problem=str(each))
-            for path, each in self._read(names)
-        ]
-        return sorted(found, key=lambda entry: (entry.sequence, entry.path.name))
+        return sorted((_entry(path, found) for path, found in self._read(self._names())), key=_order)
 
     def delete(self, entry: Entry) -> None:
         """Delete a checkpoint; one that cannot be deleted is left, with a notice."""
@@ -212,6 +234,14 @@ class Store:
 
     def __str__(self) -> str:
         return printable(self.directory)
+
+    def _names(self) -> list[str]:
+        try:
+            return self.disk.names(self.directory)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise CheckpointError(f"{self}: cannot be listed: {error.strerror or error}") from error
 
     def _read(self, names: Iterable[str]) -> Iterable[tuple[Path, Entry | CheckpointError]]:
         """Yield what each checkpoint's head says; an unchanged header saves reading the rest again."""

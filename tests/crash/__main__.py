@@ -1,0 +1,26 @@
+"""`python -m tests.crash [--write FILE]`: compute the crash matrix and print or write its page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tests.crash.page import page
+
+
+def main() -> int:
+    """Print the page, or write it; 1 if anything is broken in it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write it there instead of printing it")
+    args = parser.parse_args()
+    text = page()
+    if args.write:
+        args.write.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+    return int(" broken: " in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
