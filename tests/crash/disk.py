@@ -81,7 +81,7 @@ class ModelDisk(Disk):
     """A Disk whose `base` is what was durable when it was plugged in and whose `log` tells all since.
 
     `before(action, path or None)` is called first of all by every action that changes something or reads.
-    `room` is what `free` answers; `links` and `reserves` say whether hard links and preallocation are offered.
+    `room` is what `free` answers; `links` and `reserves` tell if hard links and preallocation are offered.
     """
 
     def __init__(self, base: Image | None = None, *, links: bool = True, reserves: bool = True) -> None:
@@ -168,7 +168,9 @@ class ModelDisk(Disk):
     def rename(self, source: Path, target: Path) -> None:
         old, new = self._begin("rename", source), self._slot(target)
         file = self._file(old, source)
-        if self._now.names.get(new) != file:  # two names of one file: rename(2) does nothing, and says so to none
+        if (
+            self._now.names.get(new) != file
+        ):  # two names of one file: rename(2) does nothing, and says so to none
             self._name((old, None), (new, file))
 
     def link(self, source: Path, target: Path) -> bool:

@@ -156,9 +156,7 @@ def strike(program: Program, strategy: CheckpointStrategy, k: int, fault: int | 
     )
 
 
-def struck_everywhere(
-    program: Program, strategy: CheckpointStrategy, fault: int | str
-) -> Iterator[Struck]:
+def struck_everywhere(program: Program, strategy: CheckpointStrategy, fault: int | str) -> Iterator[Struck]:
     """Yield what came of the fault at every action where it can be."""
     for k in itertools.count(1):
         found = strike(program, strategy, k, fault)

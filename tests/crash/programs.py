@@ -14,7 +14,14 @@ from pathlib import Path
 
 from tests.crash.disk import Durable, Image, ModelDisk, Record
 from tests.standin import Died, Standin, metadata
-from tinyllm.checkpoint import CheckpointError, CheckpointManager, CheckpointMetadata, CheckpointStrategy, Save, policy
+from tinyllm.checkpoint import (
+    CheckpointError,
+    CheckpointManager,
+    CheckpointMetadata,
+    CheckpointStrategy,
+    Save,
+    policy,
+)
 
 S = CheckpointStrategy
 STRATEGIES = (S.BEST, S.LAST, S.periodic(2), S.BEST_AND_LAST, S.best_and_periodic(2))
@@ -225,7 +232,7 @@ def two_in_flight(session: Session) -> None:
 
 
 def little_room(session: Session) -> None:
-    """The disk is full until something surplus is deleted; where nothing is, the save fails, and works later."""
+    """The disk is full until something surplus is deleted; where nothing is, the save fails, works then."""
     disk = session.disk
     with session.open():
         noted = disk.before

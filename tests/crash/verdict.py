@@ -1,4 +1,4 @@
-"""What must hold in every state after a crash: invariants (a), (b) and (c) of the promise, and that it goes on.
+"""What must hold in every state after a crash: invariants (a), (b), (c) of the promise, and that it goes on.
 
     (a)  a load returns the newest save that was reported durable, or a newer one, bit for bit
     (b)  nothing that is loaded, and no sidecar, mixes two saves or is of none
@@ -111,7 +111,11 @@ class Observer:
                 beside = entries.get(f"{name[:-5]}.bin")
                 if beside is None or disk.content(DIRECTORY / name) != sidecar(beside):
                     seen.mixed = True
-        alone = {name for name in entries if name != FINAL_NAME and f"{name[:-4]}.json" not in disk.names(DIRECTORY)}
+        alone = {
+            name
+            for name in entries
+            if name != FINAL_NAME and f"{name[:-4]}.json" not in disk.names(DIRECTORY)
+        }
         seen.mixed = seen.mixed or bool(alone)
 
     def _number(self, path: Path | None, disk: ModelDisk, seen: Seen) -> int:
@@ -151,8 +155,11 @@ def _missing(seen: Seen, saves: Mapping[int, Asked], durable: Sequence[Asked], k
             if (label != "best" or asked.pinned) and seen.names.get(name, NONE) < asked.number:
                 return True
     for phase in seen.best:
-        there = {number for name, number in seen.names.items()
-                 if label_of(name) == "best" and number > 0 and saves[number].about.phase == phase}  # fmt: skip
+        there = {
+            number
+            for name, number in seen.names.items()
+            if label_of(name) == "best" and number > 0 and saves[number].about.phase == phase
+        }
         were = {asked.number for asked in durable if "best" in asked.labels and asked.about.phase == phase}
         ranked = sorted(there | were, key=lambda number: (saves[number].about.loss, -number))
         if not there.issuperset(ranked[:keep]) or (ranked and seen.best[phase] != ranked[0]):
