@@ -16,19 +16,16 @@ Order: the recipe, the text, PyTorch's side, tinyllm's side, the table.
 from __future__ import annotations
 
 import argparse
-import ast
-import re
 import subprocess
 import sys
-import sysconfig
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from benchmarks.texts import english
 from benchmarks.torch_gpt import GPT, adamw, load, mean_loss, rate_at, update
 from tinyllm.checkpoint import CheckpointManager
 from tinyllm.metrics import FILE_NAME, read
@@ -45,22 +42,8 @@ def make_text(path: Path, size: int = 1_000_000) -> None:
 
     Which Python it is decides the text, so compare losses only on one text.
     """
-    seen: dict[str, None] = {}  # a dict keeps the order and drops repetitions
-    for paragraph in _paragraphs(Path(sysconfig.get_path("stdlib"))):
-        plain = sum(c.isalpha() or c in " \n.,'" for c in paragraph)
-        if len(paragraph) > 60 and paragraph.isascii() and plain > 0.93 * len(paragraph):
-            seen[paragraph] = None
-    path.write_text("\n\n".join(seen)[:size], encoding="utf-8")
+    path.write_text(english(size), encoding="utf-8")
     print(f"{path}: {path.stat().st_size:,} characters of the docstrings of Python {sys.version.split()[0]}")
-
-
-def _paragraphs(library: Path) -> Iterator[str]:
-    for file in sorted(library.rglob("*.py")):
-        if {"site-packages", "test", "tests", "idlelib", "lib2to3"} & set(file.relative_to(library).parts):
-            continue
-        for node in ast.walk(ast.parse(file.read_bytes())):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                yield from re.split(r"\n\s*\n", ast.get_docstring(node) or "")
 
 
 class Corpus(NamedTuple):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.kernel_sizes import Case, Sizes, gradient, leaves
+from tinyllm.text.tokenizer import train_bpe
 
 
 def embedding_forward(s: Sizes) -> Case:
@@ -256,6 +257,27 @@ def fill_batch(s: Sizes) -> Case:
     return Case(arguments, (corpus[: s.N],), (tokens, targets, starts), operator)
 
 
+def bpe_encode(s: Sizes) -> Case:
+    words = ["".join(map(chr, s.rng.integers(97, 123, n))) for n in s.rng.integers(1, 9, 500)]
+    text = " ".join(s.rng.choice(words, s.N).tolist())
+    tokenizer = train_bpe([text], 2048)
+    codes = np.frombuffer(text.encode("utf-32-le"), np.int32)
+    ids, ends = np.empty(codes.size, np.int32), np.empty(1, np.int64)
+    arguments = (ids, ends, codes, np.array([codes.size]), *tokenizer.tables)
+    return Case(arguments, (codes,), (ids,), None)
+
+
+def bpe_merge(s: Sizes) -> Case:
+    n = 64 * s.N
+    ids = s.rng.integers(0, 64, n).astype(np.int32)
+    ids[[0, -1]] = -1
+    left, right, times = np.arange(n) - 1, np.arange(n) + 1, np.ones(n, np.int64)
+    places = np.flatnonzero((ids[:-1] == 1) & (ids[1:] == 2))
+    # Bound -1: it is only counted, so that every call does the same.
+    arguments = (places, np.empty(2 * n, np.int64), ids, left, right, times, 1, 2, 64, -1)
+    return Case(arguments, (places,), (), None)
+
+
 def add_heads_(s: Sizes) -> Case:
     y, x = s.heads(), s.heads()
     return Case((y, x), (y, x), (y,), lambda torch, y, x: lambda: y.add_(x))
@@ -274,8 +296,9 @@ def all_finite(s: Sizes) -> Case:
 CASES: dict[str, Callable[[Sizes], Case]] = {
     f.__name__: f
     for f in (
-        fill_batch, embedding_forward, embedding_backward, layernorm_forward, layernorm_backward, add_bias_,
-        bias_backward, copy_heads, transpose_heads, add_heads_, attention_forward, attention_delta,
+        bpe_encode, bpe_merge, fill_batch, embedding_forward, embedding_backward, layernorm_forward,
+        layernorm_backward, add_bias_, bias_backward, copy_heads, transpose_heads, add_heads_,
+        attention_forward, attention_delta,
         attention_backward, bias_gelu_forward, bias_gelu_backward, residual_norm_forward,
         residual_norm_backward, dropout_forward, dropout_backward, cross_entropy_forward,
         cross_entropy_backward, sum_squares, add_and_sum_squares, adam_, crc32, all_finite,

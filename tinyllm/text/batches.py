@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,17 +95,18 @@ class Dataset:
         train, streams, held_out = self._parts(corpus, config.val_fraction, seed)
         length = train[:, 1] - train[:, 0]
         own = streams & (length > block_size)  # streams that fill windows of their own
-        self._streams = train[own]
+        self._streams: list[list[int]] = train[own].tolist()
         self._packed = pack(self._pieces(train[~own]), block_size)
         self._held_out = pack(self._pieces(held_out), block_size)
         self._widest = max(self._packed.most, self._held_out.most, 2)  # spans of a window; a stream's has 2
         self._spans = np.empty((0, 2), np.int64)  # of a batch's windows: those of row b are
         self._first = np.empty(0, np.int64)  # spans[first[b]:first[b + 1]]
         counts = stream_windows(length[own], block_size)
-        self._stream_first = len(self._packed) + np.cumsum(counts) - counts
+        first = len(self._packed) + np.cumsum(counts) - counts
+        self._stream_first: list[int] = first.tolist()
         self.windows = len(self._packed) + int(counts.sum())
         self.targets = int(self._loss_in(train).sum())
-        self._epoch: tuple[tuple[int, int], Array, Array] | None = None
+        self._epoch: tuple[tuple[int, int], Array, list[int]] | None = None
 
     def batch(
         self, seed: int, epoch: int, index: int, batch_size: int, out: Batch | None = None
@@ -125,24 +127,23 @@ class Dataset:
             chosen = range(first, min(first + batch_size, len(self._held_out)))
             yield self._filled(room, chosen, self._held_out.place)
 
-    def _drawn(self, seed: int, epoch: int) -> tuple[Array, Array]:
+    def _drawn(self, seed: int, epoch: int) -> tuple[Array, list[int]]:
         """Return the epoch's order of windows and offset of each stream; the latest are kept."""
         latest = self._epoch
         if latest is None or latest[0] != (seed, epoch):
             order = generator(seed, "shuffle", self.name, epoch).permutation(self.windows)
             offsets = generator(seed, "offset", self.name, epoch)
-            drawn = offsets.integers(0, self.block_size, len(self._streams))
+            drawn: list[int] = offsets.integers(0, self.block_size, len(self._streams)).tolist()
             latest = self._epoch = (seed, epoch), order, drawn
         return latest[1], latest[2]
 
-    def _place(self, spans: Array, w: int, offsets: Array) -> int:
+    def _place(self, spans: Array, w: int, offsets: Sequence[int]) -> int:
         """Write the spans of training window w into the first rows of `spans`; return how many they are."""
         if w < len(self._packed):
             return self._packed.place(spans, w)
-        s = int(self._stream_first.searchsorted(w, "right")) - 1
-        start, stop = self._streams[s].tolist()
-        w -= int(self._stream_first[s])
-        return place_stream(spans, start, stop, int(offsets[s]), w, self.block_size)
+        s = bisect_right(self._stream_first, w) - 1
+        start, stop = self._streams[s]
+        return place_stream(spans, start, stop, offsets[s], w - self._stream_first[s], self.block_size)
 
     def _filled(self, room: Batch, windows: Sequence[int], place: Callable[[Array, int], int]) -> Batch:
         """Fill the room's rows with these windows, and with padding below them; return the batch."""

@@ -87,7 +87,7 @@ class Tokenizer(ABC):
             raise TokenizerError(
                 f"id {wrong}: expected 0 to {len(pieces) - 1}; these are the ids of another tokenizer"
             )
-        return b"".join([pieces[i] for i in found])
+        return b"".join(map(pieces.__getitem__, found))
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the text of `ids` while they arrive, each character as soon as its last byte is there.
@@ -151,8 +151,8 @@ class BPETokenizer(Tokenizer):
         object.__setattr__(self, "pieces", (*pieces, b""))
 
     @cached_property
-    def _tables(self) -> tuple[Ids, ...]:
-        """What `bpe_encode` knows of characters and merges."""
+    def tables(self) -> tuple[Ids, ...]:
+        """The last arguments of `bpe_encode`: kinds and ids of characters, table of merges."""
         characters = np.full(sys.maxunicode + 1, -1, np.int32)
         for i, piece in enumerate(self.pieces[:-1]):
             if len(piece) <= 4 and is_whole(piece):
@@ -171,7 +171,7 @@ class BPETokenizer(Tokenizer):
         ids = np.empty(len(joined.encode("utf-8", "surrogatepass")), np.int32)
         ends = np.empty(len(texts), np.int64)
         stops = np.cumsum([len(text) for text in texts], dtype=np.int64)
-        bpe_encode(ids, ends, _code_points(joined), stops, *self._tables)
+        bpe_encode(ids, ends, _code_points(joined), stops, *self.tables)
         found: list[int] = ends.tolist()
         return ids[: found[-1]] if found else ids, found
 

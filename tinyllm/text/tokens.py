@@ -10,7 +10,6 @@ Document d is tokens[starts[d]:starts[d + 1]]. Order: Tokens, reading, writing.
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from array import array
 from collections import deque
@@ -24,11 +23,12 @@ import numpy as np
 from tinyllm.arena import Array
 from tinyllm.text.dialogue import Tokenizer, encode_all
 from tinyllm.text.texts import Digest, Text
+from tinyllm.threads import cores
 
 FORMAT = "tinyllm tokens 1"
 HEADER = 4096  # bytes: tokens begin on a page
 GROUP = 1 << 17  # characters of documents that are encoded at once
-THREADS = min(4, os.cpu_count() or 1)  # that encode; what they make does not depend on their number
+THREADS = min(4, cores())  # that encode; what they make does not depend on their number
 Encoded = tuple[Array, list[int], list[int]]  # tokens, begin and end of those without loss, ends of documents
 
 

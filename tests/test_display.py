@@ -1,0 +1,55 @@
+"""What a person is told while a run works: how far a long reading of texts is."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+
+from tests.runs import TINY, Run
+from tinyllm import begin, display
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> display.Lines:
+    monkeypatch.setattr(display, "HEARTBEAT", 0.0)
+    return display.Lines(io.StringIO(), io.StringIO())
+
+
+def said(lines: display.Lines) -> list[str]:
+    assert isinstance(lines.out, io.StringIO)
+    return lines.out.getvalue().splitlines()
+
+
+def test_a_reading_says_how_much_is_done_how_fast_and_how_long_it_still_takes(lines):
+    for done in (0, 20_000_000, 50_000_000):
+        lines.reading("reading pretraining", done, 100_000_000)
+    row = r"reading pretraining: 50 of 100 MB, [\d.]+ MB/s, ETA \w+"
+    assert len(said(lines)) == 2 and re.fullmatch(row, said(lines)[-1])
+
+
+def test_another_reading_has_a_speed_of_its_own(lines):
+    for what, done in (("one", 1), ("one", 2), ("other", 1), ("other", 2), ("other", 1), ("other", 2)):
+        lines.reading(what, done, 4)
+    assert [line.split(":")[0] for line in said(lines)] == ["one", "other", "other"]
+
+
+def test_a_short_reading_says_nothing():
+    lines = display.Lines(io.StringIO(), io.StringIO())
+    for done in range(10):
+        lines.reading("reading", done, 9)
+    assert not said(lines)
+
+
+def test_every_reading_of_a_run_is_told_to_its_end(tmp_path):
+    run, told = Run(tmp_path / "run"), {}
+
+    def progress(what, done, total):
+        told[what] = done, total
+
+    for _ in range(2):  # the second finds its tokens, and reads the texts for their digest
+        begin.fresh(TINY, run.sources(), run.directory, print, progress)
+        assert len(told) == 4
+        assert all(done == total for done, total in told.values())
+        told.clear()
