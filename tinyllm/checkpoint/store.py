@@ -171,7 +171,7 @@ class Store:
             ) from error
 
     def settle(self) -> None:
-        """Make durable what the directory shows, of a killed or failed save too; CheckpointError if that fails.
+        """Make durable what the directory shows, of a failed save too; CheckpointError if that cannot be.
 
         Until then nothing is surplus: after a power cut what it was surplus to may never have been there.
         """
