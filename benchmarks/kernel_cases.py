@@ -1,7 +1,8 @@
 """What each kernel is timed on: arguments of a step's sizes, the bytes it must move, PyTorch's own operator.
 
 One function a kernel, of the kernel's name. It takes `Sizes` and returns a `Case`; the operator gets the
-torch package and the arguments as tensors, and returns what is timed. In the model's order.
+torch package and the arguments as tensors, and returns what is timed. In the model's order; what is not of a
+step is in kernel_cases_around.py.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.kernel_cases_around import AROUND
 from benchmarks.kernel_sizes import Case, Sizes, gradient, leaves
-from tinyllm.text.tokenizer import train_bpe
 
 
 def embedding_forward(s: Sizes) -> Case:
@@ -241,66 +242,18 @@ def adam_(s: Sizes) -> Case:
     return Case((params, grads, m, v, *settings), (params, grads, m, v), (params, m, v), operator)
 
 
-def fill_batch(s: Sizes) -> Case:
-    tokens, targets, starts = np.zeros((3, s.B, s.T), np.int32)
-    corpus = s.rng.integers(0, min(s.V, 1 << 16), 1 << 24).astype(np.uint16)
-    begin = s.rng.integers(0, corpus.size - s.T, s.B)
-    spans, first = np.stack([begin, begin + s.T], axis=1), np.arange(s.B + 1)
-    corpus.flags.writeable = False
-
-    def operator(torch, *_):
-        texts, places = torch.from_numpy(corpus.astype(np.int32)), torch.from_numpy(begin)[:, None]
-        places = places + torch.arange(s.T)
-        return lambda: (texts[places], texts[places + 1])
-
-    arguments = (tokens, targets, starts, corpus, np.zeros(0, np.int64), spans, first)
-    return Case(arguments, (corpus[: s.N],), (tokens, targets, starts), operator)
-
-
-def bpe_encode(s: Sizes) -> Case:
-    words = ["".join(map(chr, s.rng.integers(97, 123, n))) for n in s.rng.integers(1, 9, 500)]
-    text = " ".join(s.rng.choice(words, s.N).tolist())
-    tokenizer = train_bpe([text], 2048)
-    codes = np.frombuffer(text.encode("utf-32-le"), np.int32)
-    ids, ends = np.empty(codes.size, np.int32), np.empty(1, np.int64)
-    arguments = (ids, ends, codes, np.array([codes.size]), *tokenizer.tables)
-    return Case(arguments, (codes,), (ids,), None)
-
-
-def bpe_merge(s: Sizes) -> Case:
-    n = 64 * s.N
-    ids = s.rng.integers(0, 64, n).astype(np.int32)
-    ids[[0, -1]] = -1
-    left, right, times = np.arange(n) - 1, np.arange(n) + 1, np.ones(n, np.int64)
-    places = np.flatnonzero((ids[:-1] == 1) & (ids[1:] == 2))
-    # Bound -1: it is only counted, so that every call does the same.
-    arguments = (places, np.empty(2 * n, np.int64), ids, left, right, times, 1, 2, 64, -1)
-    return Case(arguments, (places,), (), None)
-
-
 def add_heads_(s: Sizes) -> Case:
     y, x = s.heads(), s.heads()
     return Case((y, x), (y, x), (y,), lambda torch, y, x: lambda: y.add_(x))
 
 
-def crc32(s: Sizes) -> Case:
-    data = s.rng.integers(0, 256, s.N * s.C * 4).astype(np.uint8)
-    return Case((data, 0), (data,), (), None)  # PyTorch's own, in its files, is not to be called alone
-
-
-def all_finite(s: Sizes) -> Case:
-    x = s.normal(s.N * s.C)
-    return Case((x,), (x,), (), lambda torch, x: lambda: bool(torch.isfinite(x).all()))
-
-
-CASES: dict[str, Callable[[Sizes], Case]] = {
+CASES: dict[str, Callable[[Sizes], Case]] = AROUND | {
     f.__name__: f
     for f in (
-        bpe_encode, bpe_merge, fill_batch, embedding_forward, embedding_backward, layernorm_forward,
-        layernorm_backward, add_bias_, bias_backward, copy_heads, transpose_heads, add_heads_,
-        attention_forward, attention_delta,
+        embedding_forward, embedding_backward, layernorm_forward, layernorm_backward, add_bias_,
+        bias_backward, copy_heads, transpose_heads, add_heads_, attention_forward, attention_delta,
         attention_backward, bias_gelu_forward, bias_gelu_backward, residual_norm_forward,
         residual_norm_backward, dropout_forward, dropout_backward, cross_entropy_forward,
-        cross_entropy_backward, sum_squares, add_and_sum_squares, adam_, crc32, all_finite,
+        cross_entropy_backward, sum_squares, add_and_sum_squares, adam_,
     )
 }  # fmt: skip

@@ -35,7 +35,7 @@ class Sizes:
     """Arguments for a worker's share of a step: N rows of C channels, F = 4C, B sequences of T, V tokens."""
 
     def __init__(self, shape: Shape, workers: int) -> None:
-        self.V, self.T, _, _, self.H, self.C = shape
+        self.V, self.T, _, self.L, self.H, self.C = shape
         self.B = max(shape.B // workers, 1)
         self.N, self.F, self.size = self.B * self.T, 4 * self.C, shape.parameters // workers
         self.rng = np.random.default_rng(0)
