@@ -29,7 +29,9 @@ class Row:
         count = self.count(strategy)
         states = ", ".join(str(count.states[model]) if model in count.states else "-" for model in MODELS)
         bad = sum(count.broken.values())
-        return f"{count.points}: {states}" + (f" **{bad} broken: {''.join(sorted(count.letters))}**" if bad else "")
+        return f"{count.points}: {states}" + (
+            f" **{bad} broken: {''.join(sorted(count.letters))}**" if bad else ""
+        )
 
 
 def _crashed(program: matrix.Program) -> Row:

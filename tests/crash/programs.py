@@ -14,7 +14,14 @@ from pathlib import Path
 
 from tests.crash.disk import Durable, Image, ModelDisk, Record
 from tests.standin import Died, Standin, metadata
-from tinyllm.checkpoint import CheckpointError, CheckpointManager, CheckpointMetadata, CheckpointStrategy, Save, policy
+from tinyllm.checkpoint import (
+    CheckpointError,
+    CheckpointManager,
+    CheckpointMetadata,
+    CheckpointStrategy,
+    Save,
+    policy,
+)
 
 S = CheckpointStrategy
 STRATEGIES = (S.BEST, S.LAST, S.periodic(2), S.BEST_AND_LAST, S.best_and_periodic(2))

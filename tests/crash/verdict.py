@@ -111,7 +111,11 @@ class Observer:
                 beside = entries.get(f"{name[:-5]}.bin")
                 if beside is None or disk.content(DIRECTORY / name) != sidecar(beside):
                     seen.mixed = True
-        alone = {name for name in entries if name != FINAL_NAME and f"{name[:-4]}.json" not in disk.names(DIRECTORY)}
+        alone = {
+            name
+            for name in entries
+            if name != FINAL_NAME and f"{name[:-4]}.json" not in disk.names(DIRECTORY)
+        }
         seen.mixed = seen.mixed or bool(alone)
 
     def _number(self, path: Path | None, disk: ModelDisk, seen: Seen) -> int:
