@@ -81,7 +81,7 @@ class ModelDisk(Disk):
     """A Disk whose `base` is what was durable when it was plugged in and whose `log` tells all since.
 
     `before(action, path or None)` is called first of all by every action that changes something or reads.
-    `room` is what `free` answers; `links` and `reserves` tell if hard links and preallocation are offered.
+    `room` is what `free` answers; `links` and `reserves`: whether hard links and preallocation are offered.
     """
 
     def __init__(self, base: Image | None = None, *, links: bool = True, reserves: bool = True) -> None:
@@ -168,18 +168,17 @@ class ModelDisk(Disk):
     def rename(self, source: Path, target: Path) -> None:
         old, new = self._begin("rename", source), self._slot(target)
         file = self._file(old, source)
-        if (
-            self._now.names.get(new) != file
-        ):  # two names of one file: rename(2) does nothing, and says so to none
+        if self._now.names.get(new) != file:  # of one file's two names, rename(2) drops none
             self._name((old, None), (new, file))
 
     def link(self, source: Path, target: Path) -> bool:
         old, new = self._begin("link", source), self._slot(target)
         if not self.links:
             return False
+        file = self._file(old, source)
         if new in self._now.names:
             raise FileExistsError(errno.EEXIST, "File exists", str(target))
-        self._name((new, self._file(old, source)))
+        self._name((new, file))
         return True
 
     def unlink(self, path: Path) -> None:

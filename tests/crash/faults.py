@@ -121,7 +121,7 @@ class Struck:
     notices: list[str]
     descriptors: int
     temps: list[str]
-    later: bool  # whether a save after it was reported durable
+    lost: list[int]  # saves that were asked for and never reported durable
 
 
 def strike(program: Program, strategy: CheckpointStrategy, k: int, fault: int | str) -> Struck | None:
@@ -147,13 +147,12 @@ def strike(program: Program, strategy: CheckpointStrategy, k: int, fault: int | 
     left = disk.names(DIRECTORY) if disk.is_directory(DIRECTORY) else []
     session.epoch = AFTERWARDS
     with session.open():
-        last = session.save(0.5, last=not strategy.best)
+        session.save(0.5, last=not strategy.best)
     session.note_durable()
     recording = Recording(disk.base, disk.log, session.saves, acked, disk.at)
     temps = [name for name in left if name.startswith(TEMP_PREFIX)]
-    return Struck(
-        recording, disk.struck or ("", ""), raised, notices, descriptors, temps, last.number in session.told
-    )
+    lost = [asked.number for asked in session.saves if asked.labels and asked.number not in session.told]
+    return Struck(recording, disk.struck or ("", ""), raised, notices, descriptors, temps, lost)
 
 
 def struck_everywhere(program: Program, strategy: CheckpointStrategy, fault: int | str) -> Iterator[Struck]:

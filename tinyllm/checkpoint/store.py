@@ -131,9 +131,7 @@ class Store:
             elif _is_no_file(found):
                 self._notice(str(found))
             else:
-                raise CheckpointError(
-                    f"{found}; make it readable, or move it out of the directory"
-                ) from found
+                raise CheckpointError(f"{found}; make it readable, or move it elsewhere") from found
             entries.append(_entry(path, found))
         bins = {entry.path for entry in entries}
         for name in names:
@@ -171,7 +169,7 @@ class Store:
             ) from error
 
     def settle(self) -> None:
-        """Make durable what the directory shows, of a failed save too; CheckpointError if that cannot be.
+        """Make durable what the directory shows, a killed or failed save's names too; or raise CheckpointError.
 
         Until then nothing is surplus: after a power cut what it was surplus to may never have been there.
         """
