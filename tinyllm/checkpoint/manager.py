@@ -222,6 +222,8 @@ class CheckpointManager:
 
     def _settled(self) -> list[Entry]:
         self._writer.drain()
+        if not self.read_only:
+            self._store.set_aside_damaged(self._store.entries())
         self._entries = self._store.entries()
         for entry in self._entries:
             if entry.problem:

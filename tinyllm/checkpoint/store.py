@@ -153,6 +153,12 @@ class Store:
         except OSError as error:
             self._notice(f"{problem}; it could not be set aside: {error.strerror or error}")
 
+    def set_aside_damaged(self, entries: Iterable[Entry]) -> None:
+        """Set aside those with a problem whose bytes are not those of any save."""
+        for path, found in self._read(entry.path.name for entry in entries if entry.problem):
+            if isinstance(found, DamagedError):
+                self.set_aside(path, found)
+
     # ---- put, list, delete
 
     def put(self, data: memoryview, targets: Sequence[Path]) -> None:
