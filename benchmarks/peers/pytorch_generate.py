@@ -37,7 +37,7 @@ def build(shape: Shape, threads: int, work: list[int]) -> tuple[Callable[[], flo
 
 
 def extend(gpt: GPT, cache: Tensor, tokens: Tensor, past: int) -> Tensor:
-    """Append tokens (B, n) at position `past`, if that is not 0 n = 1; return the logits (B, V) after them."""
+    """Append tokens (B, n) at position `past`, if not 0, n = 1; return the logits (B, V) after them."""
     B, n = tokens.shape
     stop = past + n
     x = gpt.token(tokens) + gpt.position(torch.arange(past, stop))
