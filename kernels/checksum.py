@@ -26,9 +26,9 @@ POLYNOMIAL = 0x104C11DB7  # x^32 + x^26 + ... + 1, the highest power first
 cgutils: Any = _cgutils
 _LANE, _WORD, _BYTE = ir.VectorType(ir.IntType(64), 2), ir.IntType(64), ir.IntType(8)
 
-# A processor given by hand may lack what the machine at hand has.
-_CAN_MULTIPLY = (
-    bool(binding.get_host_cpu_features().get("pclmul")) and not config.CPU_NAME and not config.CPU_FEATURES
+# A processor given by hand may lack what the machine at hand has; and Python has no such instruction.
+_CAN_MULTIPLY = bool(binding.get_host_cpu_features().get("pclmul")) and not (
+    config.CPU_NAME or config.CPU_FEATURES or config.DISABLE_JIT
 )
 
 

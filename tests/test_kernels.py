@@ -159,7 +159,7 @@ class Draw:
         R = len(sequences)
         logits = self.poison(int(self.rng.integers(1, R + 1)), V)
         scratch = (self.normal(1, R, C), self.normal(R, 4 * C), self.normal(R, C), self.normal(1, T))
-        params = self.normal(int(sizes.sum())) / self.dtype(np.sqrt(C))
+        params = self.normal(int(sizes.sum())) / np.sqrt(C, dtype=self.dtype)
         counters = np.zeros((5 * L + 1, 2), np.int64)
         memory = self.normal(L, 2, B, H, T, D)
         return memory, logits, self.normal(R, C), *scratch, counters, params, places, sequences, positions, 0

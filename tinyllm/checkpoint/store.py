@@ -175,7 +175,7 @@ class Store:
             ) from error
 
     def settle(self) -> None:
-        """Make durable what the directory shows, a killed or failed save's names too; or raise CheckpointError.
+        """Make durable what the directory shows, also of a killed or failed save; or raise CheckpointError.
 
         Until then nothing is surplus: after a power cut what it was surplus to may never have been there.
         """
