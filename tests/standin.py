@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,25 @@ class FaultyDisk(QuickDisk):
         """Close what the dead had open, as the kernel does."""
         for fd in self.opened:
             os.close(fd)
+
+
+class KillingDisk(Disk):
+    """Kills this process with SIGKILL before its k-th action."""
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+        for name in vars(Disk):
+            if not name.startswith("_") and name not in FaultyDisk.FREE_OF_FAULTS:
+                setattr(self, name, self._deadly(getattr(self, name)))
+
+    def _deadly(self, action: Callable[..., Any]) -> Callable[..., Any]:
+        def deadly(*args: Any) -> Any:
+            self.k -= 1
+            if not self.k:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return action(*args)
+
+        return deadly
 
 
 class MeanDisk(Disk):

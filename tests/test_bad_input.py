@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from importlib import import_module
@@ -185,7 +186,9 @@ def test_a_second_run_in_the_same_directory_is_refused_and_names_the_first(world
             cwd=ROOT, capture_output=True, text=True,
         )  # fmt: skip
     assert held.returncode == 1
-    assert str(os.getpid()) in held.stderr and "Traceback" not in held.stderr
+    assert (
+        f"process {os.getpid()} on {socket.gethostname()}" in held.stderr and "Traceback" not in held.stderr
+    )
     assert contents(world["good"]) == before
 
 

@@ -97,12 +97,11 @@ def test_the_models_contain_each_other_and_the_disk_as_it_was(program):
 
 # ---- the matrix
 
+QUICK = {program.name for program in PROGRAMS}
 CELLS = [
     pytest.param(
         row, strategy, id=f"{row.name}-{strategy}",
-        marks=()
-        if row.name in [p.name for p in PROGRAMS] and strategy not in TWO_NAMES
-        else pytest.mark.slow,
+        marks=() if row.name in QUICK and strategy not in TWO_NAMES else pytest.mark.slow,
     )
     for row in (*page.CRASHES, *page.FAULTS)
     for strategy in STRATEGIES

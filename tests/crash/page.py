@@ -97,55 +97,61 @@ Printed by `python -m tests.crash --write docs/crash-matrix.md` (some minutes); 
 `pytest tests/test_crash_matrix.py` recomputes the quick cells and compares, with `-m slow` all of them.
 
 The checkpoint code runs, unchanged, on a disk in memory (`tests/crash/disk.py`) that logs each change. A
-crash may come between any two records of the log. Of every crash point every state that the disk may be in is
-made (`tests/crash/states.py`); a new process recovers each, and is asked what it can load.
+crash may come between any two records of the log. Of every crash point every state that the disk may be
+in is made (`tests/crash/states.py`); a new process recovers each, and is asked what it can load.
 
 ## What a crash may leave
 
-- **kill**: `kill -9`. The process is gone, the system and its cache are not: all that was done is there. A
-  write under way may have got any number of its first sectors.
-- **ordered**: a power cut under a file system with an ordered journal, as ext4. Names change on the disk in the
-  order in which they were changed; a power cut keeps those up to any one after the last fsync, and an fsync of any file or
-  directory keeps all that were before it. A file that was not synced has any subset of its sectors, old ones else
-  (zeros in a new file), and any size it had since, or that its growth passed through at a sector's end.
-- **posix**: a power cut where only POSIX's promises hold. Each name by itself is what it was at its directory's
-  last fsync, or anything it became since: a rename may have lost its source but not gained its target, or the other way
-  around; links, deletions and directories come in any order. Syncing a file keeps its bytes and none of its
-  names. A sector of an unsynced file is old, or any newer version, or torn in its middle between any
-  two versions, or holds what another checkpoint left in that place.
+- **kill**: `kill -9`. The process is gone, the system and its cache are not: all that was done is there.
+  A write under way may have got any number of its first sectors.
+- **ordered**: a power cut under a file system with an ordered journal, as ext4. Names change on the disk
+  in the order in which they were changed; a power cut keeps those up to any one after the last fsync,
+  and an fsync of any file or directory keeps all that were before it. A file that was not synced has any
+  subset of its sectors, old ones else (zeros in a new file), and any size it had since, or that its
+  growth passed through at a sector's end.
+- **posix**: a power cut where only POSIX's promises hold. Each name by itself is what it was at its
+  directory's last fsync, or anything it became since: a rename may have lost its source but not gained
+  its target, or the other way around; links, deletions and directories come in any order. Syncing a file
+  keeps its bytes and none of its names. A sector of an unsynced file is old, or any newer version, or
+  torn in its middle between any two versions, or holds what another checkpoint left in that place.
 
-A sector has {SECTOR} bytes, which disks write whole; the checkpoints here have two of them. The literature these
-follow: ALICE (OSDI 2014), CrashMonkey and B3 (OSDI 2018), and for fsync that fails, ATC 2020.
+A sector has {SECTOR} bytes, which disks write whole; the checkpoints here have two of them. The
+literature these follow: ALICE (OSDI 2014), CrashMonkey and B3 (OSDI 2018), and for fsync that fails, ATC
+2020.
 
-**What bounds it.** Nothing is sampled. The runs are as short as the tables say: at most three saves. Left out
-is what nobody reads: the contents of temp files and of the lock (the disk fails the run if they are read), the numbers in
-temp files' names, and more than {SEVERAL} temp files at once, which are swept one by one like {SEVERAL}. A state that comes up at
-several points is counted once for each set of saves that had been reported durable. What a file system
-does against its own promises is not in any model, nor are bits that rot (tests/test_checkpoint_*.py have those).
+**What bounds it.** Nothing is sampled. The runs are as short as the tables say: at most three saves.
+Left out is what nobody reads: the contents of temp files and of the lock (the disk fails the run if they
+are read), the numbers in temp files' names, and more than {SEVERAL} temp files at once, which are swept
+one by one like {SEVERAL}. A state that comes up at several points is counted once for each set of saves
+that had been reported durable. What a file system does against its own promises is not in any model, nor
+are bits that rot (tests/test_checkpoint_*.py have those).
 
 ## What must hold
 
-After recovery, in each state: (a) a load returns the newest save that was reported durable or a newer one, bit for bit; (b) nothing
-that loads, and no sidecar, mixes two saves or is of none; (c) the newest, the best N of each phase, the
-pinned, the periodic and the final ones are there; (d) recovery raises nothing and leaves no temp file, and the next save works.
+After recovery, in each state: (a) a load returns the newest save that was reported durable or a newer
+one, bit for bit; (b) nothing that loads, and no sidecar, mixes two saves or is of none; (c) the newest,
+the best N of each phase, the pinned, the periodic and the final ones are there; (d) recovery raises
+nothing and leaves no temp file, and the next save works.
 
 ## Crashes
 
-A cell is *crash points: states in kill, ordered, posix*. Two saves in flight are the asynchronous writer's: one is
-written while two more are asked for. *Recovery itself* is crashed at every point, its recovery again, and so on until no
-state is new: any number of crashes in a row. *Killed, then a full disk*: the run is killed before each of its actions in
-turn and another goes on, with nothing synced by the kill and room only after retention; then the power is cut at every point.
+A cell is *crash points: states in kill, ordered, posix*. Two saves in flight are the asynchronous
+writer's: one is written while two more are asked for. *Recovery itself* is crashed at every point, its
+recovery again, and so on until no state is new: any number of crashes in a row. *Killed, then a full
+disk*: the run is killed before each of its actions in turn and another goes on, with nothing synced by
+the kill and room only after retention; then the power is cut at every point.
 
 {_STRATEGIES}
 CRASHES
 
 ## One fault, then a crash
 
-Each action of a run fails once, one after the other (reading, locking and listing too); the run goes on, saves once more,
-and is then crashed at every point after the fault. An fsync that failed has lost its file's bytes for good. *Short write*
-takes half of what it is given, *write of nothing* takes none. "-": not enumerated, for where a save has two names
-these are some hundred thousand states. Every other error number (ENOSPC, EDQUOT, EMFILE, EACCES, EROFS, EINTR) is struck at every
-action in `tests/test_checkpoint_faults.py`, without the crash after it.
+Each action of a run fails once, one after the other (reading, locking and listing too); the run goes on,
+saves once more, and is then crashed at every point after the fault. An fsync that failed has lost its
+file's bytes for good. *Short write* takes half of what it is given, *write of nothing* takes none. "-"
+is not enumerated: where a save has two names there are too many states. Every other error number
+(ENOSPC, EDQUOT, EMFILE, EACCES, EROFS, EINTR) is struck at every action in
+`tests/test_checkpoint_faults.py`, without the crash after it.
 
 {_STRATEGIES}
 FAULTS
@@ -154,10 +160,10 @@ TOTALS
 
 ## The mutation proof
 
-One step of the protocol left out or moved; *broken of all states*, and which invariants. A step that can be left out
-without a violation is not proved by this matrix. Note the column of zeros: no loop of `kill -9` can ever find a missing
-fsync. The last line is the control: with the order right, checksums are not needed against crashes. They are there
-against rot, and for what the second line shows.
+One step of the protocol left out or moved; *broken of all states*, and which invariants. A step that can
+be left out without a violation is not proved by this matrix. Note the column of zeros: no loop of `kill
+-9` can ever find a missing fsync. The last line is the control: with the order right, checksums are not
+needed against crashes. They are there against rot, and for what the second line shows.
 
 | left out | run | kill | ordered | posix | broken |
 |---|---|---|---|---|---|

@@ -232,7 +232,7 @@ def two_in_flight(session: Session) -> None:
 
 
 def little_room(session: Session) -> None:
-    """The disk is full until something surplus is deleted; where nothing is, the save fails, works then."""
+    """The disk is full until something surplus is deleted; where nothing is, the save fails at first."""
     disk = session.disk
     with session.open():
         noted = disk.before

@@ -1,6 +1,6 @@
 """What a disk may hold after a crash, from the log of what was done to it, under three models.
 
-kill     The process is gone, the system is not: all that was done, of a write under way its first sectors.
+kill     The process is gone, the system is not: all that was done, and a write's first sectors.
 ordered  Power is gone, under a journal as ext4's: names changed in the order they were changed in, up to any
          one since the last fsync of anything; of a file that was not synced any sectors, and any size it had.
 posix    Power is gone, and only what POSIX promises holds: each name by itself is anything it was since its
@@ -8,8 +8,8 @@ posix    Power is gone, and only what POSIX promises holds: each name by itself 
          unsynced file is old, new, torn in its middle, or the bytes of another file that once lay there.
 
 A sector is SECTOR bytes, the unit that disks write whole or not at all. Every combination is made. Two
-things are left out, as nothing reads them: what temp files and the lock contain (ModelDisk fails if they are
-read), and the numbers in the temp files' names. Order: State, History.
+things are left out because nothing reads them: what temp files and the lock contain (ModelDisk fails if
+they are read), and the numbers in the temp files' names. Order: State, History.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What must hold in every state after a crash: invariants (a), (b), (c) of the promise, and that it goes on.
+"""What must hold in every state after a crash: (a), (b), (c) of the promise, and that a run goes on.
 
     (a)  a load returns the newest save that was reported durable, or a newer one, bit for bit
     (b)  nothing that is loaded, and no sidecar, mixes two saves or is of none
@@ -155,11 +155,8 @@ def _missing(seen: Seen, saves: Mapping[int, Asked], durable: Sequence[Asked], k
             if (label != "best" or asked.pinned) and seen.names.get(name, NONE) < asked.number:
                 return True
     for phase in seen.best:
-        there = {
-            number
-            for name, number in seen.names.items()
-            if label_of(name) == "best" and number > 0 and saves[number].about.phase == phase
-        }
+        best = {number for name, number in seen.names.items() if label_of(name) == "best" and number > 0}
+        there = {number for number in best if saves[number].about.phase == phase}
         were = {asked.number for asked in durable if "best" in asked.labels and asked.about.phase == phase}
         ranked = sorted(there | were, key=lambda number: (saves[number].about.loss, -number))
         if not there.issuperset(ranked[:keep]) or (ranked and seen.best[phase] != ranked[0]):

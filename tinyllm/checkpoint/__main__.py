@@ -15,8 +15,9 @@ from pathlib import Path
 from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.export import dump, export_weights
+from tinyllm.checkpoint.format import Head
 from tinyllm.checkpoint.manager import resolve
-from tinyllm.checkpoint.metadata import CheckpointError, Entry, printable
+from tinyllm.checkpoint.metadata import CheckpointError, Entry, GoneError, printable
 from tinyllm.checkpoint.store import Store
 
 _COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "state")
@@ -68,10 +69,14 @@ def _bytes(size: float) -> str:
 
 def show(path: Path, disk: Disk, as_json: bool) -> int:
     """Print a checkpoint's metadata, progress, config and digests; every byte of it is read and checked."""
-    path = resolve(path, disk)
-    head, sha256 = reader.digests(path, disk)
+
+    def look() -> tuple[Path, Head, dict[str, str]]:
+        file = resolve(path, disk)
+        return file, *reader.digests(file, disk)
+
+    file, head, sha256 = reader.patient(look)
     found = {
-        "file": str(path),
+        "file": str(file),
         "size": head.header.file_bytes,
         "sequence": head.header.sequence,
         "kind": head.kind,
@@ -111,6 +116,10 @@ def verify(paths: Sequence[Path], disk: Disk) -> int:
         try:
             head = reader.verify(file, disk)
             print(f"{printable(file)}: good, {len(head.tensors)} tensors, {_bytes(head.header.file_bytes)}")
+        except GoneError as error:
+            if file in paths:
+                bad += 1
+            _say(str(error))
         except CheckpointError as error:
             bad += 1
             _say(str(error))

@@ -30,8 +30,8 @@ def load_weights(path: str | Path, disk: Disk | None = None) -> tuple[dict[str, 
     The paths are those of the layout ("params/" is taken off). Adam's moments are skipped, not read, so a
     full state costs a third. Raises CheckpointError as `load_checkpoint` does.
     """
-    disk = disk or Disk()
-    head, weights = reader.read_weights(resolve(Path(path), disk), disk)
+    door = disk or Disk()
+    head, weights = reader.patient(lambda: reader.read_weights(resolve(Path(path), door), door))
     return head.document, weights
 
 
@@ -40,9 +40,13 @@ def export_weights(source: str | Path, target: str | Path, disk: Disk | None = N
 
     Returns the file that was read. The document (config, tokenizer, progress) goes with the weights.
     """
-    disk, target = disk or Disk(), Path(target)
-    found = resolve(Path(source), disk)
-    head, weights = reader.read_weights(found, disk)
+    door, target = disk or Disk(), Path(target)
+
+    def look() -> tuple[Path, Head, dict[str, Array]]:
+        found = resolve(Path(source), door)
+        return found, *reader.read_weights(found, door)
+
+    found, head, weights = reader.patient(look)
     if target.suffix == ".bin":
         image = Image()
         packed = pack_map(head.document, head.metadata, kind="weights", epoch_end=head.epoch_end)
@@ -53,14 +57,14 @@ def export_weights(source: str | Path, target: str | Path, disk: Disk | None = N
     else:
         raise CheckpointError(f"{printable(target)}: export writes .bin or .json, found {target.suffix!r}")
     try:
-        make_directories(disk, target.parent)
-        commit(disk, data, [target], lambda _: None)
+        make_directories(door, target.parent)
+        commit(door, data, [target], lambda _: None)
     except OSError as error:
         raise CheckpointError(f"{printable(target)}: not written: {error.strerror or error}") from error
     again = (
-        reader.read_weights(target, disk)[1]
+        reader.read_weights(target, door)[1]
         if target.suffix == ".bin"
-        else _read_json(target, len(data), disk)
+        else _read_json(target, len(data), door)
     )
     same = again.keys() == weights.keys() and all(_same(again[name], weights[name]) for name in weights)
     if not same:

@@ -170,12 +170,12 @@ class CheckpointManager:
             from tinyllm.state import TrainState  # the package is usable without the model
 
             state_type = TrainState
-        disk = disk or Disk()
-        return reader.read_state(resolve(Path(path), disk), disk, state_type)
+        door = disk or Disk()
+        return reader.patient(lambda: reader.read_state(resolve(Path(path), door), door, state_type))
 
     def get_last_checkpoint(self) -> Path | None:
         """Return the newest checkpoint, of whatever name, that is sound to its last byte."""
-        return self._first_sound(policy.newest(self._settled()))
+        return reader.patient(lambda: self._first_sound(policy.newest(self._settled())))
 
     def get_best_checkpoint(self, phase: str | None = None) -> Path | None:
         """Return the sound checkpoint of a phase's lowest loss; None if there is none.
@@ -183,13 +183,14 @@ class CheckpointManager:
         Without `phase`, of the phase that the newest checkpoint is in. Where no file carries the label
         best (other strategies), the lowest loss among the complete epochs that were kept.
         """
-        entries = self._settled()
-        if phase is None:
-            ordered = policy.newest(entries)
-            if not ordered or ordered[0].metadata is None:
-                return None
-            phase = ordered[0].metadata.phase
-        return self._first_sound(policy.best_first(entries, phase))
+
+        def look() -> Path | None:
+            entries = self._settled()
+            newest = [entry.metadata for entry in policy.newest(entries)[:1]]
+            wanted = newest[0].phase if phase is None and newest and newest[0] else phase
+            return self._first_sound(policy.best_first(entries, wanted)) if wanted else None
+
+        return reader.patient(look)
 
     def list_checkpoints(self) -> list[Entry]:
         """Return all checkpoints in the order of their saving; a bad file is an entry with a problem."""

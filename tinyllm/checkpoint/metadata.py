@@ -26,6 +26,10 @@ class DamagedError(CheckpointError):
     """The bytes are not those of any one save: the file may be set aside, and must not be used."""
 
 
+class GoneError(CheckpointError):
+    """There is no such file, or no longer: a running trainer deletes what it has better ones of."""
+
+
 class UnknownVersionError(CheckpointError):
     """Written by another version of the format: not damaged, and not to be touched."""
 
@@ -102,6 +106,11 @@ class Entry:
     def labels(self) -> tuple[str, ...]:
         """The reasons for which this file is kept."""
         return (self.label, "pinned") if self.pinned else (self.label,)
+
+
+def by_sequence(entry: Entry) -> tuple[int, str]:
+    """Return what sorts entries in the order of their saving."""
+    return entry.sequence, entry.path.name
 
 
 def progress(document: Mapping[str, Any]) -> tuple[int, str, int | None]:

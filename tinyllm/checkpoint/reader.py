@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,10 +27,18 @@ from tinyllm.checkpoint.format import (
     parse_head,
     parse_header,
 )
-from tinyllm.checkpoint.metadata import CheckpointError, CheckpointMetadata, DamagedError, printable
+from tinyllm.checkpoint.metadata import (
+    CheckpointError,
+    CheckpointMetadata,
+    DamagedError,
+    GoneError,
+    printable,
+)
 
 _SCRATCH_BYTES = 1 << 22
 _TWO_THREADS_BYTES = 1 << 23  # of smaller files one thread makes short work
+_LOOKS = 100  # at a directory that changes faster than it is read
+T = TypeVar("T")
 
 
 class CheckpointFile:
@@ -125,7 +133,19 @@ def _named(file: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
+        kind = GoneError if isinstance(error, FileNotFoundError) else CheckpointError
+        raise kind(f"{file}: cannot be read: {error.strerror or error}") from error
+
+
+def patient(read: Callable[[], T]) -> T:
+    """Return `read()`, done again if what it had listed is gone when it looks, for a trainer may be running.
+
+    A trainer deletes nothing before what replaces it is there, so that a new look finds that.
+    """
+    for _ in range(_LOOKS - 1):
+        with suppress(GoneError):
+            return read()
+    return read()
 
 
 def read_head(path: Path, disk: Disk) -> Head:

@@ -21,7 +21,9 @@ from tinyllm.checkpoint.metadata import (
     CheckpointError,
     DamagedError,
     Entry,
+    GoneError,
     UnknownVersionError,
+    by_sequence,
     printable,
     progress,
     sidecar,
@@ -45,10 +47,6 @@ def _entry(path: Path, found: Entry | CheckpointError) -> Entry:
     if isinstance(found, Entry):
         return found
     return Entry(path, policy.label_of(path.name) or "", problem=str(found))
-
-
-def _order(entry: Entry) -> tuple[int, str]:
-    return entry.sequence, entry.path.name
 
 
 def _is_no_file(problem: CheckpointError) -> bool:
@@ -123,6 +121,8 @@ class Store:
         for path, found in self._read(names):
             if isinstance(found, UnknownVersionError):
                 raise CheckpointError(f"{found}; this directory belongs to it, choose another") from found
+            if isinstance(found, GoneError):
+                continue
             if isinstance(found, DamagedError):
                 self.set_aside(path, found)
                 continue
@@ -138,7 +138,7 @@ class Store:
             path = self.directory / name
             if name.endswith(".json") and policy.label_of(name) and path.with_suffix(".bin") not in bins:
                 self._remove(path)
-        return sorted(entries, key=_order)
+        return sorted(entries, key=by_sequence)
 
     def set_aside(self, path: Path, problem: CheckpointError) -> None:
         """Rename a bad file to `<name>.corrupt`, so that nothing takes it for good; never delete it."""
@@ -175,10 +175,7 @@ class Store:
             ) from error
 
     def settle(self) -> None:
-        """Make durable what the directory shows, also of a killed or failed save; or raise CheckpointError.
-
-        Until then nothing is surplus: after a power cut what it was surplus to may never have been there.
-        """
+        """Make durable what the directory shows; only then is anything surplus to it. Or CheckpointError."""
         try:
             self.disk.sync_directory(self.directory)
         except OSError as error:
@@ -195,7 +192,20 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """Return what is in the directory, by sequence; a bad file is an entry with a problem."""
-        return sorted((_entry(path, found) for path, found in self._read(self._names())), key=_order)
+
+        missing = set[Path]()  # twice: a link to nothing
+
+        def look() -> list[Entry]:
+            found = []
+            for path, each in self._read(self._names()):
+                if not isinstance(each, GoneError):
+                    found.append(_entry(path, each))
+                elif path not in missing:
+                    missing.add(path)
+                    raise each
+            return sorted(found, key=by_sequence)
+
+        return reader.patient(look)
 
     def delete(self, entry: Entry) -> None:
         """Delete a checkpoint; one that cannot be deleted is left, with a notice."""
@@ -227,6 +237,8 @@ class Store:
             try:
                 reader.verify(entry.path, self.disk)
                 return entry
+            except GoneError:
+                raise
             except DamagedError as problem:
                 if self._lock is None:
                     self._notice(f"{problem}; passed over")
@@ -264,8 +276,7 @@ class Store:
                         self._known[path] = file.header, known
                 yield path, known
             except CheckpointError as error:
-                if not isinstance(error.__cause__, FileNotFoundError):  # gone since it was listed
-                    yield path, error
+                yield path, error
 
     def _repair_sidecar(self, entry: Entry) -> None:
         try:

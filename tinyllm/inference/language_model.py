@@ -14,6 +14,7 @@ import numpy as np
 
 from tinyllm.arena import Array, aligned_empty
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, load_weights
+from tinyllm.checkpoint.reader import patient
 from tinyllm.config import Config, ModelConfig
 from tinyllm.inference import writing
 from tinyllm.inference.decode import Decoder
@@ -90,8 +91,12 @@ def load(path: Path, notice: Callable[[str], None] = lambda _: None, threads: in
     Of a folder: the best checkpoint of the phase that the newest one is in, or the newest if there is no
     best; damaged files are passed over with a notice. Raises CheckpointError.
     """
-    file = _chosen(path, notice) if path.is_dir() else path
-    document, weights = load_weights(file)
+
+    def look() -> tuple[Path, dict[str, Any], dict[str, Array]]:
+        chosen = _chosen(path, notice) if path.is_dir() else path
+        return chosen, *load_weights(chosen)
+
+    file, document, weights = patient(look)
     try:
         config = Config.from_document(document["config"]).model
         tokenizer = Tokenizer.from_document(document["tokenizer"])

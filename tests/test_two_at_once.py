@@ -1,0 +1,53 @@
+"""Beside a running writer: another writer is refused, a reader always finds a whole checkpoint."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.standin import Standin
+from tinyllm.checkpoint import CheckpointManager, load_weights
+from tinyllm.checkpoint.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[1]
+WRITER = """
+import sys
+from tests.standin import QuickDisk, Standin, metadata
+from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
+strategy = CheckpointStrategy.parse(sys.argv[2])
+with CheckpointManager(sys.argv[1], strategy, 1, disk=QuickDisk()) as manager:
+    for number in range(1, 400):
+        manager.save_checkpoint(Standin(number, number), metadata(number, 1e6 - number)).result()
+        if number == 1:
+            print("begun", flush=True)
+"""
+
+
+@pytest.mark.parametrize("strategy", ["best", "best-and-last"])
+def test_a_reader_beside_a_writer_that_saves_and_deletes_always_finds_a_whole_checkpoint(
+    tmp_path, capsys, strategy
+):
+    """Each save deletes the best one before it, often between a reader's listing and its opening."""
+    arguments = [sys.executable, "-c", WRITER, str(tmp_path), strategy]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout and writer.stdout.readline() == "begun\n"
+        reads, newest = 0, 0
+        while writer.poll() is None:
+            state, about = CheckpointManager.load_checkpoint(tmp_path, Standin)
+            assert state.bits() == Standin(state.seed, state.seed).bits() and about.epoch == state.seed
+            assert state.seed >= newest
+            newest, reads = state.seed, reads + 1
+            document, weights = load_weights(tmp_path)
+            seed = document["progress"]["step"]
+            assert weights["wte"].tobytes() == Standin(seed).arrays["params/wte"].tobytes()
+            with CheckpointManager(tmp_path, read_only=True) as manager:
+                assert manager.get_last_checkpoint() and manager.get_best_checkpoint()
+                assert not manager.notices
+            for command in ("ls", "show"):
+                assert main([command, str(tmp_path)]) == 0
+            assert not capsys.readouterr().err
+        assert writer.returncode == 0
+    assert reads > 5 and CheckpointManager.load_checkpoint(tmp_path, Standin)[0].seed == 399
