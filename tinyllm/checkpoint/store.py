@@ -192,7 +192,6 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """Return what is in the directory, by sequence; a bad file is an entry with a problem."""
-
         missing = set[Path]()  # twice: a link to nothing
 
         def look() -> list[Entry]:
@@ -248,8 +247,6 @@ class Store:
                 self._notice(f"{problem}; passed over")
         return None
 
-    # ---- small parts
-
     def __str__(self) -> str:
         return printable(self.directory)
 
@@ -279,11 +276,9 @@ class Store:
                 yield path, error
 
     def _repair_sidecar(self, entry: Entry) -> None:
-        try:
+        with suppress(OSError):
             if self._read_small(entry.path.with_suffix(".json")) == sidecar(entry):
                 return
-        except OSError:
-            pass
         self.write_sidecar(entry)
 
     def _remove(self, path: Path) -> None:
