@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.standin import Standin
-from tinyllm.checkpoint import CheckpointManager, load_weights
+from tinyllm.checkpoint import CheckpointError, CheckpointManager, load_weights
 from tinyllm.checkpoint.__main__ import main
+from tinyllm.checkpoint.disk import Disk
+from tinyllm.inference import language_model
 
 ROOT = Path(__file__).resolve().parents[1]
 WRITER = """
@@ -51,3 +53,12 @@ def test_a_reader_beside_a_writer_that_saves_and_deletes_always_finds_a_whole_ch
             assert not capsys.readouterr().err
         assert writer.returncode == 0
     assert reads > 5 and CheckpointManager.load_checkpoint(tmp_path, Standin)[0].seed == 399
+
+
+@pytest.mark.parametrize("read", [load_weights, language_model.load, CheckpointManager.load_checkpoint])
+def test_a_file_that_was_named_and_is_not_there_is_looked_for_once(tmp_path, monkeypatch, read):
+    looks, look = [], Disk.open
+    monkeypatch.setattr(Disk, "open", lambda disk, path: looks.append(path) or look(disk, path))
+    with pytest.raises(CheckpointError, match="No such file"):
+        read(tmp_path / "none.bin")
+    assert looks == [tmp_path / "none.bin"]

@@ -15,9 +15,8 @@ from pathlib import Path
 from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.export import dump, export_weights
-from tinyllm.checkpoint.format import Head
-from tinyllm.checkpoint.manager import resolve
 from tinyllm.checkpoint.metadata import CheckpointError, Entry, GoneError, printable
+from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.store import Store
 
 _COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "state")
@@ -69,12 +68,7 @@ def _bytes(size: float) -> str:
 
 def show(path: Path, disk: Disk, as_json: bool) -> int:
     """Print a checkpoint's metadata, progress, config and digests; every byte of it is read and checked."""
-
-    def look() -> tuple[Path, Head, dict[str, str]]:
-        file = resolve(path, disk)
-        return file, *reader.digests(file, disk)
-
-    file, head, sha256 = reader.patient(look)
+    file, (head, sha256) = read_newest(path, disk, lambda file: reader.digests(file, disk))
     found = {
         "file": str(file),
         "size": head.header.file_bytes,

@@ -20,8 +20,8 @@ from tinyllm.checkpoint.commit import commit, make_directories
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.format import DTYPES, Head
 from tinyllm.checkpoint.image import Image, pack_map
-from tinyllm.checkpoint.manager import resolve
 from tinyllm.checkpoint.metadata import CheckpointError, printable
+from tinyllm.checkpoint.newest import read_newest
 
 
 def load_weights(path: str | Path, disk: Disk | None = None) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -31,7 +31,7 @@ def load_weights(path: str | Path, disk: Disk | None = None) -> tuple[dict[str, 
     full state costs a third. Raises CheckpointError as `load_checkpoint` does.
     """
     door = disk or Disk()
-    head, weights = reader.patient(lambda: reader.read_weights(resolve(Path(path), door), door))
+    _, (head, weights) = read_newest(Path(path), door, lambda file: reader.read_weights(file, door))
     return head.document, weights
 
 
@@ -41,12 +41,7 @@ def export_weights(source: str | Path, target: str | Path, disk: Disk | None = N
     Returns the file that was read. The document (config, tokenizer, progress) goes with the weights.
     """
     door, target = disk or Disk(), Path(target)
-
-    def look() -> tuple[Path, Head, dict[str, Array]]:
-        found = resolve(Path(source), door)
-        return found, *reader.read_weights(found, door)
-
-    found, head, weights = reader.patient(look)
+    found, (head, weights) = read_newest(Path(source), door, lambda file: reader.read_weights(file, door))
     if target.suffix == ".bin":
         image = Image()
         packed = pack_map(head.document, head.metadata, kind="weights", epoch_end=head.epoch_end)

@@ -16,6 +16,7 @@ from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.image import pack_map
 from tinyllm.checkpoint.metadata import CheckpointError, CheckpointMetadata, Entry, printable, progress
+from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.policy import CheckpointStrategy
 from tinyllm.checkpoint.store import Store
 from tinyllm.checkpoint.writer import Job, Save, Writer
@@ -171,7 +172,8 @@ class CheckpointManager:
 
             state_type = TrainState
         door = disk or Disk()
-        return reader.patient(lambda: reader.read_state(resolve(Path(path), door), door, state_type))
+        _, found = read_newest(Path(path), door, lambda file: reader.read_state(file, door, state_type))
+        return found
 
     def get_last_checkpoint(self) -> Path | None:
         """Return the newest checkpoint, of whatever name, that is sound to its last byte."""
@@ -223,9 +225,10 @@ class CheckpointManager:
 
     def _settled(self) -> list[Entry]:
         self._writer.drain()
-        if not self.read_only:
-            self._store.set_aside_damaged(self._store.entries())
         self._entries = self._store.entries()
+        if not self.read_only and any(entry.problem for entry in self._entries):
+            self._store.set_aside_damaged(self._entries)
+            self._entries = self._store.entries()
         for entry in self._entries:
             if entry.problem:
                 self._notice(entry.problem)
@@ -287,13 +290,3 @@ class CheckpointManager:
                 f"{printable(target)}: not saved: the disk lacks {lacking} bytes of {size}; "
                 f"free some or keep fewer checkpoints; all that were saved before are still there"
             )
-
-
-def resolve(path: Path, disk: Disk) -> Path:
-    """Return `path`, or the newest valid checkpoint in it if it is a directory."""
-    if not disk.is_directory(path):
-        return path
-    ordered = policy.newest(Store(path, disk, lambda _: None).entries())
-    if not ordered:
-        raise CheckpointError(f"{printable(path)}: no checkpoint here that training can go on from")
-    return ordered[0].path

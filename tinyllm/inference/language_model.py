@@ -96,7 +96,7 @@ def load(path: Path, notice: Callable[[str], None] = lambda _: None, threads: in
         chosen = _chosen(path, notice) if path.is_dir() else path
         return chosen, *load_weights(chosen)
 
-    file, document, weights = patient(look)
+    file, document, weights = patient(look) if path.is_dir() else look()
     try:
         config = Config.from_document(document["config"]).model
         tokenizer = Tokenizer.from_document(document["tokenizer"])
