@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinyllm import model, threads
+from tinyllm import begin, model, threads
 from tinyllm.arena import Array, Layout
 from tinyllm.comm import Team
 from tinyllm.config import Config, ModelConfig, TrainConfig
@@ -130,6 +130,17 @@ def test_workers_come_first_and_blas_gets_the_cores_they_leave(
     sequences, cores, workers, blas_threads, chosen
 ):
     assert threads.choose(sequences, cores, workers, blas_threads) == chosen
+
+
+@pytest.mark.parametrize(
+    "workers, blas_threads, chosen", [(None, None, (1, 2)), (None, 1, (1, 1)), (3, None, (3, 2))]
+)
+def test_a_resumed_run_keeps_its_threads_where_none_are_given(workers, blas_threads, chosen, monkeypatch):
+    monkeypatch.setattr(begin, "set_blas_threads", lambda n: True)
+    with Team(1) as team:
+        state, _ = a_run(team, 1)
+    state.environment = {"workers": 1, "blas_threads": 2}
+    assert begin.threads(state, workers, blas_threads, print) == chosen
 
 
 def test_a_loaded_openblas_takes_another_number_of_threads_and_tells_its_core():

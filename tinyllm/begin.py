@@ -258,10 +258,8 @@ def threads(
     """Return (workers, BLAS threads of each), the latter set: as given, else as the checkpoint was trained
     with, else as suits this machine.
     """
-    before = state.environment
-    stored = [before[name] for name in ("workers", "blas_threads") if isinstance(before.get(name), int)]
-    if workers is None and blas_threads is None and len(stored) == 2:
-        workers, blas_threads = int(stored[0]), int(stored[1])
+    stored = {name: n for name, n in state.environment.items() if isinstance(n, int)}
+    workers, blas_threads = workers or stored.get("workers"), blas_threads or stored.get("blas_threads")
     chosen = choose(state.config.train.batch_size, cores(), workers, blas_threads)
     if not set_blas_threads(chosen[1]):
         notice(

@@ -102,10 +102,11 @@ def main(
 
 def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> int:
     prompts = [command.text_of(option, stdin) for option in args.prompt or [""]]
-    texts = [text for text in prompts for _ in range(args.num_samples)]
     model = command.load(args, err)
-    encoded = [model.prompt(text) for text in texts]
-    for text, prompt, pieces in zip(texts, encoded, _texts(args, model, encoded), strict=True):
+    asked = [(text, model.prompt(text)) for text in prompts]
+    asked = [each for each in asked for _ in range(args.num_samples)]
+    texts = _texts(args, model, [prompt for _, prompt in asked])
+    for (text, prompt), pieces in zip(asked, texts, strict=True):
         if prompt.size > model.config.block_size:
             command.note(f"the prompt has {prompt.size} tokens; the model sees the end of it only", err)
         if args.echo:

@@ -158,16 +158,24 @@ def _block_forward(
     y: Array,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Take the stream x and its norm y through block i; return them as the next block needs them."""
-    bp, ba, (_, H, T) = p.blocks[i], a.blocks[i], a.blocks[i].attention.lse.shape
-    h = attention.forward(
-        bp.attention, ba.attention, s.attention, y, s.h, docs, drop.mask("attention", i, H * T)
-    )
-    mask = drop.mask("attention output", i, T)
-    y = residual_norm.forward(bp.norm2, ba.middle, x, h, bp.attention.out_bias, mask)
+    bp, ba = p.blocks[i], a.blocks[i]
+    y = _first_half(p, a, s, docs, drop, i, x, y)
     h = mlp.forward(bp.mlp, ba.mlp, s.mlp, y, s.h)
-    mask = drop.mask("mlp output", i, T)
+    mask = drop.mask("mlp output", i, docs.starts.shape[1])
     y = residual_norm.forward(next_norm(p, i), ba.end, ba.middle.x, h, bp.mlp.down_bias, mask)
     return ba.end.x, y
+
+
+def _first_half(
+    p: Params, a: Acts, s: Scratch, docs: attention.Documents, drop: dropout.Address, i: int, x: Array,
+    y: Array,
+) -> Array:  # fmt: skip
+    """Take the stream x and its norm y through block i's attention; return the next norm's output."""
+    bp, ba, (_, H, T) = p.blocks[i], a.blocks[i], a.blocks[i].attention.lse.shape
+    mask = drop.mask("attention", i, H * T)
+    h = attention.forward(bp.attention, ba.attention, s.attention, y, s.h, docs, mask)
+    mask = drop.mask("attention output", i, T)
+    return residual_norm.forward(bp.norm2, ba.middle, x, h, bp.attention.out_bias, mask)
 
 
 def _block_backward(
@@ -193,15 +201,10 @@ def _remember(
     p: Params, a: Acts, s: Scratch, docs: attention.Documents, drop: dropout.Address, i: int
 ) -> None:
     """Compute again what block i's backward needs and later blocks have overwritten, from the stream."""
-    bp, ba, (_, H, T) = p.blocks[i], a.blocks[i], a.blocks[i].attention.lse.shape
     x, norm = _before(a, i)
-    y = layernorm.forward(bp.norm1, norm, x)
-    h = attention.forward(
-        bp.attention, ba.attention, s.attention, y, s.h, docs, drop.mask("attention", i, H * T)
-    )
-    mask = drop.mask("attention output", i, T)
-    y = residual_norm.forward(bp.norm2, ba.middle, x, h, bp.attention.out_bias, mask)
-    mlp.remember(bp.mlp, ba.mlp, y)
+    y = layernorm.forward(p.blocks[i].norm1, norm, x)
+    y = _first_half(p, a, s, docs, drop, i, x, y)
+    mlp.remember(p.blocks[i].mlp, a.blocks[i].mlp, y)
 
 
 def _before(a: Acts, i: int) -> tuple[Array, layernorm.Acts]:

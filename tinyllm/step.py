@@ -57,14 +57,10 @@ class Engine:
         borders = [batch_size * rank // self.workers for rank in range(self.workers + 1)]
         self.shares = [slice(a, b) for a, b in itertools.pairwise(borders)]
         self.parts = slices(layout.size, team.size)
+        counts = [share.stop - share.start for share in self.shares]
         self.workspaces = self._work(
             lambda rank: Workspace(
-                config,
-                V,
-                self.shares[rank].stop - self.shares[rank].start,
-                layout,
-                recompute=recompute,
-                accumulate=accumulate,
+                config, V, counts[rank], layout, recompute=recompute, accumulate=accumulate
             )
         )
 

@@ -99,7 +99,9 @@ class Group(NamedTuple):
     """Sequences that are attended in together, and the blocks in which something is visible."""
 
     sequences: slice
-    forward: tuple[tuple[slice, slice, tuple[slice, ...]], ...]  # (queries, all keys they see, in parts)
+    forward: tuple[
+        tuple[slice, slice, tuple[slice, ...]], ...
+    ]  # (queries, all keys they see, parts of these)
     backward: tuple[tuple[slice, slice, bool], ...]  # (keys, queries, whether these keys are new)
 
 
@@ -120,7 +122,7 @@ def documents(starts: Array, H: int, D: int) -> Documents:
         forward, backward = [], []
         for begin, end in borders:
             seen = min(int(row[begin]) for row in rows)
-            forward.append((slice(begin, end), slice(seen, end), _parts(seen, end, D)))
+            forward.append((slice(begin, end), slice(seen, end), _parts(0, end - seen, D)))
             # The queries that see key end - 1 go on as long as their document began before `end`.
             last = max(int(row.searchsorted(end)) for row in rows)
             backward += [(slice(begin, end), part, part.start == begin) for part in _parts(begin, last, D)]
@@ -149,16 +151,14 @@ def forward(p: Params, a: Acts, s: Scratch, x: Array, y: Array, docs: Documents,
         transpose_heads(kt, k[b])
         copy_heads(values, v[b])
         for rows, keys, parts in blocks:
-            prob = _block(s.scores, G, H, rows, keys)
+            prob, seen, held = _block(s.scores, G, H, rows, keys), kt[..., keys], values[:, :, keys]
             for part in parts:
-                at = slice(part.start - keys.start, part.stop - keys.start)
-                np.matmul(q[b, :, rows], kt[..., part], out=prob[..., at])
+                np.matmul(q[b, :, rows], seen[..., part], out=prob[..., part])
             attention_forward(
                 prob, a.lse[b], docs.starts[b], rows.start, keys.start, scale, mask.key, first, mask.rate
             )
             for part in parts:
-                at = slice(part.start - keys.start, part.stop - keys.start)
-                _multiply(mix[b, :, rows], prob[..., at], values[:, :, part], s.share, part is not parts[0])
+                _multiply(mix[b, :, rows], prob[..., part], held[:, :, part], s.share, part.start > 0)
     return linear.forward(y, a.mix, p.out_weight)
 
 
