@@ -1,6 +1,6 @@
 """How fast text becomes batches: byte pair encoding beside other tokenizers, a batch beside a step, a start.
 
-    pip install tokenizers tiktoken
+    pip install -e '.[bench]'
     python -m benchmarks.bench_data --peers all
 
 All encoders have the same merges and cut the same chunks, and it is said whether they make the same tokens.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import itertools
 import json
 import platform
@@ -24,12 +23,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from benchmarks.peers import OURS, Competitor, chosen
 from benchmarks.shapes import CONFIGS, Shape
 from benchmarks.timing import by_turns, processor
 from tinyllm.threads import cores, set_blas_threads
 
-PEERS = ("tokenizers", "tiktoken")
-OURS = "tinyllm"
+PEERS = {name: Competitor("benchmarks.peers.bpe", name) for name in ("tokenizers", "tiktoken")}
 VOCABULARY = 4096
 BAR = 0.01  # a batch's part of a step
 
@@ -194,20 +193,6 @@ PARTS: dict[str, Callable[[list[str], argparse.Namespace], Iterator[Line]]] = {
 }  # fmt: skip
 
 
-def chosen(wanted: str) -> list[str]:
-    """Return the peers meant by `none`, `all` (that are installed) or `NAME,NAME`; ValueError for others."""
-    installed = [name for name in PEERS if importlib.util.find_spec(name)]
-    if wanted in ("none", "all"):
-        return installed if wanted == "all" else []
-    names = list(dict.fromkeys(wanted.split(",")))
-    for name in names:
-        if name not in installed:
-            raise ValueError(
-                f"--peers: found {name!r}, expected none, all or some of those installed: {installed}"
-            )
-    return names
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the command line's options."""
     top = argparse.ArgumentParser("bench_data", description=(__doc__ or "").partition("\n")[0])
@@ -234,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.rounds < 1 or args.characters < 1000:
         top.error("expected --rounds of at least 1 and --characters of at least 1000")
     try:
-        names = [OURS, *chosen(args.peers)]
+        names = [OURS, *chosen(args.peers, PEERS)]
     except ValueError as error:
         top.error(str(error))
     set_blas_threads(1)
