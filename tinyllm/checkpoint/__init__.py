@@ -1,7 +1,7 @@
 """Checkpoints that survive any instant of dying; `CheckpointManager` is all that a trainer needs.
 
 From the bottom up: metadata and plain (words), format and image (bytes), disk (the operating system),
-commit, reader, store and newest (files), policy (decisions), writer (the thread), manager, and the command line.
+commit, reader, store and newest (files), policy (decisions), writer (the thread), manager, the command line.
 """
 
 from tinyllm.checkpoint.export import export_weights, load_weights
