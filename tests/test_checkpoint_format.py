@@ -15,10 +15,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.bombs import forge
 from tests.standin import MeanDisk, Standin, file_bytes, metadata
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, export, format, plain, reader
 from tinyllm.checkpoint.disk import Disk
-from tinyllm.checkpoint.format import HEADER_BYTES, Header, pack_header, parse_head, parse_header
+from tinyllm.checkpoint.format import HEADER_BYTES, parse_head, parse_header
 from tinyllm.checkpoint.image import Image, pack_map
 from tinyllm.checkpoint.metadata import DamagedError
 
@@ -35,17 +36,6 @@ PLAIN = st.recursive(
 def parse(data: bytes, size: int | None = None) -> format.Head:
     header = parse_header(data[:HEADER_BYTES], len(data) if size is None else size, "it")
     return parse_head(header, data[HEADER_BYTES : HEADER_BYTES + header.map_bytes + header.index_bytes], "it")
-
-
-def forge(packed_map: bytes, packed_index: bytes, rest: bytes = b"", **changes: int) -> bytes:
-    """A file with any content whose checksums are all right."""
-    index_at = HEADER_BYTES + len(packed_map)
-    size = index_at + len(packed_index) + len(rest)
-    fields = {
-        "sequence": 1, "file_bytes": size, "map_bytes": len(packed_map), "map_crc": zlib.crc32(packed_map),
-        "index_at": index_at, "index_bytes": len(packed_index), "index_crc": zlib.crc32(packed_index),
-    }  # fmt: skip
-    return pack_header(Header(**{**fields, **changes})) + packed_map + packed_index + rest
 
 
 GOOD_MAP = pack_map(Standin().document(), metadata())

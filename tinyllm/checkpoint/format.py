@@ -41,6 +41,7 @@ VERSION = 1
 HEADER_BYTES = 64
 CHUNK_BYTES = 1 << 26
 MAX_NAME = 512
+INDEX_MEMORY = 8 << 20  # of an index that is unpacked: ten thousand tensors, or two terabytes of chunks
 PIECE_BYTES = 1 << 20  # one pass of checksum and finiteness: stays in the cache
 DTYPES = {name: np.dtype(code) for name, code in
           {"float32": "<f4", "float64": "<f8", "int32": "<i4", "int64": "<i8"}.items()}  # fmt: skip
@@ -48,6 +49,9 @@ DTYPES = {name: np.dtype(code) for name, code in
 # c4 3e, magic, version, flags, then the fields of Header in their order, zeros
 _HEADER = struct.Struct("<2s8sHHQQIIQII6s")
 _CRC = struct.Struct("<I")  # of the 60 bytes before it
+
+
+Bytes = bytes | bytearray
 
 
 class Chunk(NamedTuple):
@@ -157,7 +161,7 @@ def pack_header(header: Header) -> bytes:
 # ---- reading; `file` is only named in errors
 
 
-def parse_header(data: bytes, size: int, file: str) -> Header:
+def parse_header(data: Bytes, size: int, file: str) -> Header:
     """Return the header in the first 64 bytes of a file of `size` bytes."""
     if len(data) != HEADER_BYTES or size < HEADER_BYTES:
         raise DamagedError(f"{file}: {size} bytes are no checkpoint; the header alone has {HEADER_BYTES}")
@@ -192,9 +196,10 @@ def parse_header(data: bytes, size: int, file: str) -> Header:
     return header
 
 
-def parse_head(header: Header, data: bytes, file: str) -> Head:
+def parse_head(header: Header, data: Bytes, file: str) -> Head:
     """Return the head of a file from the bytes of its map and index."""
-    packed_map, packed_index = data[: header.map_bytes], data[header.map_bytes :]
+    view = memoryview(data)  # a copy of either might be large
+    packed_map, packed_index = view[: header.map_bytes], view[header.map_bytes :]
     if zlib.crc32(packed_map) != header.map_crc:
         raise DamagedError(f"{file}: map: checksum differs")
     if zlib.crc32(packed_index) != header.index_crc or len(packed_index) != header.index_bytes:
@@ -204,7 +209,7 @@ def parse_head(header: Header, data: bytes, file: str) -> Head:
     except (ValueError, MemoryError) as error:
         raise DamagedError(f"{file}: map: {error}") from error
     try:
-        tensors = _parse_index(plain.unpack(packed_index), header)
+        tensors = _parse_index(plain.unpack(packed_index, INDEX_MEMORY), header)
     except (ValueError, MemoryError) as error:
         raise DamagedError(f"{file}: index: {error}") from error
     return Head(header, kind, epoch_end, metadata, document, tensors)

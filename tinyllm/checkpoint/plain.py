@@ -13,7 +13,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 
 MAX_BYTES = 1 << 26
-MAX_OBJECTS = 1 << 22
+MAX_MEMORY = 20 << 20  # of what is built, by the estimate below: room for a vocabulary of 2^18 merges
 MAX_DEPTH = 64
 
 _NUMBER_BYTES = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9,
@@ -23,6 +23,12 @@ _FIXED_BYTES = [
     1 if first < 0x80 or first >= 0xE0 else 1 + (first & 31) if 0xA0 <= first < 0xC0
     else _NUMBER_BYTES.get(first, 0) for first in range(256)
 ]  # fmt: skip
+# What CPython takes for each at most, in bytes; of a text, four for each of the file's.
+_NUMBER_COST, _BINARY_COST, _TEXT_COST, _ARRAY_COST, _MAP_COST = 32, 56, 80, 80, 256
+_ITEM_COST, _PAIR_COST = 8, 128  # a place in a list; one in a dict, and the tuple that comes before it
+_FIXED_COST = [
+    _TEXT_COST + 4 * (first & 31) if 0xA0 <= first < 0xC0 else _NUMBER_COST for first in range(256)
+]
 # First byte -> (bytes of the count after it, objects an item has); 0 objects: bin and str count bytes.
 # No extension types, so no timestamps either.
 _COUNTED = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0),
@@ -39,25 +45,25 @@ def pack(document: Any) -> bytes:
     return data
 
 
-def unpack(data: bytes) -> Any:
-    """Return the one object that `data` holds; ValueError says which rule it breaks."""
-    scan(data)
+def unpack(data: bytes | memoryview, memory: int = MAX_MEMORY) -> Any:
+    """Return the one object that `data` holds, in `memory` bytes; ValueError says which rule it breaks."""
+    scan(data, memory)
     try:
         return msgpack.unpackb(
             data, raw=False, strict_map_key=True, object_pairs_hook=_unique, max_ext_len=0,
-            max_str_len=MAX_BYTES, max_bin_len=MAX_BYTES, max_array_len=MAX_OBJECTS, max_map_len=MAX_OBJECTS,
+            max_str_len=MAX_BYTES, max_bin_len=MAX_BYTES, max_array_len=MAX_BYTES, max_map_len=MAX_BYTES,
         )  # fmt: skip
     except ValueError as error:  # also UnicodeDecodeError
         raise ValueError(f"not readable as msgpack: {error}") from error
 
 
-def scan(data: bytes) -> None:
+def scan(data: bytes | memoryview, memory: int = MAX_MEMORY) -> None:
     """Walk `data` as exactly one msgpack object without building it; ValueError where it is not.
 
-    No container may announce more items than bytes are left, nor all of them together more than the limit:
-    so much and no more a decoder will reserve before it has seen the items.
+    No container may announce more items than bytes are left, and all of it together may not take more memory
+    than the limit: containers are counted when they are announced, since a decoder reserves their places.
     """
-    size, at, announced = len(data), 0, 1
+    size, at, cost = len(data), 0, 0
     if size > MAX_BYTES:
         raise ValueError(f"{size} bytes, at most {MAX_BYTES} are allowed")
     left, outer = 1, [0]  # objects still to come in this container, and in those around it
@@ -68,39 +74,50 @@ def scan(data: bytes) -> None:
         left -= 1
         if at >= size:
             raise ValueError("ends in the middle of an object")
-        fixed = _FIXED_BYTES[data[at]]
+        first = data[at]
+        fixed = _FIXED_BYTES[first]
         if fixed:
             at += fixed
+            cost += _FIXED_COST[first]
             continue
-        skipped, items = _counted(data, at)
+        skipped, items, own_cost = _counted(data, at)
         at += skipped
-        announced += items
+        cost += own_cost
         if at > size:
             raise ValueError("ends in the middle of an object")
         if items > size - at:
             raise ValueError(f"announces {items} objects where {size - at} bytes are left")
-        if announced > MAX_OBJECTS:
-            raise ValueError(f"more than {MAX_OBJECTS} objects")
+        if cost > memory:
+            break
         outer.append(left)
         left = items
         if len(outer) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    if cost > memory:
+        raise ValueError(f"takes more than the {memory} bytes of memory that are allowed")
     if at != size:
         raise ValueError(f"its object takes {at} bytes, {size} are there")
 
 
-def _counted(data: bytes, at: int) -> tuple[int, int]:
-    """Return (bytes of the object at `at` without its items, number of its items)."""
+def _counted(data: bytes | memoryview, at: int) -> tuple[int, int, int]:
+    """Return (bytes of the object at `at` without its items, number of its items, memory without theirs)."""
     first = data[at]
     if 0x80 <= first < 0xA0:
-        return 1, (first & 15) * (2 if first < 0x90 else 1)
-    width, each = _COUNTED.get(first, (0, 0))
-    if not width:
-        raise ValueError(f"byte {first:#04x} begins no object that is allowed here")
-    if at + 1 + width > len(data):
-        raise ValueError("ends in the middle of a length")
-    count = int.from_bytes(data[at + 1 : at + 1 + width], "big")
-    return (1 + width, count * each) if each else (1 + width + count, 0)
+        width, count, each = 0, first & 15, 2 if first < 0x90 else 1
+    else:
+        width, each = _COUNTED.get(first, (0, 0))
+        if not width:
+            raise ValueError(f"byte {first:#04x} begins no object that is allowed here")
+        if at + 1 + width > len(data):
+            raise ValueError("ends in the middle of a length")
+        count = int.from_bytes(data[at + 1 : at + 1 + width], "big")
+    if each == 2:
+        return 1 + width, 2 * count, _MAP_COST + _PAIR_COST * count
+    if each == 1:
+        return 1 + width, count, _ARRAY_COST + _ITEM_COST * count
+    if first < 0xC7:
+        return 1 + width + count, 0, _BINARY_COST + count
+    return 1 + width + count, 0, _TEXT_COST + 4 * count
 
 
 def _unique(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:

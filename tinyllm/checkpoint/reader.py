@@ -114,10 +114,10 @@ class CheckpointFile:
             if tensor.chunks:
                 end = tensor.chunks[-1].offset + tensor.chunks[-1].length
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def _read(self, offset: int, size: int) -> bytearray:
         data = bytearray(size)
         self._read_into(memoryview(data), offset)
-        return bytes(data)
+        return data
 
     def _read_into(self, view: memoryview, offset: int) -> None:
         while len(view):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import itertools
 import json
 import sys
 from abc import ABC, abstractmethod
@@ -194,7 +195,7 @@ class CharTokenizer(Tokenizer):
     def __post_init__(self) -> None:
         if not self.characters:
             raise TokenizerError("tokenizer: found no characters, expected at least one")
-        if list(self.characters) != sorted(set(self.characters)):
+        if any(one >= following for one, following in itertools.pairwise(self.characters)):
             raise TokenizerError("tokenizer: expected ascending characters, each once")
         if self.characters[0] < 0 or self.characters[-1] > 0x10FFFF:
             raise TokenizerError("tokenizer: expected characters from 0 to 0x10FFFF")
