@@ -1,6 +1,6 @@
 """Writing a .bin in memory: the training thread fills an Image, the writer seals it. No file is touched.
 
-Order: the map, the index, Image.
+Order: what can be saved, the map, the index, Image.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import msgpack  # type: ignore[import-untyped]
 import numpy as np
@@ -36,6 +36,18 @@ _TWO_THREADS_BYTES = 1 << 22  # less is copied sooner than a thread begins
 _SLACK_BYTES = 1 << 20  # a document may grow so much before a new buffer is needed
 
 
+class State(Protocol):
+    """What can be saved: TrainState, or anything with these two."""
+
+    def document(self) -> dict[str, Any]:
+        """Return everything but the tensors, of plain msgpack types, `progress` among them."""
+        ...
+
+    def tensors(self) -> Mapping[str, Array]:
+        """Return {"params/...", "m/...", "v/...": array} in the file's order."""
+        ...
+
+
 def pack_map(
     document: Mapping[str, Any], metadata: CheckpointMetadata, *, kind: str = "state", epoch_end: bool = True
 ) -> bytes:
@@ -47,6 +59,17 @@ def pack_map(
         )
     except ValueError as error:
         raise CheckpointError(f"this state cannot be stored: {error}") from error
+
+
+def estimated_bytes(state: State) -> int:
+    """Return about the size of its file, never less; CheckpointError if it could not be stored."""
+    nobody = CheckpointMetadata(0, 0.0, 0.0, "2000-01-01 00:00:00", "m" * 64)
+    size = HEADER_BYTES + len(pack_map(state.document(), nobody))
+    for name, array in state.tensors().items():
+        size += (
+            array.nbytes + (array.nbytes >> 10) + 4 * len(name) + 512
+        )  # chunks' entries, name, shape, pads
+    return size
 
 
 def _pack_index(tensors: Sequence[Tensor]) -> bytes:

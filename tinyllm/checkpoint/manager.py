@@ -5,33 +5,20 @@ Order: opening and closing, saving, loading, the writer's part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from tinyllm.arena import Array
 from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.disk import Disk
-from tinyllm.checkpoint.image import pack_map
+from tinyllm.checkpoint.image import State, estimated_bytes, pack_map
 from tinyllm.checkpoint.metadata import CheckpointError, CheckpointMetadata, Entry, printable, progress
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.policy import CheckpointStrategy
 from tinyllm.checkpoint.store import Store
 from tinyllm.checkpoint.writer import Job, Save, Writer
-
-
-class State(Protocol):
-    """What can be saved: TrainState, or anything with these two."""
-
-    def document(self) -> dict[str, Any]:
-        """Return everything but the tensors, of plain msgpack types, `progress` among them."""
-        ...
-
-    def tensors(self) -> Mapping[str, Array]:
-        """Return {"params/...", "m/...", "v/...": array} in the file's order."""
-        ...
 
 
 class CheckpointManager:
@@ -148,9 +135,21 @@ class CheckpointManager:
         return saved
 
     def reserve(self, state: State) -> None:
-        """Get the memory of one snapshot now, so that the first save is no slower than the others."""
-        tensors = state.tensors().values()
-        self._writer.reserve(sum(array.nbytes + (array.nbytes >> 10) + 512 for array in tensors))
+        """Get the memory of one snapshot now, so that the first save is no slower than the others.
+
+        Raises CheckpointError, before the training, if such a state could not be saved or has no room on the
+        disk; room for one, but not for all that the strategy keeps, is a notice.
+        """
+        size = estimated_bytes(state)
+        self._make_room(size, self.directory)
+        at_once = policy.most_kept(self.strategy, self.keep_best_n) + 1
+        held = len({entry.sequence for entry in self._entries if entry.valid})
+        if self._store.lacking(size * max(1, at_once - held), self.directory):
+            self._notice(
+                f"{self._store}: room for a checkpoint of {size} bytes, but not for {at_once}, which "
+                f"{self.strategy} needs at times: free some, or keep fewer best ones, before a save fails"
+            )
+        self._writer.reserve(size)
 
     def pin(self, path: str | Path) -> None:
         """Keep the checkpoint of this name from retention, whatever its loss."""
@@ -258,7 +257,7 @@ class CheckpointManager:
         data = job.image.seal(self._sequence)
         targets = [entry.path for entry in job.entries]
         try:
-            self._make_room(len(data), targets[0])
+            self._make_room(len(data), targets[0].parent)
             self._store.put(data, targets)
         except BaseException:
             with suppress(CheckpointError):
@@ -279,14 +278,13 @@ class CheckpointManager:
         gone = {entry.path for entry in surplus}
         self._entries = [entry for entry in self._entries if entry.path not in gone]
 
-    def _make_room(self, size: int, target: Path) -> None:
-        if not self._store.lacking(size, target.parent):
+    def _make_room(self, size: int, directory: Path) -> None:
+        if not self._store.lacking(size, directory):
             return
         self._store.settle()
         self._delete_surplus()
-        lacking = self._store.lacking(size, target.parent)
-        if lacking:
+        if lacking := self._store.lacking(size, directory):
             raise CheckpointError(
-                f"{printable(target)}: not saved: the disk lacks {lacking} bytes of {size}; "
+                f"{printable(directory)}: not saved: the disk lacks {lacking} bytes of {size}; "
                 f"free some or keep fewer checkpoints; all that were saved before are still there"
             )

@@ -170,6 +170,11 @@ def best_loss(entries: Iterable[Entry], phase: str) -> float | None:
 # ---- what to keep
 
 
+def most_kept(strategy: CheckpointStrategy, keep_best_n: int) -> int:
+    """Return how many saves of one phase a strategy keeps, the periodic ones, which grow, counted once."""
+    return keep_best_n * strategy.best + strategy.last + (strategy.every > 0)
+
+
 def victims(entries: Sequence[Entry], keep_best_n: int) -> list[Entry]:
     """Return what may be deleted: a phase's best ones beyond the lowest `keep_best_n`.
 
