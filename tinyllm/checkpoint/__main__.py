@@ -15,7 +15,6 @@ from pathlib import Path
 from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.export import dump, export_weights
-from tinyllm.checkpoint.format import Head
 from tinyllm.checkpoint.metadata import CheckpointError, Entry, GoneError, printable
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.store import Store
