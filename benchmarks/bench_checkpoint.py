@@ -20,7 +20,7 @@ from statistics import median, quantiles
 
 import numpy as np
 
-from benchmarks.checkpoint_peers import PEERS, Asynchronous, Peer
+from benchmarks.peers.savers import PEERS, Asynchronous, Peer
 from benchmarks.shapes import CONFIGS, Shape
 from benchmarks.timing import by_turns, processor
 from tinyllm.comm import Team
