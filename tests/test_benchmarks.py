@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bench_scaling, bench_step
+from benchmarks import bench_generate, bench_scaling, bench_step
 from benchmarks.competitor import CompetitorError, Process, Turn
+from benchmarks.generation import COMPETITORS as WRITERS
+from benchmarks.generation import PEERS as WRITING_PEERS
 from benchmarks.kernel_cases import CASES
 from benchmarks.peers import COMPETITORS, OURS, PEERS, PROBE, Competitor, chosen, tuning
 from benchmarks.shapes import CONFIGS, Shape
@@ -255,3 +257,25 @@ def test_a_profile_names_every_kernel_of_a_step_and_what_is_left_over():
     for name in ("adam_", "attention_backward", "bias_gelu_forward", "cross_entropy_backward",
                  "residual_norm_forward", "(384, 128) x (128, 512)", "waiting"):  # fmt: skip
         assert name in done.stdout
+
+
+# Generation
+
+
+def test_bench_generate_prints_one_json_line_a_work_and_says_what_it_unset(capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert bench_generate.main([*QUICK, "--peers", "none", "--tokens", "2"]) == 0
+    out, said = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["work"] for line in lines] == ["prompt", "1 text", "8 texts"]
+    assert all(line["competitor"] == "tinyllm" and line["tokens_per_second"] > 0 for line in lines)
+    assert "OMP_NUM_THREADS=7" in said
+
+
+def test_a_competitor_that_writes_other_tokens_ends_bench_generate_with_1(capsys, monkeypatch):
+    other = Competitor("tests.competitor", "tinyllm", options={"loss": 0.5})
+    monkeypatch.setitem(WRITING_PEERS, "other", other)
+    monkeypatch.setitem(WRITERS, "other", other)
+    command = [*QUICK, "--peers", "other", "--peer-threads", "1", "--tokens", "1", "--work", "1 text"]
+    assert bench_generate.main(command) == 1
+    assert "other: writes other tokens than tinyllm" in capsys.readouterr().err
