@@ -202,6 +202,7 @@ def test_a_page_without_a_way_to_it_is_found(tmp_path):
         (r"$\{ a \}$", 1),
         ("$$\na \\\\ b\n$$", 1),
         ("$$\na\n- b\n$$", 2),
+        ("$a\nb$", 1),
         ("it costs $5", 1),
     ],
 )
