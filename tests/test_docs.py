@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs import commands
 from tests.docs.page import ROOT, Page, is_run, misread, pages, read
 from tests.docs.prose import broken_links, broken_math, differences, unreachable
 from tests.docs.quotes import stale, write
@@ -41,6 +42,12 @@ def test_every_link_and_anchor_leads_somewhere(name):
 
 def test_every_page_is_reached_from_the_readme():
     assert not unreachable()
+
+
+def test_every_test_that_a_page_names_is_there():
+    named = {command for path in PAGES.values() for command in commands.commands(read(path))}
+    ids = commands.collect(sorted({file for command in named for file in commands.files(command)}))
+    assert not [command for command in named if not commands.finds(command, ids)]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -202,11 +209,31 @@ def test_a_page_without_a_way_to_it_is_found(tmp_path):
         (r"$\{ a \}$", 1),
         ("$$\na \\\\ b\n$$", 1),
         ("$$\na\n- b\n$$", 2),
+        ("$a\nb$", 1),
         ("it costs $5", 1),
     ],
 )
 def test_a_formula_that_markdown_takes_apart_is_found(tmp_path, text, wrong):
     assert len(broken_math(made(tmp_path, text))) == wrong
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("pytest tests/a.py", True),
+        ("pytest tests/b.py", False),
+        ("pytest tests/a.py -k norm", True),
+        ("pytest tests/a.py -k 'not norm'", False),
+        ("pytest tests/a.py -k 'head or norm' -m slow", True),
+        ("pytest tests/a.py -k 'head and norm'", False),
+        ("pytest tests/a.py::test_it", True),
+        ("pytest tests/a.py::test_no", False),
+    ],
+)
+def test_a_command_that_finds_no_test_is_found(tmp_path, command, found):
+    page = made(tmp_path, f"`{command}` and `pytest`\n\n```sh\n{command}  # why\n```\n")
+    assert commands.commands(page) == {command}
+    assert commands.finds(command, ["tests/a.py::test_it[layernorm]"]) == found
 
 
 ENGLISH = """\
