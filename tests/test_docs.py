@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import commands
+from tests.docs.__main__ import main
 from tests.docs.page import ROOT, Page, is_run, misread, pages, read
 from tests.docs.prose import broken_links, broken_math, differences, unreachable
 from tests.docs.quotes import stale, write
@@ -280,3 +281,14 @@ def test_a_translation_that_says_something_else_is_found(tmp_path, before, after
     other = made(tmp_path, CHINESE.replace(before, after) if before else CHINESE, "page.zh.md")
     found = differences(made(tmp_path, ENGLISH), other)
     assert [line.partition(":")[0] for line in found] == ([wrong] if wrong else [])
+
+
+def test_the_command_line_lists_pages_and_writes_quotes(tmp_path, capsys):
+    assert main([str(PAGES["README.md"])]) == 0
+    listed = capsys.readouterr().out
+    assert listed.startswith("README.md: ")
+    assert all(mark in listed for fence in read(PAGES["README.md"]).fences for mark in fence.marks.values())
+    page = made(tmp_path, "<!-- quote setup.cfg -->\n")
+    assert main(["--write", str(page.path)]) == 0
+    assert (ROOT / "setup.cfg").read_text(encoding="utf-8") in page.path.read_text(encoding="utf-8")
+    assert capsys.readouterr().out == f"{page.path}: written\n"
