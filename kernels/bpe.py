@@ -92,7 +92,8 @@ def bpe_encode(
     """
     word = np.empty(LONGEST_CHUNK, np.int64)  # the tokens of a chunk
     news = np.empty(LONGEST_CHUNK, np.int64)  # what each of them and the next are joined to
-    begin, count = 0, 0
+    begin: Any = np.int64(0)  # 0 is a literal to Numba, of another type, and would compile _chunk_end twice
+    count = 0
     for k in range(stops.size):
         while begin < stops[k]:
             end = _chunk_end(text, begin, stops[k], kinds)
