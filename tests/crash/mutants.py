@@ -16,7 +16,8 @@ from unittest.mock import patch
 
 from tests.crash import matrix, programs
 from tests.crash.disk import ModelDisk
-from tests.crash.programs import DIRECTORY, FIRST, ONE, S
+from tests.crash.programs import FIRST, ONE, S
+from tests.crash.session import DIRECTORY
 from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy, commit, policy, reader, store
 from tinyllm.checkpoint import image as image_module
 from tinyllm.checkpoint.store import Store

@@ -6,6 +6,7 @@ Each cell of a table can be computed alone, so that a test may check one. Order:
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,11 +69,6 @@ def mutant_cells(mutant: Mutant) -> str:
     cells = [f"{count.broken[model]} of {count.states[model]}" for model in MODELS]
     where = f"{mutant.count.__name__.replace('_', ' ')}: {mutant.program.name}, {mutant.strategy}"
     return f"| {mutant.name} | {where} | {' | '.join(cells)} | {', '.join(sorted(count.letters)) or 'none'} |"
-
-
-def line(row: Row) -> str:
-    """Return a line of a table of strategies."""
-    return f"| {row.name} | {' | '.join(row.cell(strategy) for strategy in STRATEGIES)} |"
 
 
 def totals(text: str) -> str:
@@ -171,10 +167,32 @@ MUTANTS
 """
 
 
-def page() -> str:
-    """Return docs/crash-matrix.md."""
-    crashes, struck = "\n".join(map(line, CRASHES)), "\n".join(map(line, FAULTS))
-    text = TEXT.replace("CRASHES", crashes).replace("FAULTS", struck)
-    return text.replace("TOTALS", totals(f"{crashes}\n{struck}")).replace(
-        "MUTANTS", "\n".join(map(mutant_cells, MUTANTS))
-    )
+def computed(cell: tuple[int, CheckpointStrategy | None]) -> str:
+    """Return what the page says at (number of a row, its strategy); of a mutant, its whole line."""
+    row, strategy = cell
+    rows = (*CRASHES, *FAULTS)
+    return rows[row].cell(strategy) if strategy else mutant_cells(MUTANTS[row - len(rows)])
+
+
+def page(processes: int, progress: Callable[[str], None]) -> str:
+    """Return docs/crash-matrix.md; its cells are computed by several processes, one after another."""
+    rows = (*CRASHES, *FAULTS)
+    cells: list[tuple[int, CheckpointStrategy | None]]
+    cells = [(row, strategy) for row in range(len(rows)) for strategy in STRATEGIES]
+    cells += [(len(rows) + mutant, None) for mutant in range(len(MUTANTS))]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        found = []
+        for (row, strategy), text in zip(cells, pool.imap(computed, cells), strict=True):
+            found.append(text)
+            progress(f"{len(found)} of {len(cells)}: {rows[row].name}, {strategy}" if strategy else text)
+    width = len(STRATEGIES)
+    lines = [
+        f"| {row.name} | {' | '.join(found[i * width : (i + 1) * width])} |" for i, row in enumerate(rows)
+    ]
+    tables = {
+        "CRASHES": lines[: len(CRASHES)],
+        "FAULTS": lines[len(CRASHES) :],
+        "TOTALS": [totals("\n".join(lines))],
+        "MUTANTS": found[len(rows) * width :],
+    }
+    return re.sub(r"^[A-Z]+$", lambda name: "\n".join(tables[name[0]]), TEXT, flags=re.M)
