@@ -66,7 +66,7 @@ def saving(directory: Path) -> bool:
 
 
 def shoot(process: subprocess.Popen[str], directory: Path, rng: random.Random, longest: float) -> str:
-    """Send a signal at a random moment or in the first save after it; return its name, "" if it came too late."""
+    """Send a signal at a random moment or in the next save; return its name, "" if it came too late."""
     try:
         process.wait(timeout=rng.uniform(0.1, longest))
         return ""
