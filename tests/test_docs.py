@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs import commands
+from tests.docs.__main__ import main
 from tests.docs.page import ROOT, Page, is_run, misread, pages, read
 from tests.docs.prose import broken_links, broken_math, differences, unreachable
 from tests.docs.quotes import stale, write
@@ -41,6 +43,12 @@ def test_every_link_and_anchor_leads_somewhere(name):
 
 def test_every_page_is_reached_from_the_readme():
     assert not unreachable()
+
+
+def test_every_test_that_a_page_names_is_there():
+    named = {command for path in PAGES.values() for command in commands.commands(read(path))}
+    ids = commands.collect(sorted({file for command in named for file in commands.files(command)}))
+    assert not [command for command in named if not commands.finds(command, ids)]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -202,11 +210,31 @@ def test_a_page_without_a_way_to_it_is_found(tmp_path):
         (r"$\{ a \}$", 1),
         ("$$\na \\\\ b\n$$", 1),
         ("$$\na\n- b\n$$", 2),
+        ("$a\nb$", 1),
         ("it costs $5", 1),
     ],
 )
 def test_a_formula_that_markdown_takes_apart_is_found(tmp_path, text, wrong):
     assert len(broken_math(made(tmp_path, text))) == wrong
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("pytest tests/a.py", True),
+        ("pytest tests/b.py", False),
+        ("pytest tests/a.py -k norm", True),
+        ("pytest tests/a.py -k 'not norm'", False),
+        ("pytest tests/a.py -k 'head or norm' -m slow", True),
+        ("pytest tests/a.py -k 'head and norm'", False),
+        ("pytest tests/a.py::test_it", True),
+        ("pytest tests/a.py::test_no", False),
+    ],
+)
+def test_a_command_that_finds_no_test_is_found(tmp_path, command, found):
+    page = made(tmp_path, f"`{command}` and `pytest`\n\n```sh\n{command}  # why\n```\n")
+    assert commands.commands(page) == {command}
+    assert commands.finds(command, ["tests/a.py::test_it[layernorm]"]) == found
 
 
 ENGLISH = """\
@@ -253,3 +281,14 @@ def test_a_translation_that_says_something_else_is_found(tmp_path, before, after
     other = made(tmp_path, CHINESE.replace(before, after) if before else CHINESE, "page.zh.md")
     found = differences(made(tmp_path, ENGLISH), other)
     assert [line.partition(":")[0] for line in found] == ([wrong] if wrong else [])
+
+
+def test_the_command_line_lists_pages_and_writes_quotes(tmp_path, capsys):
+    assert main([str(PAGES["README.md"])]) == 0
+    listed = capsys.readouterr().out
+    assert listed.startswith("README.md: ")
+    assert all(mark in listed for fence in read(PAGES["README.md"]).fences for mark in fence.marks.values())
+    page = made(tmp_path, "<!-- quote setup.cfg -->\n")
+    assert main(["--write", str(page.path)]) == 0
+    assert (ROOT / "setup.cfg").read_text(encoding="utf-8") in page.path.read_text(encoding="utf-8")
+    assert capsys.readouterr().out == f"{page.path}: written\n"

@@ -141,6 +141,7 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
     took = duration(time.monotonic() - began)
     print(f"\n{directory / 'model_final.bin'} and {directory / 'report.html'} written in {took}")
     if not args.no_samples:
+        _compile(decoding=True)
         _samples(state)
     # Trained on single questions alone, a model takes an unrelated second one for a part of the first.
     alone = " --memory 0" if "instruction_tuning" in state.phases else ""
@@ -148,14 +149,14 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
     return 0
 
 
-def _compile() -> None:
-    """Compile the kernels, or say nothing if an earlier run has."""
-    from tinyllm.kernels import compile_all, is_warm
+def _compile(decoding: bool = False) -> None:
+    """Compile the kernels, or what makes texts; say nothing if an earlier run has."""
+    from tinyllm import kernels
 
-    if not is_warm():
-        began = time.monotonic()
-        print("compiling the kernels, once (about 10 s) ...", end=" ", flush=True)
-        compile_all()
+    if not (kernels.is_decoding_warm() if decoding else kernels.is_warm()):
+        began, what = time.monotonic(), "what makes texts" if decoding else "the kernels"
+        print(f"compiling {what}, once (about {5 if decoding else 10} s) ...", end=" ", flush=True)
+        (kernels.compile_decoding if decoding else kernels.compile_all)()
         print(f"done in {time.monotonic() - began:.1f} s", flush=True)
 
 

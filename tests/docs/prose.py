@@ -72,13 +72,13 @@ def unreachable(root: Path = ROOT) -> set[Path]:
 
 
 def broken_math(page: Page) -> list[str]:
-    r"""Name formulas that Markdown changes before a renderer sees them, through _, *, \\, \{ or a list."""
+    r"""Name formulas that Markdown changes before a renderer sees them, by _, *, \\, \{ or a line's end."""
     found = []
     for token in page.tokens:
         raw = re.sub(r"(`+).*?\1", "", token.content) if token.type == "inline" else ""
         after = "".join(child.content or "\n" for child in token.children or [])
         formulas = re.findall(r"\$\$.+?\$\$|\$[^$]+\$", raw, re.DOTALL)
-        wrong = [formula for formula in formulas if formula not in after]
+        wrong = [f for f in formulas if f not in after or ("\n" in f and not f.startswith("$$"))]
         if len(formulas) * 2 < raw.replace("$$", "$").count("$"):
             wrong.append(f"a $ without a second one: {raw}")
         found += [f"{page.path.name}:{(token.map or [0])[0] + 1}: {formula}" for formula in wrong]

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from pathlib import Path
 
 from tests.docs.page import MARKER, ROOT, Page, parse
 
 
 def source(quote: str, root: Path = ROOT) -> str:
-    """Return the code that `path name ...` means; several names are two lines apart."""
+    """Return the code that `path name ...` means, spaced as in a file."""
     path, *names = quote.split()
     text = (root / path).read_text(encoding="utf-8")
-    return "\n\n".join(_definition(text, name, path) for name in names) if names else text
+    if not names:
+        return text
+    code = [_definition(text, name, path) for name in names]
+    gaps = [
+        "" if one.count("\n") == two.count("\n") == 1 else "\n\n" for one, two in itertools.pairwise(code)
+    ]
+    return "".join(itertools.chain(*zip(code, [*gaps, ""], strict=True)))
 
 
 def _definition(text: str, name: str, path: str) -> str:
