@@ -65,19 +65,27 @@ def saving(directory: Path) -> bool:
     return any(directory.glob(f"{TEMP_PREFIX}*"))
 
 
-def shoot(process: subprocess.Popen[str], directory: Path, rng: random.Random, longest: float) -> str:
-    """Send a signal at a random moment or in the next save; return its name, "" if it came too late."""
-    try:
-        process.wait(timeout=rng.uniform(0.1, longest))
-        return ""
-    except subprocess.TimeoutExpired:
+def shoot(process: subprocess.Popen[str], directory: Path, rng: random.Random, most: int) -> str:
+    """Send a signal at a random moment; return its name, "" if the run had ended.
+
+    One in five falls into the start. The others come when the log has grown by up to `most` bytes, half of
+    these in the next save.
+    """
+    log, begun = directory / FILE_NAME, time.monotonic()
+    size = log.stat().st_size if log.exists() else 0
+    early = rng.random() < 0.2
+    wait, grown, aim = rng.uniform(0.1, 2), size + rng.uniform(1, most), rng.random() < 0.5
+    delay = rng.uniform(0, 0.004)  # seconds; a save of this small state takes a few milliseconds
+    while process.poll() is None:
+        if time.monotonic() - begun > wait if early else log.exists() and log.stat().st_size >= grown:
+            break
+        time.sleep(0.001)
+    while aim and not early and process.poll() is None and not saving(directory):
         pass
-    if rng.random() < 0.5:
-        delay = rng.uniform(0, 0.004)  # seconds; a save of this small state takes a few milliseconds
-        while process.poll() is None and not saving(directory):
-            pass
-        time.sleep(delay)
+    time.sleep(delay)
     sent = rng.choices([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], [8, 1, 1])[0]
+    if process.poll() is not None:
+        return ""
     process.send_signal(sent)
     process.communicate()
     if sent == -process.returncode == signal.SIGKILL and saving(directory):
@@ -85,12 +93,12 @@ def shoot(process: subprocess.Popen[str], directory: Path, rng: random.Random, l
     return sent.name
 
 
-def under_fire(directory: Path, rng: random.Random, most: int, longest: float) -> Counter[str]:
+def under_fire(directory: Path, rng: random.Random, most: int, share: int) -> Counter[str]:
     """Run to the end through up to `most` kills; return how many of each kind there were."""
     kills: Counter[str] = Counter()
     while True:
         process = start(directory, has_checkpoint(directory))
-        if kills.total() < most and (kind := shoot(process, directory, rng, longest)):
+        if kills.total() < most and (kind := shoot(process, directory, rng, share)):
             kills[kind] += 1
             continue
         output, _ = process.communicate()
@@ -111,16 +119,15 @@ def main() -> int:
     rng, done, rounds = random.Random(args.seed), Counter[str](), 0
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place) / "whole"
-        began = time.monotonic()
         process = start(whole, False)
         output, _ = process.communicate()
         if process.returncode:
             raise SystemExit(f"the uninterrupted run failed:\n{output}")
-        longest = 0.6 * (time.monotonic() - began)  # later, most runs would end first
+        share = 2 * (whole / FILE_NAME).stat().st_size // args.per_run
         expected = outcome(whole)
         while done.total() < args.kills:
             directory = Path(place) / f"killed-{rounds}"
-            done += under_fire(directory, rng, min(args.per_run, args.kills - done.total()), longest)
+            done += under_fire(directory, rng, min(args.per_run, args.kills - done.total()), share)
             rounds += 1
             found = outcome(directory)
             if found != expected:

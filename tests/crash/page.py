@@ -26,8 +26,9 @@ class Row:
     name: str
     count: Callable[[CheckpointStrategy], Count]
 
-    def cell(self, strategy: CheckpointStrategy) -> str:
-        count = self.count(strategy)
+    @staticmethod
+    def shown(count: Count) -> str:
+        """Return a cell of the table."""
         states = ", ".join(str(count.states[model]) if model in count.states else "-" for model in MODELS)
         bad = sum(count.broken.values())
         return f"{count.points}: {states}" + (
@@ -63,9 +64,8 @@ FAULTS = tuple(
 )
 
 
-def mutant_cells(mutant: Mutant) -> str:
+def mutant_line(mutant: Mutant, count: Count) -> str:
     """Return a line of the mutation table."""
-    count = mutant.counted()
     cells = [f"{count.broken[model]} of {count.states[model]}" for model in MODELS]
     where = f"{mutant.count.__name__.replace('_', ' ')}: {mutant.program.name}, {mutant.strategy}"
     return f"| {mutant.name} | {where} | {' | '.join(cells)} | {', '.join(sorted(count.letters)) or 'none'} |"
@@ -171,7 +171,10 @@ def computed(cell: tuple[int, CheckpointStrategy | None]) -> str:
     """Return what the page says at (number of a row, its strategy); of a mutant, its whole line."""
     row, strategy = cell
     rows = (*CRASHES, *FAULTS)
-    return rows[row].cell(strategy) if strategy else mutant_cells(MUTANTS[row - len(rows)])
+    if strategy:
+        return Row.shown(rows[row].count(strategy))
+    mutant = MUTANTS[row - len(rows)]
+    return mutant_line(mutant, mutant.counted())
 
 
 def page(processes: int, progress: Callable[[str], None]) -> str:
