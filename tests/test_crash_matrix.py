@@ -119,7 +119,7 @@ def printed(name: str, strategy: CheckpointStrategy) -> str:
 
 
 @pytest.mark.parametrize("row, strategy", CELLS)
-def test_no_crash_breaks_an_invariant_and_the_page_has_the_counts(row, strategy):
+def test_no_crash_breaks_an_invariant(row, strategy):
     count = row.count(strategy)
     assert count.points > 5 and count.states["kill"] and not count.letters, count
     assert row.shown(count) == printed(row.name, strategy)

@@ -159,7 +159,7 @@ TOTALS
 One step of the protocol left out or moved; *broken of all states*, and which invariants. A step that can
 be left out without a violation is not proved by this matrix. Note the column of zeros: no loop of `kill
 -9` can ever find a missing fsync. The last line is the control: with the order right, checksums are not
-needed against crashes. They are there against rot, and for what the second line shows.
+needed against crashes. They are there against rot.
 
 | left out | run | kill | ordered | posix | broken |
 |---|---|---|---|---|---|
