@@ -6,6 +6,7 @@ Order: the model disk and the enumerator themselves, the matrix, the mutants.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from tests.crash.disk import Image, ModelDisk
 from tests.crash.mutants import MUTANTS
 from tests.crash.programs import FIRST, ONE, PROGRAMS, STRATEGIES, S, record
 from tests.crash.states import MODELS, SECTOR, History, image_of, state_of
+from tinyllm.checkpoint import CheckpointStrategy
 from tinyllm.checkpoint.disk import Disk
 
+PAGE = (Path(__file__).parents[1] / "docs" / "crash-matrix.md").read_text(encoding="utf-8")
 TWO_NAMES = (S.BEST_AND_LAST, S.best_and_periodic(2))
 
 # ---- what the proof stands on
@@ -109,10 +112,24 @@ CELLS = [
 ]  # fmt: skip
 
 
+def printed(name: str, strategy: CheckpointStrategy) -> str:
+    """Return the cell of docs/crash-matrix.md."""
+    line = next(line for line in PAGE.splitlines() if line.startswith(f"| {name} | "))
+    return line.split(" | ")[1 + STRATEGIES.index(strategy)].removesuffix(" |")
+
+
 @pytest.mark.parametrize("row, strategy", CELLS)
 def test_no_crash_breaks_an_invariant(row, strategy):
     count = row.count(strategy)
     assert count.points > 5 and count.states["kill"] and not count.letters, count
+    assert row.shown(count) == printed(row.name, strategy)
+
+
+def test_the_page_has_every_row_and_no_violation():
+    for row in (*page.CRASHES, *page.FAULTS):
+        for strategy in STRATEGIES:
+            assert re.fullmatch(r"\d+: \d+, \d+, (\d+|-)", printed(row.name, strategy))
+    assert " 0 violations.**" in PAGE and page.totals(PAGE) in PAGE
 
 
 @pytest.mark.slow
@@ -133,5 +150,6 @@ SLOW_MUTANTS = ("no fsync of a copy", "no fsync of the directory", "fsync of the
         for m in MUTANTS
     ],
 )
-def test_a_step_that_is_left_out_is_missed(mutant):
-    assert bool(mutant.counted().letters) == mutant.red
+def test_a_step_that_is_left_out_is_missed_and_the_page_says_so(mutant):
+    assert page.mutant_line(mutant, count := mutant.counted()) in PAGE.splitlines()
+    assert bool(count.letters) == mutant.red

@@ -17,15 +17,14 @@ from tests.crash.disk import Image, ModelDisk, Sync
 from tests.crash.matrix import Count, judge
 from tests.crash.programs import (
     AFTERWARDS,
-    DIRECTORY,
     ONE,
     Program,
     Recording,
-    Session,
     damaged_sidecars,
     prepared,
     three_epochs,
 )
+from tests.crash.session import DIRECTORY, Session
 from tests.crash.states import MODELS
 from tests.crash.verdict import Observer
 from tinyllm.checkpoint import CheckpointError, CheckpointStrategy

@@ -16,7 +16,8 @@ from unittest.mock import patch
 
 from tests.crash import matrix, programs
 from tests.crash.disk import ModelDisk
-from tests.crash.programs import DIRECTORY, FIRST, ONE, S
+from tests.crash.programs import FIRST, ONE, S
+from tests.crash.session import DIRECTORY
 from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy, commit, policy, reader, store
 from tinyllm.checkpoint import image as image_module
 from tinyllm.checkpoint.store import Store
@@ -181,12 +182,6 @@ def no_checksums() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def no_file_sync_nor_checksums() -> Iterator[None]:
-    with no_file_sync(), no_checksums():
-        yield
-
-
 @dataclass(frozen=True)
 class Mutant:
     """What is left out, how, and the run that is crashed; `red` whether it must break an invariant."""
@@ -206,7 +201,6 @@ class Mutant:
 _of = {program.name: program for program in programs.PROGRAMS}
 MUTANTS = (
     Mutant("no fsync of the file", no_file_sync, strategy=S.LAST),
-    Mutant("no fsync of the file, no checksums", no_file_sync_nor_checksums, strategy=S.LAST),
     Mutant("fsync of the file last, after the names", renamed_before_file_sync),
     Mutant("no fsync of a copy, where links are missing", copies_unsynced, _of["no hard links"]),
     Mutant("no fsync of the directory", no_directory_sync),

@@ -6,6 +6,7 @@ Each cell of a table can be computed alone, so that a test may check one. Order:
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ class Row:
     name: str
     count: Callable[[CheckpointStrategy], Count]
 
-    def cell(self, strategy: CheckpointStrategy) -> str:
-        count = self.count(strategy)
+    @staticmethod
+    def shown(count: Count) -> str:
+        """Return a cell of the table."""
         states = ", ".join(str(count.states[model]) if model in count.states else "-" for model in MODELS)
         bad = sum(count.broken.values())
         return f"{count.points}: {states}" + (
@@ -62,17 +64,11 @@ FAULTS = tuple(
 )
 
 
-def mutant_cells(mutant: Mutant) -> str:
+def mutant_line(mutant: Mutant, count: Count) -> str:
     """Return a line of the mutation table."""
-    count = mutant.counted()
     cells = [f"{count.broken[model]} of {count.states[model]}" for model in MODELS]
     where = f"{mutant.count.__name__.replace('_', ' ')}: {mutant.program.name}, {mutant.strategy}"
     return f"| {mutant.name} | {where} | {' | '.join(cells)} | {', '.join(sorted(count.letters)) or 'none'} |"
-
-
-def line(row: Row) -> str:
-    """Return a line of a table of strategies."""
-    return f"| {row.name} | {' | '.join(row.cell(strategy) for strategy in STRATEGIES)} |"
 
 
 def totals(text: str) -> str:
@@ -163,7 +159,7 @@ TOTALS
 One step of the protocol left out or moved; *broken of all states*, and which invariants. A step that can
 be left out without a violation is not proved by this matrix. Note the column of zeros: no loop of `kill
 -9` can ever find a missing fsync. The last line is the control: with the order right, checksums are not
-needed against crashes. They are there against rot, and for what the second line shows.
+needed against crashes. They are there against rot.
 
 | left out | run | kill | ordered | posix | broken |
 |---|---|---|---|---|---|
@@ -171,10 +167,35 @@ MUTANTS
 """
 
 
-def page() -> str:
-    """Return docs/crash-matrix.md."""
-    crashes, struck = "\n".join(map(line, CRASHES)), "\n".join(map(line, FAULTS))
-    text = TEXT.replace("CRASHES", crashes).replace("FAULTS", struck)
-    return text.replace("TOTALS", totals(f"{crashes}\n{struck}")).replace(
-        "MUTANTS", "\n".join(map(mutant_cells, MUTANTS))
-    )
+def computed(cell: tuple[int, CheckpointStrategy | None]) -> str:
+    """Return what the page says at (number of a row, its strategy); of a mutant, its whole line."""
+    row, strategy = cell
+    rows = (*CRASHES, *FAULTS)
+    if strategy:
+        return Row.shown(rows[row].count(strategy))
+    mutant = MUTANTS[row - len(rows)]
+    return mutant_line(mutant, mutant.counted())
+
+
+def page(processes: int, progress: Callable[[str], None]) -> str:
+    """Return docs/crash-matrix.md; its cells are computed by several processes, one after another."""
+    rows = (*CRASHES, *FAULTS)
+    cells: list[tuple[int, CheckpointStrategy | None]]
+    cells = [(row, strategy) for row in range(len(rows)) for strategy in STRATEGIES]
+    cells += [(len(rows) + mutant, None) for mutant in range(len(MUTANTS))]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        found = []
+        for (row, strategy), text in zip(cells, pool.imap(computed, cells), strict=True):
+            found.append(text)
+            progress(f"{len(found)} of {len(cells)}: {rows[row].name}, {strategy}" if strategy else text)
+    width = len(STRATEGIES)
+    lines = [
+        f"| {row.name} | {' | '.join(found[i * width : (i + 1) * width])} |" for i, row in enumerate(rows)
+    ]
+    tables = {
+        "CRASHES": lines[: len(CRASHES)],
+        "FAULTS": lines[len(CRASHES) :],
+        "TOTALS": [totals("\n".join(lines))],
+        "MUTANTS": found[len(rows) * width :],
+    }
+    return re.sub(r"^[A-Z]+$", lambda name: "\n".join(tables[name[0]]), TEXT, flags=re.M)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.crash.disk import ModelDisk
-from tests.crash.programs import DIRECTORY, Asked, standin
+from tests.crash.session import DIRECTORY, Asked, standin
 from tests.crash.states import State, image_of, state_of
 from tests.standin import Standin, metadata
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, CheckpointMetadata, CheckpointStrategy
