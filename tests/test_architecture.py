@@ -18,7 +18,7 @@ FLOORS = (
     {"state"},
     {"step", "phases", "checkpoint", "metrics"},
     {"inference", "page", "begin", "options", "command"},
-    {"loop", "display", "generate", "chat", "report", "train", "cli", "__main__"},
+    {"loop", "display", "generate", "chat", "report", "inspect", "train", "cli", "__main__"},
 )
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 # The options are read here, and a closed pipe is told to the system.
@@ -131,7 +131,7 @@ def test_help_imports_no_numba_and_no_numpy_but_to_read_checkpoints():
     import subprocess
     import sys
 
-    for module in ("train", "generate", "chat", "report", "checkpoint"):
+    for module in ("train", "generate", "chat", "report", "inspect", "checkpoint"):
         code = (
             "import sys, runpy; sys.argv = ['x', '--help']\n"
             "try: runpy.run_module('tinyllm.MODULE', run_name='__main__')\n"

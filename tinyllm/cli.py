@@ -1,4 +1,4 @@
-"""`tinyllm train|generate|chat|checkpoint|report`: one name for the programs of this package."""
+"""`tinyllm train|generate|chat|checkpoint|report|inspect`: one name for the programs of this package."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ PROGRAMS = {
     "chat": "talk to a model",
     "checkpoint": "list, show, verify, export and remove checkpoints",
     "report": "draw the curves of a run as one HTML page",
+    "inspect": "draw attention, predictions and norms of a model as one HTML page",
 }
 
 

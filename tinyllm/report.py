@@ -38,6 +38,8 @@ def write(directory: Path) -> Path:
 
 def compose(directories: Sequence[Path], out: Path, refresh: bool = False) -> tuple[Path, bool]:
     """Write the report of some runs to `out`; return it and whether all runs are finished."""
+    from tinyllm.page.document import PageError
+    from tinyllm.page.document import write as write_page
     from tinyllm.page.history import read_run
     from tinyllm.page.html import page
 
@@ -55,16 +57,10 @@ def compose(directories: Sequence[Path], out: Path, refresh: bool = False) -> tu
         title, notes = f"{len(runs)} runs", ["laid over one another, step by step"]
     if follow:
         notes.append(f"reloads itself every {INTERVAL:g} seconds")
-    content = page(runs, title, notes, int(INTERVAL) if follow else 0)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(out)
-    except OSError as error:
-        raise ReportError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        write_page(page(runs, title, notes, int(INTERVAL) if follow else 0), out)
+    except PageError as error:
+        raise ReportError(str(error)) from error
     return out, done
 
 

@@ -91,6 +91,13 @@ def load(path: Path, notice: Callable[[str], None] = lambda _: None, threads: in
     Of a folder: the best checkpoint of the phase that the newest one is in, or the newest if there is no
     best; damaged files are passed over with a notice. Raises CheckpointError.
     """
+    return load_with_file(path, notice, threads)[0]
+
+
+def load_with_file(
+    path: Path, notice: Callable[[str], None] = lambda _: None, threads: int = 1
+) -> tuple[LanguageModel, Path]:
+    """Return what `load` does, and the file that it was read from."""
 
     def look() -> tuple[Path, dict[str, Any], dict[str, Array]]:
         chosen = _chosen(path, notice) if path.is_dir() else path
@@ -115,7 +122,7 @@ def load(path: Path, notice: Callable[[str], None] = lambda _: None, threads: in
     row[:] = 0
     for name, view in layout.named(row).items():
         view[...] = weights.pop(name)
-    return LanguageModel(Weights.of(config, layout, row), tokenizer, begins, threads)
+    return LanguageModel(Weights.of(config, layout, row), tokenizer, begins, threads), file
 
 
 def _chosen(folder: Path, notice: Callable[[str], None]) -> Path:

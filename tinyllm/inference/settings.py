@@ -68,13 +68,18 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, defaults: Sampling) 
     )
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> None:
-    """Add the model, how much it may write, and the threads it may use."""
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the model."""
     parser.add_argument(
         "model", metavar="MODEL",
         help="a .bin (a checkpoint or exported weights), or a folder of checkpoints: of it, the best of its "
         "latest phase, or the newest that is sound",
     )  # fmt: skip
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> None:
+    """Add the model, how much it may write, and the threads it may use."""
+    add_model_argument(parser)
     parser.add_argument(
         "--max-tokens", type=int, default=max_tokens, metavar="N",
         help=f"longest text, in tokens (default: {max_tokens})",

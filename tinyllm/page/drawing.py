@@ -1,8 +1,7 @@
 """A chart as markup that needs no script: the data are the path itself, in steps and values.
 
 A matrix maps them onto the plot. Strokes do not scale and all text is HTML placed by per cent: one markup
-fits every width, and the page's script zooms by changing the matrix. Order: escaping, the frame, the figure,
-its parts.
+fits every width, and the page's script zooms by changing the matrix. Order: the frame, the figure, its parts.
 """
 
 from __future__ import annotations
@@ -10,19 +9,13 @@ from __future__ import annotations
 import html
 from typing import NamedTuple
 
-from tinyllm.checkpoint.metadata import printable
 from tinyllm.page.charts import Chart, Mark
 from tinyllm.page.curves import figures, labels, log_ticks, logarithms, loss, path, ticks
+from tinyllm.page.document import text
 from tinyllm.page.history import Series
 
 SIDE = 1000  # of the plot in the units of its viewBox
 KINDS = ("raw", "trend", "eval")  # in the order of painting
-
-
-def text(value: object, most: int = 200) -> str:
-    """Return `value` as one line of HTML: escaped, control characters spelt out, not without end."""
-    line = printable(value)
-    return html.escape(line if len(line) <= most else line[: most - 1] + "…")
 
 
 class Frame(NamedTuple):

@@ -1,25 +1,20 @@
-"""The report as one HTML page: no network, no library, nothing in it that was not escaped.
-
-The page's own policy forbids every request, and every script but its own. Order: the page, headline, curves,
-tables.
-"""
+"""The report's page: headline, curves, tables, in this order."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tinyllm.checkpoint.metadata import Entry, printable
 from tinyllm.page.charts import charts, column_width, epoch_stride, told
 from tinyllm.page.curves import amount, duration, figures, loss, size
-from tinyllm.page.drawing import draw, text
+from tinyllm.page.document import document, headline, table, text
+from tinyllm.page.drawing import draw
 from tinyllm.page.history import Run, section
 from tinyllm.page.script import SCRIPT
-from tinyllm.page.style import STYLE
+from tinyllm.page.style import CHARTS
 
 MOST_ROWS = 100  # of each table, all runs together
 MOST_EPOCHS = 2000  # that the script can name
@@ -30,22 +25,10 @@ def page(runs: Sequence[Run], title: str, notes: Sequence[str], refresh: int = 0
 
     `notes` follow the title. With one run the page is about it; several are laid over one another.
     """
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    again = f'<meta http-equiv="refresh" content="{refresh}">\n' if refresh else ""
     parts = (_headline(runs), _curves(runs), _events(runs), _checkpoints(runs), _settings(runs))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n{again}'
-        f'<title>{text(title)} · training report</title>\n<link rel="icon" href="data:,">\n'
-        f'<style>{STYLE}</style>\n</head>\n<body class="{"single" if len(runs) == 1 else "many"}">\n'
-        f"<header><h1>{text(title)}</h1><p>{' · '.join(map(text, notes))}</p></header>\n"
-        f"{''.join(parts)}"
-        '<output class="unseen" id="spoken" aria-live="polite"></output>\n'
-        f'<script type="application/json" id="facts">{_facts(runs)}</script>\n'
-        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
-    )
+    body = f'<main class="{"single" if len(runs) == 1 else "many"}">\n{"".join(parts)}</main>\n'
+    kind = "training report"
+    return document(title, kind, notes, body, CHARTS, SCRIPT, {"facts": _facts(runs)}, refresh)
 
 
 def _facts(runs: Sequence[Run]) -> str:
@@ -85,18 +68,14 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
 
 def _headline(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
-        items = (
-            f"<div><dt>{name}</dt><dd><b>{value}</b> <small>{note}</small></dd></div>\n"
-            for name, value, note in numbers(runs[0])
-        )
-        return f'<dl class="numbers">\n{"".join(items)}</dl>\n'
+        return headline(numbers(runs[0]))
     named = [{name: value for name, value, _ in numbers(run)} for run in runs]
     columns = list(dict.fromkeys(name for found in named for name in found))
     rows = [
         [text(run.name), run.status, *(found.get(column, "–") for column in columns)]
         for run, found in zip(runs, named, strict=True)
     ]
-    return f"<section>{_table(['run', 'status', *columns], rows, numeric=columns)}</section>\n"
+    return f"<section>{table(['run', 'status', *columns], rows, numeric=columns)}</section>\n"
 
 
 # ---- curves
@@ -128,24 +107,6 @@ def _curves(runs: Sequence[Run]) -> str:
 # ---- tables
 
 
-def _table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[str] = (), caption: str = ""
-) -> str:
-    """Return a table of cells that are HTML already; the columns named `numeric` are aligned right."""
-    right = [' class="n"' if name in set(numeric) else "" for name in head]
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        inner = (f"<{tag}{side}>{cell}</{tag}>" for cell, side in zip(cells, right, strict=True))
-        return f"<tr>{''.join(inner)}</tr>\n"
-
-    title = f"<caption>{caption}</caption>" if caption else ""
-    body = "".join(row(cells, "td") for cells in rows)
-    return (
-        f'<div class="scroll" tabindex="0"><table>{title}\n<thead>{row(head, "th")}</thead>\n'
-        f"<tbody>{body}</tbody></table></div>\n"
-    )
-
-
 def _events(runs: Sequence[Run]) -> str:
     most, many = max(MOST_ROWS // len(runs), 1), len(runs) > 1
     rows = [
@@ -154,7 +115,7 @@ def _events(runs: Sequence[Run]) -> str:
         for event in run.events[-most:]
     ]
     head = [*["run"] * many, "step", "event", "phase"]
-    return f"<section><h2>Events</h2>{_table(head, rows, numeric=['step'])}</section>\n" if rows else ""
+    return f"<section><h2>Events</h2>{table(head, rows, numeric=['step'])}</section>\n" if rows else ""
 
 
 def _checkpoints(runs: Sequence[Run]) -> str:
@@ -168,7 +129,7 @@ def _checkpoints(runs: Sequence[Run]) -> str:
             parts.append(f'<p class="note">{caption or "This run"} has no checkpoints.</p>')
         else:
             rows = [_checkpoint(entry, run) for entry in run.checkpoints[-most:]]
-            parts.append(_table(head, rows, ["epoch", "step", "loss", "rate", "size"], caption))
+            parts.append(table(head, rows, ["epoch", "step", "loss", "rate", "size"], caption))
             parts += [f'<p class="note bad">{problem}</p>\n' for problem in _problems(run, most)]
     return f"<section><h2>Checkpoints</h2>{''.join(parts)}</section>\n"
 
@@ -193,9 +154,9 @@ def _problems(run: Run, most: int) -> list[str]:
 
 def _settings(runs: Sequence[Run]) -> str:
     found = [
-        f"<section><h2>{title}</h2>{table}</section>\n"
+        f"<section><h2>{title}</h2>{shown}</section>\n"
         for name, title in (("config", "Configuration"), ("environment", "Environment"))
-        if (table := _comparison(runs, name))
+        if (shown := _comparison(runs, name))
     ]
     return f'<div class="pair">{"".join(found)}</div>\n' if found else ""
 
