@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+from tests.browser import BINARY, Browser  # noqa: E402
 
 settings.register_profile("tinyllm", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 settings.load_profile("tinyllm")
@@ -21,3 +24,13 @@ def compiled() -> None:
 
     kernels.compile_all()
     kernels.compile_decoding()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One browser for all tests that look at pages, skipped where there is none."""
+    if BINARY is None:
+        pytest.skip("no chromium here")
+    found = Browser(tmp_path_factory.mktemp("profile"))
+    yield found
+    found.close()

@@ -148,7 +148,7 @@ path.raw { opacity: 0.3; }
 INSIDE = """
 main { --tint: color-mix(in srgb, var(--run0) 28%, transparent); }
 .token { unicode-bidi: isolate; white-space: pre; }
-.token sub { font-size: 0.7em; vertical-align: -0.25em; line-height: 0; color: var(--soft); }
+.token sub { font-size: 0.7em; vertical-align: -0.25em; line-height: 0; opacity: 0.75; }
 .bytes, .end { font-size: 0.85em; color: var(--soft); }
 .bytes { font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
 .text { margin: 0.9rem 0 0; display: flex; flex-wrap: wrap; gap: 4px 2px; font-size: 1.07rem; }
