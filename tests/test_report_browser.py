@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from benchmarks import picture
 from tests.browser import BINARY, FLAGS, Browser
 from tests.logged_run import PHASES, log_run, save
 from tinyllm import report
@@ -163,3 +165,28 @@ def test_an_empty_run_is_a_page_without_errors(browser, tmp_path):
     browser.open(report.write(tmp_path))
     assert "No step has been logged" in browser.ask("document.body.innerText")
     assert browser.complaints() == []
+
+
+def test_the_pictures_of_a_report_are_small_and_of_both_colour_schemes(browser, page, tmp_path, monkeypatch):
+    monkeypatch.setattr(picture, "DOCS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["picture", str(page.parent)])
+    assert picture.main() == 0
+    corners = []
+    for name in picture.PICTURES:
+        data = (tmp_path / name).read_bytes()
+        assert 20_000 < len(data) < 200_000
+        shown = f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        (tmp_path / "shown.html").write_text(shown)
+        browser.open(tmp_path / "shown.html")
+        corners.append(
+            browser.ask(
+                "(() => { const c = document.createElement('canvas').getContext('2d');"
+                " c.drawImage(document.images[0], 0, 0); return c.getImageData(0, 0, 1, 1).data[0]; })()"
+            )
+        )
+    assert corners[0] > 200 and corners[1] < 50
+
+
+def test_readmes_pictures_are_there_and_small():
+    for name in picture.PICTURES:
+        assert 20_000 < (Path(__file__).parents[1] / "docs" / name).stat().st_size < 150_000

@@ -71,7 +71,7 @@ caption { text-align: left; color: var(--soft); padding: 0.8rem 0 0.2rem; font-s
 # ---- the report
 
 CHARTS = """
-.chart { margin: 1.9rem 0 0; outline: none; }
+.chart { margin: 2.7rem 0 0; outline: none; }
 .chart:focus-visible .plot { outline: 2px solid var(--run0); outline-offset: 3px; }
 figcaption { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 0.6rem; padding: 0 0 0.5rem 3.4rem;
   min-height: 2rem; }
