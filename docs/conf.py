@@ -110,9 +110,12 @@ def _link_sources(app: Sphinx, doctree: nodes.document) -> None:
 
 def _reference(app: Sphinx, here: str, path: Path, children: list[nodes.Node]) -> nodes.reference:
     name = path.relative_to(ROOT).as_posix()
-    app.env.metadata[here].setdefault("sources", "")
-    app.env.metadata[here]["sources"] += f"{name}\n"
-    uri = "../" * here.count("/") + f"source/{name}.html"
+    page = f"{name}/README"  # what a folder of pages shows
+    if page not in app.env.found_docs:
+        page = f"source/{name}"
+        app.env.metadata[here].setdefault("sources", "")
+        app.env.metadata[here]["sources"] += f"{name}\n"
+    uri = "../" * here.count("/") + f"{page}.html"
     return nodes.reference("", "", *(child.deepcopy() for child in children), refuri=uri, internal=True)
 
 

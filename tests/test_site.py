@@ -29,7 +29,7 @@ $$
 $$
 
 A list right after a line:
-- [code](../kernels/layernorm.py), a [folder](../kernels/), a [page](data.md)
+- [code](../kernels/layernorm.py), a [folder](../kernels/), a [page](data.md), [pages](math/)
   - and one inside
 
 ```python
@@ -127,7 +127,12 @@ def test_every_link_inside_the_site_leads_somewhere(site, pages):
 
 def test_links_to_sources_lead_to_pages_that_show_them(site, pages):
     links = [found.get("href") for tag, found in pages["docs/own.html"].elements if tag == "a"]
-    assert {"../source/kernels/layernorm.py.html", "../source/kernels.html", "data.html"} <= set(links)
+    assert {
+        "../source/kernels/layernorm.py.html",
+        "../source/kernels.html",
+        "data.html",
+        "math/README.html",
+    } <= set(links)
     shown = re.sub(r"<[^>]+>", "", (site / "source/kernels/layernorm.py.html").read_text(encoding="utf-8"))
     assert "def layernorm_backward(" in shown
     assert "layernorm.py" in (site / "source/kernels.html").read_text(encoding="utf-8")
