@@ -144,7 +144,7 @@ def transpose_heads(y: Array, x: Array) -> None:
 
 @jit
 def copy_heads(y: Array, x: Array) -> None:
-    """y = x, both (B, H, T, D); x may have gaps. (NumPy does it too, but slowly where D is small.)"""
+    """y = x, both (B, H, T, D); x may have gaps; NumPy does it too, but slowly where D is small."""
     B, H, T, D = x.shape
     for b in range(B):
         for t in range(T):
@@ -156,7 +156,7 @@ def copy_heads(y: Array, x: Array) -> None:
 
 @jit
 def add_heads_(y: Array, x: Array) -> None:
-    """y += x, both (B, H, T, D); both may have gaps. (NumPy does it too, but allocates a buffer to do so.)"""
+    """y += x, both (B, H, T, D); both may have gaps; NumPy does it too, but allocates a buffer to do so."""
     B, H, T, D = x.shape
     for b in range(B):
         for h in range(H):

@@ -1,4 +1,7 @@
-"""Softmax and cross entropy over rows of logits, which become their own gradient in place."""
+"""Softmax and cross entropy over rows of logits, which become their own gradient in place.
+
+Bridle 1990, "Probabilistic interpretation of feedforward classification network outputs".
+"""
 
 from __future__ import annotations
 
@@ -38,8 +41,9 @@ def cross_entropy_forward(losses: Array, logits: Array, targets: Array) -> None:
 
 @jit
 def cross_entropy_backward(losses: Array, dlogits: Array, targets: Array, scale: float) -> None:
-    """losses as `cross_entropy_forward` has them; dlogits (N, V) goes in place from logits to
-    (softmax - onehot(target)) * scale, and to 0 in a row whose target is -1, whatever it held.
+    """dlogits (N, V), in place: from logits to (softmax - onehot(target)) * scale; losses as forward's.
+
+    A row whose target is -1 becomes 0, whatever it held. Raises IndexError as `cross_entropy_forward` does.
     """
     N, V = dlogits.shape
     dtype = dlogits.dtype.type

@@ -67,5 +67,5 @@ def dropout_forward(y: Array, x: Array, key: int | np.uint64, first: int, rate: 
 
 
 def dropout_backward(dx: Array, dy: Array, key: int | np.uint64, first: int, rate: float) -> None:
-    """dx = dy * mask / (1 - rate): the map is linear and diagonal, so it is its own transpose."""
+    """dx = dy * mask / (1 - rate), both (N, C): linear and diagonal, so its own transpose."""
     dropout_forward(dx, dy, key, first, rate)

@@ -29,7 +29,10 @@ def embedding_forward(
 def embedding_backward(
     dtoken_table: Array, dposition_table: Array, dx: Array, tokens: Array, positions: Array
 ) -> None:
-    """dtoken_table[tokens] += dx and dposition_table[positions] += dx, repeated indices included."""
+    """dtoken_table (V, C)[tokens] += dx (N, C) and dposition_table (T, C)[positions] += dx.
+
+    Indices (N,) may be repeated.
+    """
     N, C = dx.shape
     for n in range(N):
         token, position = tokens[n], positions[n]

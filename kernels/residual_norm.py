@@ -1,7 +1,7 @@
-"""The residual connection and the norm that reads it, in one pass: a row is added, dropped and normalised
-while it is in the first-level cache.
+"""The residual connection and the norm that reads it, in one pass over the rows.
 
-Layer normalisation alone is in layernorm.py; here the same lines stand between the two halves of a block.
+A row is added, dropped and normalised while it is in the first-level cache. Layer normalisation alone is in
+layernorm.py; here the same lines stand between the two halves of a block.
 """
 
 from __future__ import annotations

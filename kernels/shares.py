@@ -31,13 +31,13 @@ def take(counters: Array) -> int:
 
 @jit
 def done(counters: Array) -> None:
-    """Say that a part that was taken is done, and all it wrote may be read."""
+    """Say in counters (2,) that a part that was taken is done, and all it wrote may be read."""
     add_and_read(counters[1:], 1)
 
 
 @jit
 def await_all(counters: Array, parts: int) -> None:
-    """Return when all parts of the phase are done."""
+    """Return when counters (2,) say that all parts of the phase are done."""
     looks = 0
     while add_and_read(counters[1:], 0) < parts:
         looks += 1

@@ -70,13 +70,16 @@ class Layout:
         return sum(slot.stop - slot.start for slot in self.slots)
 
     def views(self, row: Array) -> Tree:
-        """Return the tree with arrays where the Specs were; each is a view into `row` (size,)."""
+        """Return the tree with arrays where the Specs were, all views into `row`.
+
+        Raises ValueError where `row` is not (size,).
+        """
         if row.shape != (self.size,):
             raise ValueError(f"row: expected shape ({self.size},), found {row.shape}")
         return _rebuild(self.tree, "", lambda name: self._view(self._slot_of[name], row))
 
     def named(self, row: Array) -> dict[str, Array]:
-        """Return {path: view into `row`} in the row's order; the paths are the file format's names."""
+        """Return {path: view into `row` (size,)} in its order; the paths are the file format's names."""
         return {slot.name: self._view(slot, row) for slot in self.slots}
 
     def gaps(self) -> list[slice]:
@@ -86,7 +89,7 @@ class Layout:
         return [slice(stop, start) for stop, start in zip(stops, starts, strict=True) if stop < start]
 
     def initialise(self, row: Array, seed: int) -> None:
-        """Fill `row` from the Specs; each tensor is drawn at the address of its own name."""
+        """Fill `row` (size,) from the Specs; each tensor is drawn at the address of its name."""
         row[:] = 0
         for slot in self.slots:
             view = row[slot.start : slot.stop]

@@ -66,7 +66,7 @@ def open_dataset(
     config: Config, phase: str, sources: list[str], tokenizer: Tokenizer, directory: Path, notice: Notice,
     progress: Progress = unseen,
 ) -> Dataset:  # fmt: skip
-    """Return a phase's tokens, from the cache in `directory` where it fits."""
+    """Return a phase's tokens, from the cache in `directory` where it fits; OSError if that is full."""
     texts = open_texts(config, phase, sources)
     texts.progress = partial(progress, f"reading the texts of {phase}")
     try:
@@ -187,7 +187,7 @@ def resumed(
 
 
 def changed_config(state: TrainState, changes: dict[str, dict[str, Any]], notice: Notice) -> Config:
-    """Return the state's config with `changes`, each told as `old -> new`."""
+    """Return the state's config with `changes`, each told as `old -> new`; ConfigError for a shape."""
     told = []
     for section, values in changes.items():
         for name, value in values.items():
@@ -255,8 +255,9 @@ def _is_of_a_run(name: str) -> bool:
 def threads(
     state: TrainState, workers: int | None, blas_threads: int | None, notice: Notice
 ) -> tuple[int, int]:  # fmt: skip
-    """Return (workers, BLAS threads of each), the latter set: as given, else as the checkpoint was trained
-    with, else as suits this machine.
+    """Return (workers, BLAS threads of each), the latter set.
+
+    As given, else as the checkpoint was trained with, else as suits this machine.
     """
     stored = {name: n for name, n in state.environment.items() if isinstance(n, int)}
     workers, blas_threads = workers or stored.get("workers"), blas_threads or stored.get("blas_threads")

@@ -1,4 +1,4 @@
-"""Talk to a model: `python -m tinyllm.chat MODEL`. Answers go to stdout, all else to stderr.
+"""Talk to a model: `python -m tinyllm.chat MODEL`; answers go to stdout, all else to stderr.
 
 No line that is typed ends the program but :exit, the end of the input, and Ctrl-C at the prompt. Order:
 options, main, the questions, the commands.
@@ -45,7 +45,7 @@ COMMANDS = """\
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
-    """Parse and check; any mistake ends the program with exit code 2 and a message. Adds `sampling`."""
+    """Parse, check and add `sampling`; any mistake ends the program with exit code 2 and a message."""
     top = argparse.ArgumentParser(
         "tinyllm chat", description=DESCRIPTION, allow_abbrev=False, epilog="commands:\n" + COMMANDS,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,4 +1,4 @@
-"""What generate and chat share as programs: streams, exit codes, the model. Imports nothing heavy."""
+"""What generate, chat and inspect share as programs: streams, exit codes, the model; nothing heavy."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(body: Callable[[], int], err: TextIO) -> int:
 
 
 def text_of(option: str, stdin: TextIO) -> str:
-    """Return the text of a --prompt; `-` is all of stdin without its last newline."""
+    """Return the text of a --prompt, `-` all of stdin without its last newline; ConfigError if not UTF-8."""
     text = stdin.read().removesuffix("\n") if option == "-" else option
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ConfigError("--prompt: found bytes that are not UTF-8")
@@ -62,7 +62,7 @@ def note(text: str, err: TextIO) -> None:
 
 
 def load(args: argparse.Namespace, err: TextIO) -> LanguageModel:
-    """Return the model that the options name, ready to write. Raises CheckpointError."""
+    """Return the model that the options name, ready to write; CheckpointError if there is none."""
     from tinyllm.inference import language_model
     from tinyllm.kernels import compile_decoding, is_decoding_warm
 

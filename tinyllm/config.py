@@ -168,7 +168,7 @@ S = TypeVar("S")
 
 
 def from_fields(kind: type[S], document: Any, name: str) -> S:
-    """Build the dataclass `kind` from a plain dict; fields and types must be exactly those declared."""
+    """Build the dataclass `kind` from a plain dict of exactly its fields and types; ConfigError otherwise."""
     hints = get_type_hints(kind)
     if not isinstance(document, dict) or set(document) != set(hints):
         raise ConfigError(f"{name}: expected the fields {', '.join(hints)}")

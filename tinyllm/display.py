@@ -60,6 +60,7 @@ class Lines:
         self.done = done
 
     def phase(self, state: TrainState, steps: int) -> None:
+        """Write the phase's name and how many steps it has."""
         progress = state.progress
         self.total, self.first_step, self.best = progress.phase_start + steps, None, state.stopping.best
         done = progress.step - progress.phase_start
@@ -67,6 +68,7 @@ class Lines:
         self.line(f"\n{progress.phase}: {begun} {steps:,} steps")
 
     def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
+        """Write a line for the step if there was none for HEARTBEAT seconds."""
         now = time.monotonic()
         if self.first_step is None:
             self.first_step, self.began, self.spoke = state.progress.step - 1, now, now
@@ -74,15 +76,18 @@ class Lines:
             self.line(self._row(state, "step", step.loss, step, tokens_per_second))
 
     def judged(self, state: TrainState, loss: float, step: Step | None, tokens_per_second: float) -> None:
+        """Write the epoch's line, with a star if it is the best so far."""
         mark = " *" if loss < self.best else ""
         self.best = min(self.best, loss) if loss == loss else self.best
         self.line(self._row(state, "epoch", loss, step, tokens_per_second) + mark)
 
     def evaluated(self, state: TrainState, loss: float) -> None:
+        """Write the loss of the held-out part."""
         if state.progress.index:  # in the middle of an epoch; at its end the epoch's line says it
             self.line(f"{f'step {state.progress.step:,}':>12}  val {loss:.4f}  ppl {perplexity(loss)}")
 
     def notice(self, text: str) -> None:
+        """Write it to stderr."""
         print(text, file=self.err, flush=True)
 
     def line(self, text: str) -> None:
@@ -132,6 +137,7 @@ class Bar(Lines):
         self.task: Any = None
 
     def phase(self, state: TrainState, steps: int) -> None:
+        """Write the phase's line, and begin its bar."""
         super().phase(state, steps)
         if self.task is not None:
             self.bar.remove_task(self.task)
@@ -139,19 +145,23 @@ class Bar(Lines):
         self.task = self.bar.add_task(state.progress.phase, total=steps, completed=done, now="")
 
     def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
+        """Move the bar."""
         self.spoke = time.monotonic()  # the bar itself is the heartbeat
         super().step(state, step, tokens_per_second)
         now = f"loss {step.loss:.4f}  {tokens_per_second:,.0f} tok/s"
         self.bar.update(self.task, completed=state.progress.step - state.progress.phase_start, now=now)
 
     def notice(self, text: str) -> None:
+        """Write it above the bar."""
         self.line(text)
 
     def line(self, text: str) -> None:
+        """Write one line above the bar."""
         self.console.print(text, markup=False)
         self.spoke = time.monotonic()
 
     def close(self) -> None:
+        """Take the bar away."""
         self.bar.stop()
 
 

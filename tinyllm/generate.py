@@ -35,7 +35,7 @@ longer than the model's window is seen by its newest part, and the window slides
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
-    """Parse and check; any mistake ends the program with exit code 2 and a message. Adds `sampling`."""
+    """Parse, check and add `sampling`; any mistake ends the program with exit code 2 and a message."""
     top = argparse.ArgumentParser("tinyllm generate", description=DESCRIPTION, allow_abbrev=False)
     top.add_argument("--version", action="version", version=f"tinyllm {__version__}")
     top.add_argument(

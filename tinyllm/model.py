@@ -19,6 +19,8 @@ from tinyllm.layers import attention, dropout, embedding, head, layernorm, mlp, 
 
 
 class BlockParams(NamedTuple):
+    """What one block learns."""
+
     norm1: layernorm.Params
     attention: attention.Params
     norm2: layernorm.Params
@@ -26,12 +28,16 @@ class BlockParams(NamedTuple):
 
 
 class Params(NamedTuple):
+    """All that is learned; its gradients have the same shapes."""
+
     embedding: embedding.Params
     blocks: tuple[BlockParams, ...]
     norm: layernorm.Params
 
 
 class BlockActs(NamedTuple):
+    """What one block's backward must remember."""
+
     attention: attention.Acts
     middle: residual_norm.Acts  # the stream after attention, and norm2 of it
     mlp: mlp.Acts
@@ -39,12 +45,16 @@ class BlockActs(NamedTuple):
 
 
 class Acts(NamedTuple):
+    """All that backward must remember."""
+
     embedding: embedding.Acts
     norm1: layernorm.Acts  # of the first block, before which there is no residual
     blocks: tuple[BlockActs, ...]
 
 
 class Scratch(NamedTuple):
+    """Working memory that all blocks share."""
+
     attention: attention.Scratch
     mlp: mlp.Scratch
     head: head.Scratch
@@ -132,7 +142,7 @@ def backward(
     p: Params, g: Params, a: Acts, s: Scratch, losses: Array, inputs: Inputs, drop: dropout.Address,
     scale: float, first: bool,
 ) -> None:  # fmt: skip
-    """Write `losses` as `loss` does, and add the gradient of scale * sum(losses) to g; after `forward`.
+    """Write `losses` (N,) as `loss` does, and add the gradient of scale * sum(losses) to g; after `forward`.
 
     In the first micro-batch of a step the gradients of the weights are overwritten, whatever they held.
     """

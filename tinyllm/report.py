@@ -37,7 +37,7 @@ def write(directory: Path) -> Path:
 
 
 def compose(directories: Sequence[Path], out: Path, refresh: bool = False) -> tuple[Path, bool]:
-    """Write the report of some runs to `out`; return it and whether all runs are finished."""
+    """Write the report of some runs to `out`; return it and whether all are finished; or ReportError."""
     from tinyllm.page.document import PageError
     from tinyllm.page.document import write as write_page
     from tinyllm.page.history import read_run

@@ -27,7 +27,7 @@ ROLES = ("params", "m", "v")
 
 @dataclass
 class Progress:
-    """Where the run stands. The next update is number `step`, batch `index` of epoch `phase_epoch`."""
+    """Where the run stands: the next update is number `step`, batch `index` of epoch `phase_epoch`."""
 
     phase: str = PHASES[0]
     status: str = "running"  # running; early_stopped, then rolled_back: this phase; finished: the run

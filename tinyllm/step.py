@@ -68,7 +68,11 @@ class Engine:
         return self.team.run(task, self.workers)
 
     def train(self, state: TrainState, batches: Sequence[Batch]) -> Step:
-        """Make one update of `state` from `batches`, whose gradients are summed, and count it in progress."""
+        """Make one update of `state` from `batches`, whose gradients are summed, and count it in progress.
+
+        Raises TrainingError, before anything is updated, where loss or gradient is not finite, and ValueError
+        for more batches than the engine was made for.
+        """
         progress, config = state.progress, state.config
         if len(batches) > 1 and not self.accumulate:
             raise ValueError(f"batches: found {len(batches)}, expected 1 of an engine made not to accumulate")

@@ -1,4 +1,4 @@
-"""How many threads share the work, and how fast they multiply. Imports nothing heavy until asked to measure.
+"""How many threads share the work, and how fast they multiply; nothing heavy is imported before measuring.
 
 A worker runs the whole model on its share of the sequences; BLAS may use several threads inside a worker.
 Order: the choice, setting BLAS's threads, what BLAS is and does.

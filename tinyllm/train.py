@@ -1,4 +1,4 @@
-"""Train a GPT: `python -m tinyllm.train`. The order of a run, from the command line to the last word.
+"""Train a GPT: `python -m tinyllm.train`; the order of a run, from the command line to the last word.
 
 Order: stopping by signal, main, the run, its parts. NumPy is imported only after the options are read,
 so that the number of BLAS threads can still be set.

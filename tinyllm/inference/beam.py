@@ -1,5 +1,6 @@
 """Beam search: instead of drawing, keep the few likeliest texts and go on from each of them.
 
+The length penalty is that of Wu et al. 2016, arXiv:1609.08144, equation 14, without its constants.
 Order: the search, then its parts.
 """
 

@@ -26,7 +26,7 @@ class Cache:
         return int(differs.argmax()) if differs.any() else n
 
     def rewind(self, b: int, length: int) -> None:
-        """Forget all but the first `length` positions of sequence b."""
+        """Forget all but the first `length` positions of sequence b; ValueError if it has fewer."""
         if not 0 <= length <= self.lengths[b]:
             raise ValueError(f"rewind: found {length}, expected 0 to {self.lengths[b]}")
         self.lengths[b] = length

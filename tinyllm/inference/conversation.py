@@ -50,7 +50,7 @@ class Conversation:
             self.first += 2
 
     def answer(self, prompt: Array) -> Iterator[str]:
-        """Yield the answer to `prompt(question)` in pieces, each as soon as it is sure to belong to it.
+        """Yield the answer to `prompt(question)` (n,) in pieces, each as soon as it is sure to belong to it.
 
         The answer ends with end_of_text, at max_tokens, or before a marker of the next question. It does
         not end before its first token.

@@ -97,7 +97,7 @@ def load(path: Path, notice: Callable[[str], None] = lambda _: None, threads: in
 def load_with_file(
     path: Path, notice: Callable[[str], None] = lambda _: None, threads: int = 1
 ) -> tuple[LanguageModel, Path]:
-    """Return what `load` does, and the file that it was read from."""
+    """Return what `load` does, and the file that it was read from, or raise CheckpointError."""
 
     def look() -> tuple[Path, dict[str, Any], dict[str, Array]]:
         chosen = _chosen(path, notice) if path.is_dir() else path

@@ -1,6 +1,8 @@
 """From logits to the next token: pure functions; chance enters as one number between 0 and 1.
 
-Order: the tokens that Sampling keeps, drawing one of them, the parts. No step sorts a whole vocabulary.
+Top-k: Fan et al. 2018, arXiv:1805.04833; top-p: Holtzman et al. 2019, arXiv:1904.09751; repetition penalty:
+Keskar et al. 2019, arXiv:1909.05858. No step sorts a whole vocabulary. Order: the tokens that Sampling keeps,
+drawing one of them, the parts.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def likely(logits: Array, sampling: Sampling, seen: Collection[int] = ()) -> tup
 
 
 def draw(tokens: Array, probabilities: Array, u: float) -> int:
-    """Return the token at which the cumulative probability passes u, 0 <= u < 1, and is not 0 itself."""
+    """Return the token of (n,) at which the sum of probabilities (n,) passes u, 0 <= u < 1; not 0 itself."""
     cumulative = probabilities.cumsum()
     passed = np.searchsorted(cumulative, u * cumulative[-1], side="right")
     # Rounding may carry u * total up to the total; the last token that adds anything is the last drawn.

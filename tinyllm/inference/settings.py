@@ -1,4 +1,4 @@
-"""What generate and chat let a person choose. Nothing here imports NumPy, so `--help` is instant.
+"""What generate and chat let a person choose; nothing imports NumPy here, so `--help` is instant.
 
 Order: the check, Sampling, its options, the other options that both programs have.
 """
@@ -27,7 +27,7 @@ def check(
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn; all four combine. Raises ConfigError for a value out of range."""
+    """How the next token is drawn; all four combine, and ConfigError is raised for a value out of range."""
 
     temperature: float = 1.0
     top_k: int = 0

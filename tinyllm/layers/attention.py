@@ -38,6 +38,8 @@ SCORES = 1 << 17  # scores at a time, where there are several sequences: 512 KiB
 
 
 class Params(NamedTuple):
+    """What is learned."""
+
     qkv_weight: Array  # (3C, C) rows: all queries, all keys, all values
     qkv_bias: Array  # (3C,)
     out_weight: Array  # (C, C)
@@ -45,12 +47,16 @@ class Params(NamedTuple):
 
 
 class Acts(NamedTuple):
+    """What backward must remember."""
+
     qkv: Array  # (N, 3C)
     lse: Array  # (B, H, T) log of the sum of e**score: from it backward makes probabilities again
     mix: Array  # (N, C) weighted means of the values, heads side by side
 
 
 class Scratch(NamedTuple):
+    """Working memory, shared by all blocks."""
+
     scores: Array  # (some,) one block of scores, then of probabilities
     dscores: Array  # (some,)
     dqkv: Array  # (N, 3C)

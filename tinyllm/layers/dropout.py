@@ -52,5 +52,5 @@ def forward(y: Array, x: Array, mask: Mask) -> None:
 
 
 def backward(dx: Array, dy: Array, mask: Mask) -> None:
-    """Undo `forward`: dx = mask * dy / (1 - rate); dx may be dy."""
+    """Undo `forward`: dx = mask * dy / (1 - rate), both (N, C); dx may be dy."""
     dropout_backward(dx, dy, *mask)

@@ -13,11 +13,15 @@ from tinyllm.layers import dropout
 
 
 class Params(NamedTuple):
+    """What is learned."""
+
     token: Array  # (V, C), also the output head's weight
     position: Array  # (T, C)
 
 
 class Acts(NamedTuple):
+    """What backward must remember."""
+
     x: Array  # (N, C) the residual stream as it enters the first block
 
 

@@ -19,6 +19,8 @@ FEWEST_ROWS = 256  # fewer would make the matrix products slow
 
 
 class Scratch(NamedTuple):
+    """Working memory of both passes."""
+
     logits: Array  # (rows, V) one block
 
 

@@ -12,11 +12,15 @@ from tinyllm.kernels import layernorm_backward, layernorm_forward
 
 
 class Params(NamedTuple):
+    """What is learned."""
+
     gain: Array  # (C,)
     bias: Array  # (C,)
 
 
 class Acts(NamedTuple):
+    """What backward must remember."""
+
     y: Array  # (N, C)
     mean: Array  # (N,)
     rstd: Array  # (N,) 1 / sqrt(variance + 1e-5)

@@ -14,6 +14,8 @@ from tinyllm.layers import linear
 
 
 class Params(NamedTuple):
+    """What is learned."""
+
     up_weight: Array  # (F, C)
     up_bias: Array  # (F,)
     down_weight: Array  # (C, F)
@@ -21,10 +23,14 @@ class Params(NamedTuple):
 
 
 class Acts(NamedTuple):
+    """What backward must remember."""
+
     up: Array  # (N, F) before the bias
 
 
 class Scratch(NamedTuple):
+    """Working memory, shared by all blocks."""
+
     gelu: Array  # (N, F) made again in backward, in the pass that needs its slope anyway
     dgelu: Array  # (N, F), overwritten by its own gradient through GELU
 
@@ -52,7 +58,7 @@ def forward(p: Params, a: Acts, s: Scratch, x: Array, y: Array) -> Array:
 
 
 def remember(p: Params, a: Acts, x: Array) -> None:
-    """Write what backward needs, and nothing more."""
+    """Write what backward needs of x (N, C), and nothing more."""
     linear.forward(a.up, x, p.up_weight)
 
 

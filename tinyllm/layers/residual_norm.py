@@ -14,6 +14,8 @@ from tinyllm.layers import dropout, layernorm
 
 
 class Acts(NamedTuple):
+    """What backward must remember."""
+
     x: Array  # (N, C) the residual stream
     norm: layernorm.Acts
 

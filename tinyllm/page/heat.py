@@ -16,7 +16,7 @@ from tinyllm.arena import Array
 
 
 def opacity(weights: Array) -> Array:
-    """Return uint8 of the shape of `weights`, which lie from 0 to 1: 255 * sqrt(weight), rounded."""
+    """Return 255 * sqrt(weight), rounded, as uint8, of weights (rows, columns) from 0 to 1."""
     found: Array = np.rint(255 * np.sqrt(np.clip(weights, 0, 1))).astype(np.uint8)
     return found
 
@@ -36,5 +36,5 @@ def png(weights: Array) -> bytes:
 
 
 def mask(weights: Array) -> str:
-    """Return the CSS declaration that lets an element's colour through as `png` is opaque."""
+    """Return the CSS that lets a colour through as the `png` of weights (rows, columns) is opaque."""
     return f"mask-image:url(data:image/png;base64,{base64.b64encode(png(weights)).decode()})"

@@ -118,11 +118,18 @@ class Tokenizer(Protocol):
     """What turning documents into tokens needs of a tokenizer."""
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """Number of ids."""
+
     @property
-    def end_of_text(self) -> int: ...
-    def encode_all(self, texts: Sequence[str]) -> tuple[Array, list[int]]: ...
-    def fingerprint(self) -> str: ...
+    def end_of_text(self) -> int:
+        """The id of the end of a text."""
+
+    def encode_all(self, texts: Sequence[str]) -> tuple[Array, list[int]]:
+        """Return the ids of all `texts`, int32 (n,), and where those of each text end."""
+
+    def fingerprint(self) -> str:
+        """Return a hash that is equal for equal tokenizers only."""
 
 
 def encode(tokenizer: Tokenizer, segments: Sequence[Segment]) -> tuple[Array, list[int]]:

@@ -81,7 +81,7 @@ def _decoded(file: Path, told: Told) -> Iterator[str]:
 
 
 def json_array(file: Path, told: Told) -> Iterator[tuple[int, Any]]:
-    """Yield (number from 1, entry) of a file that is one JSON array."""
+    """Yield (number from 1, entry) of a file that is one JSON array; DataError where it is none."""
     text = _Json(file, told)
     if text.next_sign() != "[":
         raise DataError(f"{file}: found {described(text.value())}, expected an array of entries")

@@ -44,7 +44,7 @@ class Windows:
         return int(np.diff(self.first).max(initial=0))
 
     def place(self, out: Array, w: int) -> int:
-        """Write the spans of window w to the first rows of `out`; return how many they are."""
+        """Write the spans of window w to the first rows of `out` (n, 2); return how many they are."""
         spans = self[w]
         out[: len(spans)] = spans
         return len(spans)
@@ -77,13 +77,13 @@ def pack(spans: Array, T: int) -> Windows:
 
 
 def stream_windows(lengths: Array, T: int) -> Array:
-    """Return how many windows streams of these many positions fill in every epoch, whatever the offset."""
+    """Return how many windows streams of `lengths` (S,) positions fill in an epoch, whatever the offset."""
     counts: Array = -(-lengths // T)
     return counts
 
 
 def place_stream(out: Array, start: int, stop: int, offset: int, w: int, T: int) -> int:
-    """Write the spans of window w of the stream [start, stop) to the first rows of `out`; return 1 or 2.
+    """Write the spans of window w of the stream [start, stop) into `out` (n, 2), n > 1; return 1 or 2.
 
     The stream is longer than T. Windows of T positions begin at `offset` < T. What is left before and after
     them is the last window, or the last two where it is more than T: so the number of windows does not

@@ -71,14 +71,14 @@ class Tokenizer(ABC):
         return self.encode_all([text])[0]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> str:
-        """Return the text of `ids`: `decode(encode(text)) == text`, for every text `encode` takes.
+        """Return the text of `ids` (n,): `decode(encode(text)) == text`, for every text `encode` takes.
 
         A model may well produce ids that are not UTF-8 when joined: what is broken becomes U+FFFD.
         """
         return self.decode_bytes(ids).decode("utf-8", _ERRORS)
 
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> bytes:
-        """Return the bytes of `ids`, which may begin or end inside a character.
+        """Return the bytes of `ids` (n,), which may begin or end inside a character.
 
         Raises TokenizerError for an id outside the vocabulary.
         """
