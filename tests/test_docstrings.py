@@ -14,7 +14,7 @@ import pytest
 
 from tests.test_architecture import modules
 
-ARRAY = re.compile(r"\b(Array|Ids|NDArray|ndarray)\b")
+ARRAY = re.compile(r"^(?!Mapping|dict|Callable).*\b(Array|Ids|NDArray|ndarray)\b")  # but maps of arrays
 # (N, C), (n,), (3, size), (B, H, T, T + PAD), (L + 1, 12): at least one comma, names or numbers between
 SHAPE = re.compile(r"\((?:[\w+*/ ]+|\.\.\.),(?:[\w+*/ ]+,?)*\)")
 PRIVATE_ERRORS = {"NotImplementedError", "StopIteration", "SystemExit", "KeyboardInterrupt"}
@@ -47,7 +47,7 @@ SOURCES = {
 
 
 class Item(NamedTuple):
-    """A module, class or function with the docstring of whatever it is a part of."""
+    """A module, class or function, with the docstrings of the module and class it is a part of."""
 
     name: str
     node: ast.Module | ast.ClassDef | ast.FunctionDef
@@ -63,7 +63,7 @@ def items(name: str) -> Iterator[Item]:
     tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
     yield Item(name, tree, "")
     for node in tree.body:
-        yield from _inside(f"{name}.", node, "")
+        yield from _inside(f"{name}.", node, ast.get_docstring(tree) or "")
 
 
 def _inside(prefix: str, node: ast.stmt, outer: str) -> Iterator[Item]:
@@ -71,7 +71,7 @@ def _inside(prefix: str, node: ast.stmt, outer: str) -> Iterator[Item]:
         yield Item(prefix + node.name, node, outer)
         if isinstance(node, ast.ClassDef):
             for child in node.body:
-                yield from _inside(f"{prefix}{node.name}.", child, ast.get_docstring(node) or "")
+                yield from _inside(f"{prefix}{node.name}.", child, outer + (ast.get_docstring(node) or ""))
 
 
 def functions(name: str) -> list[Item]:
