@@ -1,7 +1,7 @@
 """`python -m tinyllm.checkpoint ls|show|verify|export|rm PATH`: look at checkpoints without a trainer.
 
-Exit codes: 0, 1 for a failure or a bad checkpoint, 2 for wrong usage. Order: one function a command,
-then the command line.
+Exit codes: 0, 1 for a failure (CheckpointError) or a bad checkpoint, 2 for wrong usage. Order: one function a
+command, then the command line.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Temp file in the same directory, preallocate, write, fsync; link and rename; fsync the directory: only
 then is it committed. No name is ever without a file in between, and a failed fsync is never tried again
-on the same file. Order: `commit`, its parts, `make_directories`.
+on the same file. What fails is an OSError. Order: `commit`, its parts, `make_directories`.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _NO_LINKS = _UNSUPPORTED | {errno.EPERM, errno.EMLINK, errno.EXDEV}
 
 
 class Disk:
-    """The real one. Threads may read and write side by side."""
+    """The real one; threads may read and write side by side."""
 
     _seeking = threading.Lock()  # where a file's position has to be set first
 
@@ -38,7 +38,7 @@ class Disk:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOEXEC, 0o666)
 
     def open(self, path: Path) -> tuple[int, int]:
-        """Open a regular file for reading; return (descriptor, size). Never waits, as a pipe would."""
+        """Open a regular file for reading; return (descriptor, size); never waits, as a pipe would."""
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _CLOEXEC)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -91,7 +91,7 @@ class Disk:
         return len(data)
 
     def sync(self, fd: int) -> None:
-        """Make the file's bytes durable. An error is final: the kernel may have dropped the bytes."""
+        """Make the file's bytes durable; an error is final, the kernel may have dropped the bytes."""
         os.fsync(fd)
 
     def close(self, fd: int) -> None:

@@ -38,7 +38,8 @@ def load_weights(path: str | Path, disk: Disk | None = None) -> tuple[dict[str, 
 def export_weights(source: str | Path, target: str | Path, disk: Disk | None = None) -> Path:
     """Write the weights of `source` to `target`, a .bin or a .json by its suffix, and read them back.
 
-    Returns the file that was read. The document (config, tokenizer, progress) goes with the weights.
+    Returns the file that was read. The document (config, tokenizer, progress) goes with the weights. Raises
+    CheckpointError.
     """
     door, target = disk or Disk(), Path(target)
     found, (head, weights) = read_newest(Path(source), door, lambda file: reader.read_weights(file, door))

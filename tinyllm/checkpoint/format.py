@@ -74,6 +74,7 @@ class Tensor(NamedTuple):
 
     @property
     def role(self) -> str:
+        """What the row is that the tensor is a part of: params, m or v."""
         return self.name.partition("/")[0]
 
     @property
@@ -162,7 +163,7 @@ def pack_header(header: Header) -> bytes:
 
 
 def parse_header(data: Bytes, size: int, file: str) -> Header:
-    """Return the header in the first 64 bytes of a file of `size` bytes."""
+    """Return the header in the first 64 bytes of a file of `size`; DamagedError, UnknownVersionError."""
     if len(data) != HEADER_BYTES or size < HEADER_BYTES:
         raise DamagedError(f"{file}: {size} bytes are no checkpoint; the header alone has {HEADER_BYTES}")
     start, magic, version, flags, *numbers, zeros = _HEADER.unpack(data[:-4])
@@ -197,7 +198,7 @@ def parse_header(data: Bytes, size: int, file: str) -> Header:
 
 
 def parse_head(header: Header, data: Bytes, file: str) -> Head:
-    """Return the head of a file from the bytes of its map and index."""
+    """Return the head of a file from the bytes of its map and index; DamagedError where they are not that."""
     view = memoryview(data)  # a copy of either might be large
     packed_map, packed_index = view[: header.map_bytes], view[header.map_bytes :]
     if zlib.crc32(packed_map) != header.map_crc:

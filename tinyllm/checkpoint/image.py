@@ -1,6 +1,6 @@
-"""Writing a .bin in memory: the training thread fills an Image, the writer seals it. No file is touched.
+"""Writing a .bin in memory: the training thread fills an Image, the writer seals it.
 
-Order: what can be saved, the map, the index, Image.
+No file is touched. Order: what can be saved, the map, the index, Image.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Image:
         _copy(copies)
 
     def seal(self, sequence: int) -> memoryview:
-        """Write checksums, index and header; return the file's bytes. NaN or infinity is refused by name."""
+        """Write checksums, index and header; return the bytes; CheckpointError names NaN or infinity."""
         view = self._buffer.data[: self.size]
         sealed = []
         for tensor in self._tensors:

@@ -77,7 +77,7 @@ class CheckpointMetadata:
 
 @dataclass(frozen=True)
 class Entry:
-    """One checkpoint name in a directory. A bad file has a `problem`; what could not be read is None."""
+    """One checkpoint name in a directory; a bad file has a `problem`, what could not be read is None."""
 
     path: Path
     label: str  # best, last, periodic or final

@@ -53,7 +53,10 @@ class CheckpointStrategy:
 
     @classmethod
     def parse(cls, text: str) -> CheckpointStrategy:
-        """Return the strategy spelt `text`: best, last, best-and-last, periodic:N or best-and-periodic:N."""
+        """Return the strategy spelt `text`: best, last, best-and-last, periodic:N or best-and-periodic:N.
+
+        Raises ValueError for any other.
+        """
         plain = {"best": cls.BEST, "last": cls.LAST, "best-and-last": cls.BEST_AND_LAST}
         if text in plain:
             return plain[text]

@@ -1,6 +1,7 @@
 """Reading a .bin from the disk: its head, its tensors into given memory, or all of it to verify.
 
-Order: CheckpointFile, then the readings of it that others ask for.
+What is wrong with a file is a CheckpointError that names it, with its bytes a DamagedError. Order:
+CheckpointFile, then the readings of it that others ask for.
 """
 
 from __future__ import annotations

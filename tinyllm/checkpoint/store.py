@@ -55,7 +55,7 @@ def _is_no_file(problem: CheckpointError) -> bool:
 
 
 class Store:
-    """The checkpoints of one directory. Only a locked store (`open`) may change anything."""
+    """The checkpoints of one directory; only a locked store (`open`) may change anything."""
 
     def __init__(self, directory: Path, disk: Disk, notice: Notice) -> None:
         self.directory, self.disk, self._notice = directory, disk, notice
@@ -175,7 +175,7 @@ class Store:
             ) from error
 
     def settle(self) -> None:
-        """Make durable what the directory shows; only then is anything surplus to it. Or CheckpointError."""
+        """Make durable what the directory shows; only then is anything surplus to it; or CheckpointError."""
         try:
             self.disk.sync_directory(self.directory)
         except OSError as error:

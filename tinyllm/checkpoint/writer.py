@@ -116,7 +116,7 @@ class Writer:
         self._end(job, error)
 
     def submit(self, job: Job) -> Save:
-        """Write the job, in the thread or (then raising its failure) now; return its Save."""
+        """Write the job, in the thread or now, then raising its CheckpointError; return its Save."""
         if not self._asynchronous:
             error = self._run(job)
             self._end(job, error)
