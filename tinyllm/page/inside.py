@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -160,20 +161,20 @@ def _norms(norms: Sequence[Norms]) -> str:
     for each in norms:
         parts = each.name.split(".")
         layers.setdefault(".".join(parts[: 1 + (parts[0] == "blocks")]), []).append(each)
-    held = [name for name in QUANTITIES if getattr(norms[0], name) is not None]
-    sums = {name: {q: _together(found, q) for q in held} for name, found in layers.items()}
-    tensors = [(each.name, {q: getattr(each, q) for q in held}) for each in norms]
-    sizes = {name: sum(math.prod(each.shape) for each in found) for name, found in layers.items()}
-    shapes = {each.name: " × ".join(map(str, each.shape)) for each in norms}
+    held = [quantity for quantity in QUANTITIES if getattr(norms[0], quantity) is not None]
+    sums = [
+        [name, f"{sum(math.prod(each.shape) for each in found):,}", *(_together(found, q) for q in held)]
+        for name, found in layers.items()
+    ]
+    tensors = [
+        [each.name, " × ".join(map(str, each.shape)), *(getattr(each, q) for q in held)]
+        for found in layers.values()
+        for each in found
+    ]
     missing = "" if "m" in held else " The file holds no moments of Adam: it has weights only."
-    ordered = [each for found in layers.values() for each in found]
-    order = {each.name: place for place, each in enumerate(ordered)}
-    tensors.sort(key=lambda each: order[each[0]])
     return (
-        f'<section id="norms"><h2>Norms</h2>'
-        f"{_bars('layer', 'size', sums.items(), held, lambda name: f'{sizes[name]:,}')}"
-        f"<details><summary>Every tensor</summary>"
-        f"{_bars('tensor', 'shape', tensors, held, lambda name: shapes[name])}</details>"
+        f'<section id="norms"><h2>Norms</h2>{_bars(["layer", "size", *held], sums)}'
+        f"<details><summary>Every tensor</summary>{_bars(['tensor', 'shape', *held], tensors)}</details>"
         '<p class="note">Euclidean norms: of the parameters, of the gradient of this prompt\'s loss, and of '
         f"Adam's moments m and v, as the checkpoint holds them.{missing}</p></section>\n"
     )
@@ -184,20 +185,21 @@ def _together(norms: Sequence[Norms], quantity: str) -> float | None:
     return None if None in values else math.hypot(*values)
 
 
-def _bars(
-    first: str, second: str, rows: Iterable[tuple[str, dict[str, float | None]]], held: Sequence[str],
-    about: Callable[[str], str],
-) -> str:  # fmt: skip
+def _bars(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a table whose numbers stand on bars, each as long as its share of the column's greatest."""
-    found = list(rows)
-    most = {q: max((row[q] or 0.0 for _, row in found), default=0.0) for q in held}
+    most = [
+        max((value or 0.0 for value in column), default=0.0) for column in list(zip(*rows, strict=True))[2:]
+    ]
 
     def bar(value: float | None, greatest: float) -> str:
         share = 100 * value / greatest if value and greatest and math.isfinite(greatest) else 0.0
         return f'<div class="bar" style="--share:{share:.1f}%">{_exact(value, figures)}</div>'
 
-    cells = [[text(name, 80), about(name), *(bar(row[q], most[q]) for q in held)] for name, row in found]
-    return table([first, second, *held], cells, [second, *held])
+    cells = [
+        [text(name, 80), about, *(bar(value, greatest) for value, greatest in zip(values, most, strict=True))]
+        for name, about, *values in rows
+    ]
+    return table(head, cells, head[1:])
 
 
 def _exact(value: float | None, write: Callable[[float | None], str]) -> str:

@@ -15,13 +15,14 @@ VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 MOST = 24  # letters of a token
 
 
-def token(piece: bytes, about: str = "", classes: str = "", style: str = "") -> str:
-    """Return one token as HTML; `about` is shown where the mouse rests, and is text."""
+def token(piece: bytes, about: str = "", style: str = "") -> str:
+    """Return one token as HTML; `about` is text, shown where the mouse rests, `style` CSS."""
+    if not piece:
+        return _chip(END, "token end", about, style)
     try:
-        shown, kind = text(piece.decode().translate(VISIBLE), MOST) if piece else END, "" if piece else " end"
+        return _chip(text(piece.decode().translate(VISIBLE), MOST), "token", about, style)
     except UnicodeDecodeError:
-        shown, kind = piece.hex(" ").upper(), " bytes"
-    return _chip(shown, about, f"{classes}{kind}", style)
+        return _chip(piece.hex(" ").upper(), "token bytes", about, style)
 
 
 def tokens(pieces: Sequence[bytes], abouts: Sequence[str], styles: Sequence[str]) -> list[str]:
@@ -29,34 +30,30 @@ def tokens(pieces: Sequence[bytes], abouts: Sequence[str], styles: Sequence[str]
 
     Bytes that belong to no character are written as `token` writes them.
     """
-    found, whole = [], b"".join(pieces)
-    starts = {end: end for end in range(len(whole) + 1)}  # byte -> where the character that holds it starts
-    characters: dict[int, bytes] = {}
-    at = 0
-    for character in whole.decode("utf-8", "surrogateescape"):
-        data = character.encode("utf-8", "surrogateescape")
-        characters[at] = data
-        starts.update(dict.fromkeys(range(at, at + len(data)), at))
-        at += len(data)
-    at = 0
+    found, end, held = [], 0, _characters(b"".join(pieces))
     for piece, about, style in zip(pieces, abouts, styles, strict=True):
-        start = starts[at]
-        character_, end = characters.get(start, b""), at + len(piece)
-        if piece and len(character_) > len(piece) and end <= start + len(character_):
-            first, last = at - start + 1, end - start
-            which = f"{first}" if first == last else f"{first}–{last}"
-            shown = f"{text(character_.decode())}<sub>{which}</sub>"
-            says = f"bytes {piece.hex(' ').upper()}, {which} of {len(character_)}"
-            found.append(_chip(shown, f"{says}; {about}" if about else says, "part", style))
+        begin, end = end, end + len(piece)
+        start, character = held[begin] if piece else (0, b"")
+        if len(piece) < len(character) and end <= start + len(character):
+            which = f"{begin - start + 1}–{end - start}" if len(piece) > 1 else f"{end - start}"
+            says = f"bytes {piece.hex(' ').upper()}, {which} of {len(character)}"
+            shown = f"{text(character.decode())}<sub>{which}</sub>"
+            found.append(_chip(shown, "token part", f"{says}; {about}" if about else says, style))
         else:
-            found.append(token(piece, about, "", style))
-        at = end
+            found.append(token(piece, about, style))
     return found
 
 
-def _chip(shown: str, about: str, classes: str, style: str) -> str:
+def _characters(whole: bytes) -> list[tuple[int, bytes]]:
+    """Return for each byte the character it is a part of, and where that starts; a stray byte is alone."""
+    found: list[tuple[int, bytes]] = []
+    for character in whole.decode("utf-8", "surrogateescape"):
+        data = character.encode("utf-8", "surrogateescape")
+        found += [(len(found), data)] * len(data)
+    return found
+
+
+def _chip(shown: str, classes: str, about: str, style: str) -> str:
     said = f' title="{html.escape(about)}"' if about else ""
     looks = f' style="{style}"' if style else ""
-    return f'<span class="token {classes}"{said}{looks}>{shown}</span>'.replace("  ", " ").replace(
-        'token "', 'token"'
-    )
+    return f'<span class="{classes}"{said}{looks}>{shown}</span>'
