@@ -1,4 +1,4 @@
-"""What a page says of a change is seen: the change is made in a copy of the checkout, and its check is run there.
+"""What a page says of a change is seen: in a copy of the checkout the change is made, and its check run.
 
 Under a heading with a check stands one change: all ```diff fences there, by which file they are of and by
 their words, not by line numbers. The check is the ```sh fence whose marker says that it is seen to pass or to
@@ -56,9 +56,10 @@ def exercises(page: Path) -> list[Exercise]:
 
 
 def make(change: str, root: Path) -> None:
-    """Make a change in the files below `root`; AssertionError where its old lines do not stand exactly once."""
+    """Make a change in the files below `root`; AssertionError where the old lines do not stand once."""
     for part in re.split(r"(?m)^(?=--- )", change)[1:]:
-        (before, after), hunks = (line[4:] for line in part.splitlines()[:2]), re.split(r"(?m)^@@.*\n", part)[1:]
+        before, after = (line[4:] for line in part.splitlines()[:2])
+        hunks = re.split(r"(?m)^@@.*\n", part)[1:]
         path = root / after.removeprefix("b/")
         assert hunks, f"{path}: a change without a line"
         text = "" if before == "/dev/null" else path.read_text(encoding="utf-8")
