@@ -1,9 +1,9 @@
 """What a page says of a change is seen: in a copy of the checkout the change is made, and its check run.
 
-Under a heading with a check stands one change: all ```diff fences there, by which file they are of and by
-their words, not by line numbers. The check is the ```sh fence whose marker says that it is seen to pass or to
-fail with the change; a ```text fence after it is what it prints then. Without the change it is the other way
-round, or prints something else. Order: reading pages, making changes, the tests.
+Under a heading with a check stands one change: all ```diff fences there, found in their files by their words
+and not by line numbers. The check is the ```sh fence whose marker says that it is seen to pass or to fail
+with the change; a ```text fence after it is what it prints then. Without the change it ends the other way,
+or prints something else. Order: reading pages, making changes, the tests.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from numba.core.caching import _CacheLocator
 
+from tests.docs.page import parse
 from tinyllm.kernels import CACHE_DIR
 
 place = _CacheLocator.get_suitable_cache_subpath
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "docs" / "tour.md", ROOT / "docs" / "exercises.md", *sorted(ROOT.glob("docs/exercises/*.md"))]
-COPIED = ("tinyllm", "kernels", "tests", "benchmarks", "setup.cfg", "pyproject.toml")
+COPIED = ("tinyllm", "kernels", "tests", "benchmarks", "docs", "README.md", "setup.cfg", "pyproject.toml")
 MARKER = "<!-- not run here: it needs the change; tests/test_exercises.py sees it "
 CHECK = re.compile(
     re.escape(MARKER) + r"(pass|fail)(, slowly)? -->\n```sh\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL
@@ -44,10 +46,20 @@ class Exercise(NamedTuple):
     slow: bool
 
 
+def sections(page: Path) -> list[str]:
+    """Cut a page at its headings, those in fences excepted; a page with one check is one section."""
+    text = page.read_text(encoding="utf-8")
+    if len(CHECK.findall(text)) < 2:
+        return [text]
+    lines = text.splitlines(keepends=True)
+    starts = [token.map[0] for token in parse(text) if token.type == "heading_open" and token.map]
+    return ["".join(lines[a:b]) for a, b in pairwise([*starts, len(lines)])]
+
+
 def exercises(page: Path) -> list[Exercise]:
     """Return the exercises of a page, in its order."""
     found = []
-    for section in re.split(r"(?m)^(?=#+ )", page.read_text(encoding="utf-8")):
+    for section in sections(page):
         for verdict, slow, command, prints in CHECK.findall(section):
             name = f"{page.stem}: {section.splitlines()[0].lstrip('# ')}"
             change = "".join(re.findall(r"(?ms)^```diff\n(.*?)^```$", section))
@@ -124,3 +136,11 @@ def test_a_change_does_what_the_page_says_and_without_it_that_is_not_seen(exerci
         make(exercise.change, root)
         seen, output = checked(exercise, root)
     assert seen, output
+
+
+def test_a_norm_takes_under_150_added_lines_and_no_file_that_the_tour_does_not_name():
+    (exercise,) = exercises(ROOT / "docs" / "exercises" / "rmsnorm.md")
+    assert len(re.findall(r"(?m)^\+(?!\+\+ )", exercise.change)) < 150
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / "docs" / "tour.md").read_text(encoding="utf-8"))
+    named = {os.path.normpath(f"docs/{link}") for link in links} | {"docs/tour.md"}
+    assert set(re.findall(r"(?m)^--- a/(.*)\n", exercise.change)) <= named
