@@ -138,6 +138,33 @@ def test_a_change_does_what_the_page_says_and_without_it_that_is_not_seen(exerci
     assert seen, output
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_diff_of_a_page_is_of_a_change_that_is_checked(page):
+    fences = re.findall(r"(?ms)^```diff\n(.*?)^```$", page.read_text(encoding="utf-8"))
+    found = exercises(page)
+    assert "".join(fences) == "".join(exercise.change for exercise in found)
+    assert all(exercise.change for exercise in found)
+    assert len({exercise.name for exercise in found}) == len(found)
+
+
+def test_a_change_whose_lines_stand_nowhere_or_twice_is_refused(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1\ny = 1\nx = 1\n", encoding="utf-8")
+    for line in ("z = 1", "x = 1"):
+        with pytest.raises(AssertionError, match=f"found {2 * (line[0] == 'x')} times"):
+            make(f"--- a/a.py\n+++ b/a.py\n@@\n-{line}\n", tmp_path)
+    make("--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n x = 1\n-y = 1\n+y = 2\n", tmp_path)
+    make("--- /dev/null\n+++ b/b/c.py\n@@ -0,0 +1 @@\n+x = 1\n", tmp_path)
+    assert (tmp_path / "a.py").read_text(encoding="utf-8") == "x = 1\ny = 2\nx = 1\n"
+    assert (tmp_path / "b" / "c.py").read_text(encoding="utf-8") == "x = 1\n"
+
+
+def test_what_is_not_seen_fails(tmp_path):
+    told = Exercise("page: heading", "", "echo one; echo two; false", False, "one\n...", False)
+    assert checked(told, tmp_path)[0]
+    assert not checked(told._replace(prints="two\n"), tmp_path)[0]
+    assert not checked(told._replace(passes=True), tmp_path)[0]
+
+
 def test_a_norm_takes_under_150_added_lines_and_no_file_that_the_tour_does_not_name():
     (exercise,) = exercises(ROOT / "docs" / "exercises" / "rmsnorm.md")
     assert len(re.findall(r"(?m)^\+(?!\+\+ )", exercise.change)) < 150
