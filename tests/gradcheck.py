@@ -10,9 +10,12 @@ from tinyllm.arena import Array, Layout
 
 
 def relative_error(found: Array, expected: Array) -> float:
-    """Return |found - expected| / (|found| + |expected|) in the Euclidean norm, 0 where both are tiny."""
+    """Return |found - expected| / (|found| + |expected|) in the Euclidean norm, 0 where both are tiny.
+
+    NaN, which is what a Workspace holds that was read before it was written, is NaN: no error is below it.
+    """
     size = float(np.linalg.norm(found) + np.linalg.norm(expected))
-    return float(np.linalg.norm(found - expected)) / size if size > 1e-9 else 0.0
+    return 0.0 if size <= 1e-9 else float(np.linalg.norm(found - expected)) / size
 
 
 def numeric_gradient(

@@ -53,23 +53,24 @@ def test_linear_backward_is_the_derivative(N, C, O, seed):
     check(loss, weight, dweight, rng, "weight")
 
 
+@pytest.mark.parametrize("norm", [layernorm], ids=lambda layer: layer.__name__)
 @FAST
 @given(N=small, C=st.integers(3, 6), seed=seeds)
-def test_layernorm_backward_is_the_derivative_and_adds_into_dx(N, C, seed):
+def test_backward_of_a_norm_is_the_derivative_and_adds_into_dx(norm, N, C, seed):
     rng = np.random.default_rng(seed)
-    layout = Layout(layernorm.params(C))
+    layout = Layout(norm.params(C))
     row, gradient = random_row(layout, rng), np.zeros(layout.size)
-    acts_layout = Layout(layernorm.acts(N, C))
+    acts_layout = Layout(norm.acts(N, C))
     a = acts_layout.views(np.zeros(acts_layout.size))
     p, g = layout.views(row), layout.views(gradient)
     x, dy, carried = (rng.standard_normal((N, C)) for _ in range(3))
 
     def loss() -> float:
-        return float((layernorm.forward(p, a, x) * dy).sum() + (carried * x).sum())
+        return float((norm.forward(p, a, x) * dy).sum() + (carried * x).sum())
 
     loss()
     dx = carried.copy()
-    layernorm.backward(p, g, a, x, dy, dx)
+    norm.backward(p, g, a, x, dy, dx)
     check(loss, x, dx, rng, "x")
     check_row(loss, layout, row, gradient, rng)
 

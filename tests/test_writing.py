@@ -38,6 +38,16 @@ def test_texts_are_the_same_alone_and_together_past_the_window_too(texts, togeth
         assert [list(tokens) for tokens in model.write_all(prompts, SAMPLING, max_tokens, 7)] == alone
 
 
+def test_every_token_of_every_text_is_drawn_by_a_chance_of_its_own(monkeypatch):
+    model, chances = language_model(), []
+    draw = writing.draw
+    monkeypatch.setattr(writing, "draw", lambda tokens, p, u: chances.append(u) or draw(tokens, p, u))
+    for seed in (1, 2):
+        for tokens in model.write_all([model.prompt("a")] * 2, SAMPLING, 10, seed, at_least=10):
+            assert len(list(tokens)) == 10
+    assert len(set(chances)) == len(chances) == 2 * 2 * 10
+
+
 def test_texts_are_the_same_in_whatever_order_they_are_read():
     model = language_model()
     prompts = [model.prompt(text) for text in ("a", "bb", "ccc")]
