@@ -194,7 +194,9 @@ class Orbax(Asynchronous):
         self.checkpointer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
 
     def begin(self) -> Wait:
-        self.checkpointer.save(self.path.absolute(), args=self.ocp.args.StandardSave(self.tensors))
+        self.checkpointer.save(
+            self.path.absolute(), args=self.ocp.args.StandardSave(self.tensors), force=True
+        )  # over an earlier one
         return self._wait
 
     def _wait(self) -> None:
