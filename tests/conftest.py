@@ -1,8 +1,9 @@
-"""Settings that must be made before NumPy loads: one BLAS thread. And no deadlines, and warm kernels."""
+"""Settings that must be made before NumPy loads: one BLAS thread. And no deadlines, Ctrl-C, and warm kernels."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -12,6 +13,10 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from tests.browser import BINARY, Browser  # noqa: E402
+
+# A shell's background job ignores Ctrl-C, and so would all programs that are started and interrupted here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("tinyllm", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 settings.load_profile("tinyllm")
