@@ -1,4 +1,4 @@
-"""Settings that must be made before NumPy loads: one BLAS thread. And no deadlines, Ctrl-C, and warm kernels."""
+"""Made before NumPy loads: one BLAS thread. No deadlines; Ctrl-C reaches programs; kernels are warm."""
 
 from __future__ import annotations
 
