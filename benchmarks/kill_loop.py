@@ -111,7 +111,9 @@ def under_fire(directory: Path, rng: random.Random, most: int, share: int) -> Co
 
 def main() -> int:
     """Run rounds until --kills kills were survived."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "kill_loop", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
+    )
     parser.add_argument("--kills", type=int, default=20, help="kills to survive in all (default: 20)")
     parser.add_argument("--per-run", type=int, default=25, help="kills of one run at most (default: 25)")
     parser.add_argument("--seed", type=int, default=0)
