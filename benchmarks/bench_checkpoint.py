@@ -54,6 +54,14 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def beside(saver: Asynchronous, work: Callable[[], object]) -> float:
+    """Return how long it takes to begin a save and to do some work beside it; wait for the save's end."""
+    waits = []
+    taken = seconds(lambda: (waits.append(saver.begin()), work()))
+    waits[0]()
+    return taken
+
+
 # ---- the parts
 
 
@@ -65,13 +73,7 @@ def blocked(savers: Savers, state: TrainState, shape: Shape, rounds: int) -> Non
         if name == "memcpy":
             return seconds(lambda: np.copyto(copy, state.rows))
         saver = savers[name]
-        waits = []
-        if isinstance(saver, Asynchronous):
-            taken = seconds(lambda: waits.append(saver.begin()))
-            waits[0]()
-        else:
-            taken = seconds(saver.save)
-        return taken
+        return beside(saver, lambda: None) if isinstance(saver, Asynchronous) else seconds(saver.save)
 
     times = by_turns(["memcpy", *savers], rounds, once)
     for name, found in times.items():
@@ -96,12 +98,7 @@ def overhead(savers: Savers, state: TrainState, shape: Shape, rounds: int, steps
 
         def once(name: str) -> float:
             saver = savers.get(name)
-            if not isinstance(saver, Asynchronous):
-                return seconds(epoch)
-            waits = []
-            taken = seconds(lambda: (waits.append(saver.begin()), epoch()))
-            waits[0]()
-            return taken
+            return beside(saver, epoch) if isinstance(saver, Asynchronous) else seconds(epoch)
 
         epoch()
         chosen = [name for name, saver in savers.items() if isinstance(saver, Asynchronous)]

@@ -20,16 +20,16 @@ DOCS = Path(__file__).parents[1] / "docs"
 PICTURES = {"run.png": 1, "run-dark.png": 0}  # name -> Chromium's number of the colour scheme
 WIDTH, HEIGHT, SCALE = 980, 922, 1.4  # of the window: down to the learning rate; README shows it at 800
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)  # its path
 
 
 def photograph(page: Path, out: Path, scheme: int) -> None:
     """Write what a window shows of the page to `out`, a PNG. Raises RuntimeError without a browser."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
+    if BROWSER is None:
         raise RuntimeError(f"none of {', '.join(BROWSERS)} is installed")
     with tempfile.TemporaryDirectory() as profile:
         subprocess.run(
-            [browser, "--headless", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={profile}",
+            [BROWSER, "--headless", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={profile}",
              f"--force-device-scale-factor={SCALE}", f"--window-size={WIDTH},{HEIGHT}",
              f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={out}", page.as_uri()],
             check=True, capture_output=True, timeout=60,

@@ -5,26 +5,26 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from benchmarks.picture import BROWSER
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Browser:
     """One page of a headless Chromium; commands are JSON, ended by a zero byte, over two pipes."""
 
     def __init__(self, profile: Path) -> None:
-        assert BINARY
+        assert BROWSER
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
-        command = [BINARY, *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
+        command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
         # Chromium speaks on its descriptors 3 and 4; a shell puts the pipes there.
         shell = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
         self.process = subprocess.Popen(

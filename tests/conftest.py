@@ -12,7 +12,8 @@ for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from tests.browser import BINARY, Browser  # noqa: E402
+from benchmarks.picture import BROWSER  # noqa: E402
+from tests.browser import Browser  # noqa: E402
 
 # A shell's background job ignores Ctrl-C, and so would all programs that are started and interrupted here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -34,7 +35,7 @@ def compiled() -> None:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """One browser for all tests that look at pages, skipped where there is none."""
-    if BINARY is None:
+    if BROWSER is None:
         pytest.skip("no chromium here")
     found = Browser(tmp_path_factory.mktemp("profile"))
     yield found

@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import select
-import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -242,7 +241,6 @@ def own_terminal(descriptor):
 
     os.setsid()
     fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def read_until(descriptor, text):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import picture
-from tests.browser import BINARY, FLAGS, Browser
+from tests.browser import FLAGS, Browser
 from tests.logged_run import PHASES, log_run, save
 from tinyllm import report
 
@@ -37,7 +37,13 @@ READ = "document.querySelector('#loss .legend [data-line=\"0\"] b').textContent"
 def test_the_dumped_page_has_its_numbers_and_charts(tmp_path):
     lines = log_run(tmp_path / "run", 400)
     path = report.write(tmp_path / "run")
-    command = [str(BINARY), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
+    command = [
+        str(picture.BROWSER),
+        *FLAGS,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+        path.as_uri(),
+    ]
     dumped = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     evaluations = [line["eval/loss"] for line in lines if "eval/loss" in line]
     assert f"<b>{evaluations[-1]:.4f}</b>" in dumped

@@ -27,7 +27,6 @@ from tinyllm.inference.settings import (
     check_common,
     given_sampling,
 )
-from tinyllm.threads import set_blas_threads
 
 if TYPE_CHECKING:
     from tinyllm.inference.conversation import Conversation
@@ -80,10 +79,7 @@ def main(
 ) -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
     args = options(argv)
-    set_blas_threads(args.blas_threads)
-    command.prepare_streams()
-    streams = stdin or sys.stdin, out or sys.stdout, err or sys.stderr
-    return command.run(lambda: _run(args, *streams), streams[2])
+    return command.run(_run, args, args.blas_threads, stdin, out, err)
 
 
 def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tinyllm.config import ConfigError
+from tinyllm.threads import set_blas_threads
 
 if TYPE_CHECKING:
     from tinyllm.inference.language_model import LanguageModel
@@ -30,13 +31,20 @@ def prepare_streams() -> None:
             stream.reconfigure(errors=errors)
 
 
-def run(body: Callable[[], int], err: TextIO) -> int:
+def run(
+    body: Callable[[argparse.Namespace, TextIO, TextIO, TextIO], int], args: argparse.Namespace,
+    blas_threads: int, stdin: TextIO | None, out: TextIO | None, err: TextIO | None,
+) -> int:  # fmt: skip
     """Return the exit code of `body`: its own, 1 if it fails, 2 for an option, 130 for Ctrl-C.
 
-    A failure is one line on `err`. A reader that closes the pipe (`| head`) is told nothing.
+    Streams that are None are the process's. A failure is one line on `err`. A reader that closes the pipe
+    (`| head`) is told nothing.
     """
+    set_blas_threads(blas_threads)
+    prepare_streams()
+    err = err or sys.stderr
     try:
-        return body()
+        return body(args, stdin or sys.stdin, out or sys.stdout, err)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from tinyllm import __version__, command
 from tinyllm.config import ConfigError
 from tinyllm.inference.settings import add_model_argument, check
-from tinyllm.threads import cores, set_blas_threads
+from tinyllm.threads import cores
 
 if TYPE_CHECKING:
     from tinyllm.inference.language_model import LanguageModel
@@ -57,10 +57,7 @@ def main(
 ) -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
     args = options(argv)
-    set_blas_threads(cores())
-    command.prepare_streams()
-    streams = stdin or sys.stdin, out or sys.stdout, err or sys.stderr
-    return command.run(lambda: _run(args, *streams), streams[2])
+    return command.run(_run, args, cores(), stdin, out, err)
 
 
 def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> int:
