@@ -15,7 +15,7 @@ import numpy as np
 
 from .dropout import PAGE, hash_of, row_hash
 from .elementary import exp, maximum
-from .jit import Array, jit
+from .jit import Array, jit, wide_vectors
 
 
 @jit
@@ -31,6 +31,7 @@ def attention_forward(
     mask of query t of head h is row first + (b * H + h) * T + t of the key `mask`. Raises IndexError
     for a start outside 0..t: such a query would have no key at all.
     """
+    wide_vectors()
     B, H, Q, K = p.shape
     T = starts.shape[1]
     dtype = p.dtype.type
@@ -76,6 +77,7 @@ def attention_backward(
     (B, H, T) is sum(dp * p) over all keys of a query, which `attention_delta` has found another way:
     dscore = scale * P * (dP - delta), with P before dropout.
     """
+    wide_vectors()
     B, H, Q, K = p.shape
     T = starts.shape[1]
     dtype = p.dtype.type
@@ -132,14 +134,19 @@ def transpose_heads(y: Array, x: Array) -> None:
     OpenBLAS multiplies small matrices twice as fast if neither is to be transposed on the way.
     """
     B, H, T, D = x.shape
+    whole = T - T % 8
     for b in range(B):
-        for first in range(0, T, 16):  # 16 numbers fill a cache line of y
+        for first in range(0, whole, 8):  # 8 by 8, a number that LLVM knows: with it, it writes no loop
             for h in range(H):  # inside, because the heads of a row of x stand side by side
-                rows = x[b, h, first : first + 16]
-                columns = y[b, h, :, first : first + 16]
+                rows = x[b, h, first : first + 8]
+                columns = y[b, h, :, first : first + 8]
                 for d in range(D):
-                    for t in range(len(rows)):
+                    for t in range(8):
                         columns[d, t] = rows[t, d]
+        for h in range(H):
+            for d in range(D):
+                for t in range(whole, T):
+                    y[b, h, d, t] = x[b, h, t, d]
 
 
 @jit

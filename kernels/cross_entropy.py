@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from .elementary import exp, maximum
-from .jit import Array, jit
+from .jit import Array, jit, wide_vectors
 
 
 @jit
@@ -20,6 +20,7 @@ def cross_entropy_forward(losses: Array, logits: Array, targets: Array) -> None:
     log-sum-exp with the row's maximum taken out: no overflow, and no epsilon in a log. A NaN or +inf
     logit makes the loss NaN. Raises IndexError for a target outside -1..V-1, before anything is written.
     """
+    wide_vectors()
     N, V = logits.shape
     dtype = logits.dtype.type
     for n in range(N):
@@ -45,6 +46,7 @@ def cross_entropy_backward(losses: Array, dlogits: Array, targets: Array, scale:
 
     A row whose target is -1 becomes 0, whatever it held. Raises IndexError as `cross_entropy_forward` does.
     """
+    wide_vectors()
     N, V = dlogits.shape
     dtype = dlogits.dtype.type
     factor = dtype(scale)

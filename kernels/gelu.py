@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .elementary import exp
-from .jit import Array, jit
+from .jit import Array, jit, wide_vectors
 
 # 0.5 (1 + tanh z) = 1 / (1 + e**(-2z)): one exp, and no cancellation where the sum is near 0.
 SLOPE = 1.5957691216057308  # 2 sqrt(2 / pi)
@@ -19,6 +19,7 @@ def bias_gelu_forward(y: Array, x: Array, bias: Array) -> None:
 
     Hendrycks and Gimpel 2016, "Gaussian Error Linear Units", the tanh form that GPT-2 uses.
     """
+    wide_vectors()
     N, F = x.shape
     dtype = x.dtype.type
     one, slope, cubic = dtype(1), dtype(SLOPE), dtype(CUBIC)
@@ -35,6 +36,7 @@ def bias_gelu_backward(dx: Array, y: Array, dbias: Array, x: Array, bias: Array)
     gelu'(u) = g + u g (1 - g) s (1 + 3 * 0.044715 u^2) with g = 1 / (1 + exp(-s (u + 0.044715 u^3))).
     y = u g is written once more: it costs one product here, and nobody has to keep it since the forward pass.
     """
+    wide_vectors()
     N, F = x.shape
     dtype = x.dtype.type
     one, slope, cubic = dtype(1), dtype(SLOPE), dtype(CUBIC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import Array, jit
+from .jit import Array, jit, wide_vectors
 
 EPSILON = 1e-5
 ROWS = 64  # rows whose gradients are summed before they meet the total: keeps the float32 sum short
@@ -16,6 +16,7 @@ def layernorm_forward(y: Array, mean: Array, rstd: Array, x: Array, gain: Array,
 
     Ba, Kiros and Hinton 2016, "Layer Normalization".
     """
+    wide_vectors()
     N, C = x.shape
     dtype = x.dtype.type
     for n in range(N):
@@ -41,6 +42,7 @@ def layernorm_backward(
     With xhat = (x - mean) * rstd and dxhat = dy * gain:
     dx += rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat)).
     """
+    wide_vectors()
     N, C = x.shape
     dtype = x.dtype.type
     dgain_part, dbias_part = np.zeros_like(gain), np.zeros_like(gain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import Array, jit
+from .jit import Array, jit, wide_vectors
 
 ROWS = 64  # rows that are summed before they meet the total: keeps the float32 sum short
 
@@ -12,6 +12,7 @@ ROWS = 64  # rows that are summed before they meet the total: keeps the float32 
 @jit
 def sum_squares(x: Array) -> float:
     """Return the sum of x**2 over x (size,), accumulated in float64; NaN and inf come through."""
+    wide_vectors()
     total = 0.0
     for i in range(x.size):
         value = np.float64(x[i])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .dropout import PAGE, hash_of, row_hash
-from .jit import Array, jit
+from .jit import Array, jit, wide_vectors
 from .layernorm import EPSILON, ROWS
 
 
@@ -23,6 +23,7 @@ def residual_norm_forward(
     He et al. 2016, "Deep Residual Learning"; Ba, Kiros and Hinton 2016, "Layer Normalization". The mask
     of row n is the one `dropout_forward` draws for row `first + n`; at rate 0 there is none.
     """
+    wide_vectors()
     N, C = x.shape
     dtype = x.dtype.type
     keep, drop = dtype(1.0 / (1.0 - rate)), dtype(0)
@@ -61,6 +62,7 @@ def residual_norm_backward(
     dx (N, C) arrives as the gradient of x from later layers and leaves as that of `skip`. At rate 0
     that of h is the same, and dh is left alone.
     """
+    wide_vectors()
     N, C = x.shape
     dtype = x.dtype.type
     keep, drop = dtype(1.0 / (1.0 - rate)), dtype(0)

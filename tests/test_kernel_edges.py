@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -46,6 +47,27 @@ def test_exp_never_overflows_never_hides_a_nan_and_is_0_at_minus_infinity():
     assert (low, below, small_, one) == (0, 0, 0, 1)
     assert high == top and 2e38 < top < np.inf
     assert np.isnan(nan)
+
+
+# the width of vectors
+
+
+@jit.jit
+def wide(y, x):
+    jit.wide_vectors()
+    for i in range(x.size):
+        y[i] = elementary.exp(x[i])
+
+
+@pytest.mark.skipif(not llvm.get_host_cpu_features().get("avx512f"), reason="no vectors of 512 bits")
+@pytest.mark.skipif(jit.config.DISABLE_JIT, reason="nothing is compiled")
+def test_a_kernel_that_asks_for_wide_vectors_gets_them():
+    x = np.linspace(-9, 9, 1000, dtype=np.float32)
+    y = np.empty_like(x)
+    wide(y, x)
+    assert np.array_equal(y, exp_of(x))
+    narrow, wider = ("".join(kernel.inspect_asm().values()) for kernel in (exp_all, wide))
+    assert "zmm" in wider and wider.count("zmm") > 2 * narrow.count("zmm")
 
 
 # attention
