@@ -93,7 +93,10 @@ class Process:
         answer = self._answer()
         busy, took = busy_seconds() - busy, time.perf_counter() - began
         self.peak_rss = answer["peak_rss"]
-        return Turn(answer["times"], max(busy - answer["cpu"], 0.0) / (took * cores()))
+        others = (busy - answer["cpu"]) / (
+            took * cores()
+        )  # of a short turn anything: the system counts in ticks
+        return Turn(answer["times"], min(max(others, 0.0), 1.0))
 
     def close(self) -> None:
         """End the process."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from tinyllm import begin, model, threads
 from tinyllm.arena import Array, Layout
-from tinyllm.comm import Team
+from tinyllm.comm import Spare, Task, Team
 from tinyllm.config import Config, ModelConfig, TrainConfig
 from tinyllm.schedule import Schedule
 from tinyllm.state import TrainState
@@ -94,6 +95,32 @@ def test_activations_and_scratch_grow_no_faster_than_the_context(recompute):
 @pytest.mark.parametrize("ranks, workers", [(1, 1), (2, 2), (2, 1), (3, 2)])
 def test_the_same_threads_give_the_same_bits(ranks, workers):
     np.testing.assert_array_equal(rows_after(3, ranks, workers), rows_after(3, ranks, workers))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_who_makes_a_gradient_changes_no_bit(recompute, monkeypatch):
+    """One run in which nobody helps, and one in which all that rank 1 leaves is made by rank 0."""
+    helped = []
+    monkeypatch.setattr(Spare, "_help", lambda spare, rank: None)
+    alone = rows_after(2, 2, 2, recompute)
+    monkeypatch.undo()
+
+    def slow(spare: Spare, rank: int, task: Task, leave=Spare.leave) -> None:
+        made = threading.Event()
+
+        def told(runner: int) -> None:
+            task(runner)
+            helped.append((rank, runner))
+            made.set()
+
+        leave(spare, rank, told)
+        if rank == 1:
+            assert made.wait(30)  # so long rank 1 does nothing, and rank 0 comes to its end
+
+    monkeypatch.setattr(Spare, "leave", slow)
+    np.testing.assert_array_equal(rows_after(2, 2, 2, recompute), alone)
+    layers = 2 * 2 * 3 * 4  # steps, micro-batches, blocks, weights
+    assert helped.count((1, 0)) == layers and len(helped) == 2 * layers
 
 
 def test_more_workers_change_rounding_and_nothing_else():

@@ -2,17 +2,22 @@
 
 Kernels and BLAS calls are serial and release the GIL, so W Python threads keep W cores busy, and meet
 only a few times in a step. What a rank computes depends on its number alone, never on which thread
-it is or when it runs.
+it is or when it runs. Cores are never equally fast, so a rank that has ended takes over what others have
+left to be done later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
 
 R = TypeVar("R")
+Task = Callable[[int], None]  # of the number of the rank that runs it
 
 
 class Team:
@@ -51,3 +56,71 @@ class Team:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Spare:
+    """Tasks that can wait, left by each rank for itself or for whoever is idle first.
+
+    Blumofe and Leiserson 1999, "Scheduling Multithreaded Computations by Work Stealing". A task must write
+    the same numbers to the same place whoever runs it: then results do not depend on who did.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        self._left: list[deque[Task]] = [deque() for _ in range(ranks)]
+        self._taken = [0] * ranks  # of each rank's tasks, those that others have begun and not ended
+        self._busy = 0
+        self._changed = threading.Condition()
+
+    def begin(self) -> None:
+        """Forget everything; called before the ranks run, by nobody else at the same time."""
+        for tasks in self._left:
+            tasks.clear()
+        self._busy = len(self._left)
+
+    def leave(self, rank: int, task: Task) -> None:
+        """Leave a task of `rank`, which `finish` waits for."""
+        with self._changed:
+            self._left[rank].append(task)
+            self._changed.notify_all()
+
+    def finish(self, rank: int) -> None:
+        """Return when every task that `rank` has left is done; run those that nobody has begun."""
+        while True:
+            with self._changed:
+                if self._left[rank]:
+                    task = self._left[rank].popleft()
+                elif self._taken[rank]:
+                    self._changed.wait()
+                    continue
+                else:
+                    return
+            task(rank)
+
+    @contextmanager
+    def working(self, rank: int) -> Iterator[None]:
+        """A rank's own work; after it, others' tasks, until no rank is at work any more."""
+        try:
+            yield
+        finally:  # whatever has happened, others must not wait for this rank
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+        self._help(rank)
+
+    def _help(self, rank: int) -> None:
+        while True:
+            with self._changed:
+                owner = next((owner for owner, tasks in enumerate(self._left) if tasks), None)
+                if owner is None:
+                    if not self._busy:
+                        return
+                    self._changed.wait()
+                    continue
+                task = self._left[owner].popleft()
+                self._taken[owner] += 1
+            try:
+                task(rank)
+            finally:
+                with self._changed:
+                    self._taken[owner] -= 1
+                    self._changed.notify_all()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tinyllm.arena import Array, tensor
 from tinyllm.config import ModelConfig
-from tinyllm.layers import attention, dropout, embedding, head, layernorm, mlp, residual_norm
+from tinyllm.layers import attention, dropout, embedding, head, layernorm, linear, mlp, residual_norm
 
 
 class BlockParams(NamedTuple):
@@ -140,13 +140,14 @@ def loss(p: Params, a: Acts, s: Scratch, losses: Array, inputs: Inputs) -> None:
 
 def backward(
     p: Params, g: Params, a: Acts, s: Scratch, losses: Array, inputs: Inputs, drop: dropout.Address,
-    scale: float, first: bool,
+    scale: float, first: bool, later: linear.Later | None = None,
 ) -> None:  # fmt: skip
     """Write `losses` (N,) as `loss` does, and add the gradient of scale * sum(losses) to g; after `forward`.
 
     In the first micro-batch of a step the gradients of the weights are overwritten, whatever they held.
+    `later` lets other workers help with them.
     """
-    product = None if first else s.product
+    later = (later or linear.Later([s.product]))._replace(add=not first)
     docs = _documents(a, inputs)
     y = a.blocks[-1].end.norm.y
     head.backward(
@@ -157,7 +158,7 @@ def backward(
     for i in reversed(range(len(p.blocks))):
         if _shares(a):
             _remember(p, a, s, docs, drop, i)
-        _block_backward(p, g, a, s, docs, drop, product, i)
+        _block_backward(p, g, a, s, docs, drop, later, i)
     layernorm.backward(p.blocks[0].norm1, g.blocks[0].norm1, a.norm1, a.embedding.x, s.dy, s.dx)
     mask = drop.mask("embedding", 0, inputs.starts.shape[1])
     embedding.backward(g.embedding, s.dx, inputs.tokens, inputs.positions, mask)
@@ -190,7 +191,7 @@ def _first_half(
 
 def _block_backward(
     p: Params, g: Params, a: Acts, s: Scratch, docs: attention.Documents, drop: dropout.Address,
-    product: Array | None, i: int,
+    later: linear.Later, i: int,
 ) -> None:  # fmt: skip
     """Undo `_block_forward`: s.dy and s.dx go from the gradients of its results to those of y and x."""
     bp, bg, ba, (_, H, T) = p.blocks[i], g.blocks[i], a.blocks[i], a.blocks[i].attention.lse.shape
@@ -198,11 +199,11 @@ def _block_backward(
     dh = residual_norm.backward(
         next_norm(p, i), next_norm(g, i), bg.mlp.down_bias, ba.end, s.dy, s.dx, s.h, mask
     )
-    mlp.backward(bp.mlp, bg.mlp, ba.mlp, s.mlp, ba.middle.norm.y, dh, s.dy, product)
+    mlp.backward(bp.mlp, bg.mlp, ba.mlp, s.mlp, ba.middle.norm.y, dh, s.dy, later)
     mask = drop.mask("attention output", i, T)
     dh = residual_norm.backward(bp.norm2, bg.norm2, bg.attention.out_bias, ba.middle, s.dy, s.dx, s.h, mask)
     attention.backward(
-        bp.attention, bg.attention, ba.attention, s.attention, _before(a, i)[1].y, dh, s.dy, product, docs,
+        bp.attention, bg.attention, ba.attention, s.attention, _before(a, i)[1].y, dh, s.dy, later, docs,
         drop.mask("attention", i, H * T),
     )  # fmt: skip
 

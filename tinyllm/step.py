@@ -16,10 +16,10 @@ import numpy as np
 
 from tinyllm import model
 from tinyllm.arena import Array, Layout
-from tinyllm.comm import Team
+from tinyllm.comm import Spare, Team
 from tinyllm.config import ModelConfig
 from tinyllm.kernels import add_and_sum_squares, sum_squares
-from tinyllm.layers import dropout
+from tinyllm.layers import dropout, linear
 from tinyllm.optim import clip_factor, slices, update_
 from tinyllm.state import TrainState, Workspace
 from tinyllm.text.batches import Batch
@@ -64,6 +64,9 @@ class Engine:
             )
         )
 
+        self.spare = Spare(self.workers)
+        self.products = [work.scratch.product for work in self.workspaces]
+
     def _work(self, task: Callable[[int], R]) -> list[R]:
         return self.team.run(task, self.workers)
 
@@ -80,6 +83,7 @@ class Engine:
         if not count:
             raise TrainingError(f"step {progress.step}: the batch has no target tokens")
         params = self.layout.views(state.rows[0])
+        self.spare.begin()
         losses = self._work(lambda rank: self._gradients(rank, params, state, batches, 1 / count))
         loss = math.fsum(losses) / count
         norm = math.sqrt(sum(self.team.run(self._sum_slice)))
@@ -111,16 +115,19 @@ class Engine:
         """Write this rank's share of the gradient into its row; return its sum of losses."""
         work, share = self.workspaces[rank], self.shares[rank]
         rate, seed, step = self.config.dropout, state.config.train.seed, state.progress.step
+        later = linear.Later(self.products, spare=self.spare if self.workers > 1 else None, rank=rank)
         work.begin()
         total = 0.0
-        for micro, batch in enumerate(batches):
-            load(work, batch, share)
-            drop = dropout.Address(rate, seed, step, micro * len(batch.tokens) + share.start)
-            model.forward(params, work.acts, work.scratch, work.inputs, drop)
-            model.backward(
-                params, work.grads, work.acts, work.scratch, work.losses, work.inputs, drop, scale, micro == 0
-            )
-            total += float(work.losses.sum())
+        with self.spare.working(rank):
+            for micro, batch in enumerate(batches):
+                load(work, batch, share)
+                drop = dropout.Address(rate, seed, step, micro * len(batch.tokens) + share.start)
+                model.forward(params, work.acts, work.scratch, work.inputs, drop)
+                model.backward(
+                    params, work.grads, work.acts, work.scratch, work.losses, work.inputs, drop, scale,
+                    micro == 0, later,
+                )  # fmt: skip
+                total += float(work.losses.sum())
         return total
 
     def _loss(self, rank: int, params: model.Params, batch: Batch) -> float:

@@ -169,13 +169,13 @@ def forward(p: Params, a: Acts, s: Scratch, x: Array, y: Array, docs: Documents,
 
 
 def backward(
-    p: Params, g: Params, a: Acts, s: Scratch, x: Array, dy: Array, dx: Array, product: Array | None,
+    p: Params, g: Params, a: Acts, s: Scratch, x: Array, dy: Array, dx: Array, later: linear.Later,
     docs: Documents, mask: dropout.Mask,
 ) -> None:  # fmt: skip
     """Undo `forward`: g +=, dx (N, C) =; dy (N, C) is the gradient of y plus its bias."""
     B, H, T = a.lse.shape
     scale = 1 / math.sqrt(x.shape[1] // H)
-    linear.backward(s.dmix, g.out_weight, dy, a.mix, p.out_weight, product)
+    linear.backward(s.dmix, g.out_weight, dy, a.mix, p.out_weight, later)
     attention_delta(s.delta, s.dmix, a.mix)
     (q, k, v), (dq, dk, dv) = heads(a.qkv, 3, B, H), heads(s.dqkv, 3, B, H)
     dmix = heads(s.dmix, 1, B, H)[0]
@@ -200,7 +200,8 @@ def backward(
             if keys.start == 0:
                 dq[b, :, rows.stop :] = 0  # what does not see the first keys begins with what it sees later
     bias_backward(g.qkv_bias, s.dqkv)
-    linear.backward(dx, g.qkv_weight, s.dqkv, x, p.qkv_weight, product)
+    linear.backward(dx, g.qkv_weight, s.dqkv, x, p.qkv_weight, later)
+    later.finish()
 
 
 def _block(memory: Array, G: int, H: int, rows: slice, columns: slice) -> Array:

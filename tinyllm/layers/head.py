@@ -56,5 +56,6 @@ def backward(
     for block in _blocks(len(y), len(s.logits)):
         logits = linear.forward(s.logits[: block.stop - block.start], y[block], weight)
         cross_entropy_backward(losses[block], logits, targets[block], scale)
-        linear.backward(dy[block], dweight, logits, y[block], weight, product if add else None)
+        linear.backward_weight(dweight, logits, y[block], product if add else None)
+        linear.backward_input(dy[block], logits, weight)
         add = True

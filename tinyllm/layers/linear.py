@@ -5,9 +5,13 @@ The bias is left to the caller, who adds it in the same pass as what follows (GE
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 
 from tinyllm.arena import Array
+from tinyllm.comm import Spare
 
 
 def forward(y: Array, x: Array, weight: Array) -> Array:
@@ -15,9 +19,9 @@ def forward(y: Array, x: Array, weight: Array) -> Array:
     return np.matmul(x, weight.T, out=y)
 
 
-def backward(dx: Array, dweight: Array, dy: Array, x: Array, weight: Array, product: Array | None) -> None:
-    """Undo `forward`: dx (N, in) = dy · weight;  dweight (out, in) += dyᵀ · x."""
-    backward_weight(dweight, dy, x, product)
+def backward(dx: Array, dweight: Array, dy: Array, x: Array, weight: Array, later: Later) -> None:
+    """Undo `forward`: dx (N, in) = dy · weight;  dweight (out, in) += dyᵀ · x, perhaps later."""
+    later.weight(dweight, dy, x)
     backward_input(dx, dy, weight)
 
 
@@ -38,3 +42,32 @@ def backward_weight(dweight: Array, dy: Array, x: Array, product: Array | None) 
         product = product[: dweight.size].reshape(dweight.shape)
         np.matmul(dy.T, x, out=product)
         dweight += product
+
+
+class Later(NamedTuple):
+    """How a worker makes the gradients of weights, which nothing reads before the end of a step.
+
+    With `spare` they are left there: the worker goes on with what the chain rule needs next, and another one
+    that has ended its own share makes them, or nobody does and `finish` makes them. Without, at once.
+    """
+
+    products: Sequence[Array]  # of each rank: memory for a gradient that is added
+    add: bool = False  # False in the first micro-batch of a step: what gradients held is overwritten
+    spare: Spare | None = None
+    rank: int = 0
+
+    def weight(self, dweight: Array, dy: Array, x: Array) -> None:
+        """Make dweight (out, in) (+)= dyᵀ · x before `finish` returns; dy and x must not change so long."""
+
+        def make(rank: int) -> None:
+            backward_weight(dweight, dy, x, self.products[rank] if self.add else None)
+
+        if self.spare:
+            self.spare.leave(self.rank, make)
+        else:
+            make(self.rank)
+
+    def finish(self) -> None:
+        """Return when all gradients that were left are made."""
+        if self.spare:
+            self.spare.finish(self.rank)

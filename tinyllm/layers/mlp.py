@@ -63,10 +63,11 @@ def remember(p: Params, a: Acts, x: Array) -> None:
 
 
 def backward(
-    p: Params, g: Params, a: Acts, s: Scratch, x: Array, dy: Array, dx: Array, product: Array | None
+    p: Params, g: Params, a: Acts, s: Scratch, x: Array, dy: Array, dx: Array, later: linear.Later
 ) -> None:
     """Undo `forward`: g +=, dx (N, C) =; dy (N, C) is the gradient of y plus its bias."""
     linear.backward_input(s.dgelu, dy, p.down_weight)
     bias_gelu_backward(s.dgelu, s.gelu, g.up_bias, a.up, p.up_bias)
-    linear.backward_weight(g.down_weight, dy, s.gelu, product)
-    linear.backward(dx, g.up_weight, s.dgelu, x, p.up_weight, product)
+    later.weight(g.down_weight, dy, s.gelu)
+    linear.backward(dx, g.up_weight, s.dgelu, x, p.up_weight, later)
+    later.finish()

@@ -1,0 +1,106 @@
+"""Ranks that take over each other's tasks: each runs once, owners wait, and no error leaves anyone waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyllm.comm import Spare, Team
+
+
+def run(spare: Spare, team: Team, own) -> None:
+    """Let every rank do `own(rank)` as a worker does."""
+
+    def work(rank: int) -> None:
+        with spare.working(rank):
+            own(rank)
+
+    spare.begin()
+    team.run(work)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    plans=st.lists(
+        st.lists(st.lists(st.integers(0, 300), max_size=4), max_size=4), min_size=1, max_size=4
+    )
+)  # fmt: skip
+def test_every_task_runs_once_before_its_owner_goes_on(plans):
+    """Each rank leaves groups of tasks that take some microseconds, and finishes after each group."""
+    done: list[tuple[int, int, int]] = []
+    missing = []
+
+    def own(rank: int) -> None:
+        for group, delays in enumerate(plans[rank]):
+            for number, delay in enumerate(delays):
+
+                def task(runner: int, name=(rank, group, number), delay=delay) -> None:
+                    time.sleep(delay / 1e6)
+                    done.append(name)
+
+                spare.leave(rank, task)
+            spare.finish(rank)
+            missing.extend({(rank, group, n) for n in range(len(delays))} - set(done))
+
+    spare = Spare(len(plans))
+    with Team(len(plans)) as team:
+        run(spare, team, own)
+        run(spare, team, own)  # what one step leaves behind does not disturb the next
+    everything = [
+        (r, g, n) for r, plan in enumerate(plans) for g, d in enumerate(plan) for n in range(len(d))
+    ]
+    assert sorted(done) == sorted(2 * everything) and not missing
+
+
+def test_an_idle_rank_takes_what_a_busy_one_has_left():
+    spare, runners, taken = Spare(2), [], threading.Event()
+
+    def task(runner: int) -> None:
+        runners.append(runner)
+        taken.set()
+
+    def own(rank: int) -> None:
+        if rank == 1:
+            spare.leave(1, task)
+            assert taken.wait(30)  # rank 1 itself is busy here, so only rank 0 can set it
+            spare.finish(1)
+
+    with Team(2) as team:
+        run(spare, team, own)
+    assert runners == [0]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_one_rank_is_raised_and_nobody_waits_for_it(rank):
+    def own(of: int) -> None:
+        spare.leave(of, lambda _: None)
+        if of == rank:
+            raise ValueError("broken")
+        spare.finish(of)
+
+    spare = Spare(2)
+    with Team(2) as team:
+        with pytest.raises(ValueError, match="broken"):
+            run(spare, team, own)
+        run(spare, team, lambda of: None)
+
+
+def test_an_error_in_a_task_that_another_rank_runs_is_raised():
+    spare, begun = Spare(2), threading.Event()
+
+    def task(runner: int) -> None:
+        begun.set()
+        raise ValueError(f"broken on {runner}")
+
+    def own(rank: int) -> None:
+        if rank == 1:
+            spare.leave(1, task)
+            assert begun.wait(30)
+            spare.finish(1)
+
+    with Team(2) as team, pytest.raises(ValueError, match="broken on 0"):
+        run(spare, team, own)
