@@ -1,4 +1,4 @@
-"""Ranks that take over each other's tasks: each runs once, owners wait, and no error leaves anyone waiting."""
+"""Ranks that take over each other's tasks: each runs once, owners wait, and after an error nobody does."""
 
 from __future__ import annotations
 
