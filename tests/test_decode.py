@@ -54,7 +54,7 @@ def test_cached_logits_equal_the_full_forward_however_the_tokens_arrive(data, we
         assert decoder.cache.lengths == [stop]
 
 
-@pytest.mark.parametrize("block", [1, 2, 7, 16, 33, 64, 100, 256])
+@pytest.mark.parametrize("block", [1, 2, 7, 16, 33, 64, 100, 512])
 @pytest.mark.parametrize("queries", [5, 64])
 @pytest.mark.parametrize("held", [0, 1, 50])
 def test_a_prompt_in_blocks_equals_the_full_forward_whatever_their_size(monkeypatch, block, queries, held):

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,12 @@ class TrainState:
         layout.initialise(rows[0], config.train.seed)
         rows[1:] = 0
         return cls(config, tokenizer, rows, layout, schedule, phases, Progress(phase=phases[0]))
+
+    @cached_property
+    def params(self) -> model.Params:
+        """The parameters, as views into their row."""
+        params: model.Params = self.layout.views(self.rows[0])
+        return params
 
     def document(self) -> dict[str, Any]:
         """Return everything but the rows as plain nested values."""

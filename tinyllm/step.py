@@ -82,9 +82,8 @@ class Engine:
         count = sum(batch.loss_tokens for batch in batches)
         if not count:
             raise TrainingError(f"step {progress.step}: the batch has no target tokens")
-        params = self.layout.views(state.rows[0])
         self.spare.begin()
-        losses = self._work(lambda rank: self._gradients(rank, params, state, batches, 1 / count))
+        losses = self._work(lambda rank: self._gradients(rank, state, batches, 1 / count))
         loss = math.fsum(losses) / count
         norm = math.sqrt(sum(self.team.run(self._sum_slice)))
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -104,16 +103,15 @@ class Engine:
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> float:
         """Return the mean loss, in nats per target token, without dropout; NaN when there are no targets."""
-        params, total, count = self.layout.views(state.rows[0]), 0.0, 0
+        total, count = 0.0, 0
         for batch in batches:
-            total += math.fsum(self._work(lambda rank, b=batch: self._loss(rank, params, b)))  # type: ignore[misc]
+            total += math.fsum(self._work(lambda rank, b=batch: self._loss(rank, state, b)))  # type: ignore[misc]
             count += batch.loss_tokens
         return total / count if count else math.nan
 
-    def _gradients(self, rank: int, params: model.Params, state: TrainState, batches: Sequence[Batch],
-                   scale: float) -> float:  # fmt: skip
+    def _gradients(self, rank: int, state: TrainState, batches: Sequence[Batch], scale: float) -> float:
         """Write this rank's share of the gradient into its row; return its sum of losses."""
-        work, share = self.workspaces[rank], self.shares[rank]
+        work, share, params = self.workspaces[rank], self.shares[rank], state.params
         rate, seed, step = self.config.dropout, state.config.train.seed, state.progress.step
         later = linear.Later(self.products, spare=self.spare if self.workers > 1 else None, rank=rank)
         work.begin()
@@ -130,8 +128,8 @@ class Engine:
                 total += float(work.losses.sum())
         return total
 
-    def _loss(self, rank: int, params: model.Params, batch: Batch) -> float:
-        work = self.workspaces[rank]
+    def _loss(self, rank: int, state: TrainState, batch: Batch) -> float:
+        work, params = self.workspaces[rank], state.params
         load(work, batch, self.shares[rank])
         model.forward(params, work.acts, work.scratch, work.inputs, dropout.OFF)
         model.loss(params, work.acts, work.scratch, work.losses, work.inputs)
