@@ -163,6 +163,10 @@ def plot(measured: dict[str, list[Point]], path: Path) -> None:
                 f"{name}: ^{exponent(values, costs):.2f}, counted ^{exponent(values, model):.2f}", size=9
             )
             axis.set_ylabel(unit)
+            axis.set_xticks(values, [str(value) for value in values], minor=False)
+            axis.set_xticks([], minor=True)
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter("{x:g}" if max(costs) < 8 * min(costs) else "")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

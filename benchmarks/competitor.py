@@ -93,9 +93,8 @@ class Process:
         answer = self._answer()
         busy, took = busy_seconds() - busy, time.perf_counter() - began
         self.peak_rss = answer["peak_rss"]
-        others = (busy - answer["cpu"]) / (
-            took * cores()
-        )  # of a short turn anything: the system counts in ticks
+        # The system counts in ticks: what it says of a short turn may be less than nothing, or more than all.
+        others = (busy - answer["cpu"]) / (took * cores())
         return Turn(answer["times"], min(max(others, 0.0), 1.0))
 
     def close(self) -> None:

@@ -136,7 +136,9 @@ def transpose_heads(y: Array, x: Array) -> None:
     B, H, T, D = x.shape
     whole = T - T % 8
     for b in range(B):
-        for first in range(0, whole, 8):  # 8 by 8, a number that LLVM knows: with it, it writes no loop
+        for first in range(
+            0, whole, 8
+        ):  # 8 at a time: LLVM knows how long the innermost loop is, and unrolls it
             for h in range(H):  # inside, because the heads of a row of x stand side by side
                 rows = x[b, h, first : first + 8]
                 columns = y[b, h, :, first : first + 8]

@@ -91,10 +91,11 @@ def jit(function: F) -> F:
 
 
 def wide_vectors() -> None:
-    """Let LLVM use 512-bit vectors in the kernel that calls this, where the processor has them.
+    """Let LLVM use 512-bit vectors in the kernel whose first line calls this, where the processor has them.
 
     LLVM prefers 256 bits on such processors, for fear of a lower clock, which the matrix products have
-    brought about anyway. Numba has no option for it, LLVM an attribute of functions.
+    brought about anyway. Numba has no option for it, LLVM an attribute of functions. Kernels that compute
+    much for each number call it; those that wait for memory gain nothing.
     """
 
 
@@ -105,5 +106,6 @@ def _type_wide_vectors(_: Any) -> Callable[[], Any]:
 
 @lower_builtin(wide_vectors)  # type: ignore[no-untyped-call,untyped-decorator]
 def _lower_wide_vectors(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-    set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own knows only flags
+    # llvmlite's own `add` refuses all but the flags it knows; what is in the set is printed as it stands.
+    set.add(builder.function.attributes, '"prefer-vector-width"="512"')
     return context.get_dummy_value()

@@ -23,6 +23,7 @@ def sum_squares(x: Array) -> float:
 @jit
 def add_and_sum_squares(total: Array, other: Array) -> float:
     """total += other, both (size,); return the `sum_squares` of what total then holds."""
+    wide_vectors()
     squares = 0.0
     for i in range(total.size):
         value = total[i] + other[i]

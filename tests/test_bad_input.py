@@ -331,3 +331,18 @@ def test_texts_that_changed_are_refused_unless_allowed(world, tmp_path, capsys):
     again = [*resume(run), "--epochs", "2"]
     assert call([*again, "--chat-data", str(other)]) == 1
     assert call([*again, "--chat-data", str(other), "--allow-new-data"]) == 0
+
+
+def test_the_first_ctrl_c_is_noted_and_the_second_ends_the_process_there():
+    program = """if True:
+        import os, signal
+        from tinyllm.train import Interrupt
+        with Interrupt() as asked:
+            os.kill(os.getpid(), signal.SIGINT)
+            print(asked(), flush=True)
+            os.kill(os.getpid(), signal.SIGINT)
+            print("still here", flush=True)
+        """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "True\n")
+    assert "finishing the step" in done.stderr and done.stderr.endswith("--resume goes on from the newest\n")

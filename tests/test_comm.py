@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.timing import in_time
 from tinyllm.comm import Spare, Team
 
 
@@ -20,7 +21,7 @@ def run(spare: Spare, team: Team, own) -> None:
             own(rank)
 
     spare.begin()
-    team.run(work)
+    in_time(lambda: team.run(work))
 
 
 @settings(max_examples=30, deadline=None)

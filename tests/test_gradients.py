@@ -43,14 +43,15 @@ def drop_of(rate: float) -> dropout.Address:
 def test_linear_backward_is_the_derivative(N, C, O, add, seed):
     rng = np.random.default_rng(seed)
     x, weight, dy = rng.standard_normal((N, C)), rng.standard_normal((O, C)), rng.standard_normal((N, O))
-    y, dx, dweight = np.empty((N, O)), np.full((N, C), np.nan), np.full((O, C), 0.0 if add else np.nan)
+    y, dx, before = np.empty((N, O)), np.full((N, C), np.nan), rng.standard_normal((O, C)) if add else 0.0
+    dweight = np.full((O, C), before if add else np.nan)
     linear.backward(dx, dweight, dy, x, weight, linear.Later([np.empty(O * C)], add))
 
     def loss() -> float:
         return float((linear.forward(y, x, weight) * dy).sum())
 
     check(loss, x, dx, rng, "x")
-    check(loss, weight, dweight, rng, "weight")
+    check(loss, weight, dweight - before, rng, "weight")
 
 
 @pytest.mark.parametrize("norm", [layernorm], ids=lambda layer: layer.__name__)

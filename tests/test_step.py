@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.timing import in_time
 from tinyllm import begin, model, threads
 from tinyllm.arena import Array, Layout
 from tinyllm.comm import Spare, Task, Team
@@ -42,9 +43,9 @@ def batch_of(seed: int, T: int = 160) -> Batch:
     return Batch.of(tokens, targets, starts)
 
 
-def rows_after(steps: int, ranks: int, workers: int, recompute: bool = False) -> Array:
+def rows_after(steps: int, ranks: int, workers: int, recompute: bool = False, **shape: float) -> Array:
     with Team(ranks) as team:
-        state, engine = a_run(team, workers, recompute)
+        state, engine = a_run(team, workers, recompute, **shape)
         for step in range(steps):
             engine.train(state, [batch_of(2 * step), batch_of(2 * step + 1)])
     return state.rows
@@ -98,11 +99,16 @@ def test_the_same_threads_give_the_same_bits(ranks, workers):
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_who_makes_a_gradient_changes_no_bit(recompute, monkeypatch):
-    """One run in which nobody helps, and one in which all that rank 1 leaves is made by rank 0."""
+@pytest.mark.parametrize("rate", [0.0, 0.1])  # where nothing is dropped, other arrays are handed on
+def test_who_makes_a_gradient_and_when_changes_no_bit(recompute, rate, monkeypatch):
+    """One run in which nobody helps, and one in which all that rank 1 leaves is made by rank 0.
+
+    The first makes gradients as late as may be, the second as early: one whose operands are overwritten in
+    between would differ.
+    """
     helped = []
     monkeypatch.setattr(Spare, "_help", lambda spare, rank: None)
-    alone = rows_after(2, 2, 2, recompute)
+    alone = rows_after(2, 2, 2, recompute, dropout=rate)
     monkeypatch.undo()
 
     def slow(spare: Spare, rank: int, task: Task, leave=Spare.leave) -> None:
@@ -118,9 +124,22 @@ def test_who_makes_a_gradient_changes_no_bit(recompute, monkeypatch):
             assert made.wait(30)  # so long rank 1 does nothing, and rank 0 comes to its end
 
     monkeypatch.setattr(Spare, "leave", slow)
-    np.testing.assert_array_equal(rows_after(2, 2, 2, recompute), alone)
+    np.testing.assert_array_equal(rows_after(2, 2, 2, recompute, dropout=rate), alone)
     layers = 2 * 2 * 3 * 4  # steps, micro-batches, blocks, weights
     assert helped.count((1, 0)) == layers and len(helped) == 2 * layers
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_at_the_very_beginning_of_a_workers_share_is_raised(rank, monkeypatch):
+    with Team(2) as team:
+        state, engine = a_run(team, 2)
+
+        def broken() -> None:
+            raise MemoryError("none left")
+
+        monkeypatch.setattr(engine.workspaces[rank], "begin", broken)
+        with pytest.raises(MemoryError, match="none left"):
+            in_time(lambda: engine.train(state, [batch_of(0)]))
 
 
 def test_more_workers_change_rounding_and_nothing_else():

@@ -1,9 +1,9 @@
 """Threads are ranks: a team of workers that all run the same task on their own share.
 
 Kernels and BLAS calls are serial and release the GIL, so W Python threads keep W cores busy, and meet
-only a few times in a step. What a rank computes depends on its number alone, never on which thread
-it is or when it runs. Cores are never equally fast, so a rank that has ended takes over what others have
-left to be done later.
+only a few times in a step. What is computed for a rank, and where it is written, depends on its number
+alone. Who computes it may depend on time: cores are never equally fast, so a rank that has ended takes over
+what others have left for later.
 """
 
 from __future__ import annotations
@@ -62,33 +62,37 @@ class Spare:
     """Tasks that can wait, left by each rank for itself or for whoever is idle first.
 
     Blumofe and Leiserson 1999, "Scheduling Multithreaded Computations by Work Stealing". A task must write
-    the same numbers to the same place whoever runs it: then results do not depend on who did.
+    the same numbers to the same place whoever runs it: then results do not depend on who did. Tasks that are
+    left between two calls of `finish` run in any order, and at once, so no two may write to the same place,
+    and none may leave others. All ranks must be running: each stays in `working` until the last has ended.
     """
 
     def __init__(self, ranks: int) -> None:
         self._left: list[deque[Task]] = [deque() for _ in range(ranks)]
         self._taken = [0] * ranks  # of each rank's tasks, those that others have begun and not ended
         self._busy = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     def begin(self) -> None:
         """Forget everything; called before the ranks run, by nobody else at the same time."""
         for tasks in self._left:
             tasks.clear()
+        self._taken = [0] * len(self._left)
         self._busy = len(self._left)
 
     def leave(self, rank: int, task: Task) -> None:
         """Leave a task of `rank`, which `finish` waits for."""
-        with self._changed:
+        with self._lock:
             self._left[rank].append(task)
             self._changed.notify_all()
 
     def finish(self, rank: int) -> None:
         """Return when every task that `rank` has left is done; run those that nobody has begun."""
         while True:
-            with self._changed:
+            with self._lock:
                 if self._left[rank]:
-                    task = self._left[rank].popleft()
+                    task = self._left[rank].pop()  # the newest: what it reads is still in the cache
                 elif self._taken[rank]:
                     self._changed.wait()
                     continue
@@ -98,20 +102,20 @@ class Spare:
 
     @contextmanager
     def working(self, rank: int) -> Iterator[None]:
-        """A rank's own work; after it, others' tasks, until no rank is at work any more."""
+        """A rank's own work, all of it; then others' tasks, until no rank is at work any more."""
         try:
             yield
         finally:  # whatever has happened, others must not wait for this rank
-            with self._changed:
+            with self._lock:
                 self._busy -= 1
                 self._changed.notify_all()
         self._help(rank)
 
     def _help(self, rank: int) -> None:
         while True:
-            with self._changed:
-                owner = next((owner for owner, tasks in enumerate(self._left) if tasks), None)
-                if owner is None:
+            with self._lock:
+                owner = max(range(len(self._left)), key=lambda other: len(self._left[other]))
+                if not self._left[owner]:
                     if not self._busy:
                         return
                     self._changed.wait()
@@ -121,6 +125,6 @@ class Spare:
             try:
                 task(rank)
             finally:
-                with self._changed:
+                with self._lock:
                     self._taken[owner] -= 1
                     self._changed.notify_all()

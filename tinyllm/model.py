@@ -147,7 +147,9 @@ def backward(
     In the first micro-batch of a step the gradients of the weights are overwritten, whatever they held.
     `later` lets other workers help with them.
     """
-    later = (later or linear.Later([s.product]))._replace(add=not first)
+    if later is None:
+        later = linear.Later([s.product])
+    later = later._replace(add=not first)
     docs = _documents(a, inputs)
     y = a.blocks[-1].end.norm.y
     head.backward(

@@ -83,7 +83,7 @@ class TrainState:
 
     @cached_property
     def params(self) -> model.Params:
-        """The parameters, as views into their row."""
+        """The parameters, as views into their row: `rows` is written to, and never replaced."""
         params: model.Params = self.layout.views(self.rows[0])
         return params
 

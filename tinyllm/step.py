@@ -1,6 +1,7 @@
 """One training step over all ranks: forward, backward, sum, clip, Adam.
 
-Each worker runs the whole model on its share of the sequences with a Workspace of its own; then every
+Each worker runs the whole model on its share of the sequences with a Workspace of its own, and when it has
+ended, makes weight gradients that slower workers have left, in their rows; then every
 rank of the team, of which the workers are the first, sums the gradients of, clips and updates its slice
 of the rows. The result depends on the numbers of workers and of ranks and on nothing else about them.
 """
@@ -111,12 +112,12 @@ class Engine:
 
     def _gradients(self, rank: int, state: TrainState, batches: Sequence[Batch], scale: float) -> float:
         """Write this rank's share of the gradient into its row; return its sum of losses."""
-        work, share, params = self.workspaces[rank], self.shares[rank], state.params
-        rate, seed, step = self.config.dropout, state.config.train.seed, state.progress.step
-        later = linear.Later(self.products, spare=self.spare if self.workers > 1 else None, rank=rank)
-        work.begin()
-        total = 0.0
         with self.spare.working(rank):
+            work, share, params = self.workspaces[rank], self.shares[rank], state.params
+            rate, seed, step = self.config.dropout, state.config.train.seed, state.progress.step
+            later = linear.Later(self.products, spare=self.spare if self.workers > 1 else None, rank=rank)
+            work.begin()
+            total = 0.0
             for micro, batch in enumerate(batches):
                 load(work, batch, share)
                 drop = dropout.Address(rate, seed, step, micro * len(batch.tokens) + share.start)

@@ -7,6 +7,7 @@ so that the number of BLAS threads can still be set.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from tinyllm.display import Lines
     from tinyllm.state import TrainState
     from tinyllm.text.batches import Dataset
+
+
+AT_ONCE = "stopped at once; the checkpoints on disk are good: --resume goes on from the newest"
 
 
 class Interrupt:
@@ -49,7 +53,9 @@ class Interrupt:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            # No exception: it could land between any two lines, and leave other threads waiting for this one.
+            os.write(2, f"\n{AT_ONCE}\n".encode())
+            os._exit(130)
         self.signal = number
         name = signal.Signals(number).name
         print(f"\n{name}: finishing the step and saving ...", file=sys.stderr, flush=True)
@@ -73,10 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {text}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
-        print(
-            "stopped at once; the checkpoints on disk are good: --resume goes on from the newest",
-            file=sys.stderr,
-        )
+        print(AT_ONCE, file=sys.stderr)
         return 130
 
 

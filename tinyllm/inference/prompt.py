@@ -18,7 +18,7 @@ from tinyllm.inference.weights import Weights
 from tinyllm.kernels import add_bias_, attention_forward
 from tinyllm.layers import attention, dropout, embedding, layernorm, linear, mlp, residual_norm
 
-BLOCK = 512  # positions at a time: products of 256 rows are a tenth to a fifth slower
+BLOCK = 512  # positions at a time: with 256, reading 512 at 124 million parameters took 7 % longer
 QUERIES = attention.BLOCK  # of them, those whose scores exist at a time
 
 

@@ -56,6 +56,7 @@ def backward(
     for block in _blocks(len(y), len(s.logits)):
         logits = linear.forward(s.logits[: block.stop - block.start], y[block], weight)
         cross_entropy_backward(losses[block], logits, targets[block], scale)
+        # At once: every block adds to the same gradient, and the next one needs the room of these logits.
         linear.backward_weight(dweight, logits, y[block], product if add else None)
         linear.backward_input(dy[block], logits, weight)
         add = True

@@ -20,7 +20,7 @@ def forward(y: Array, x: Array, weight: Array) -> Array:
 
 
 def backward(dx: Array, dweight: Array, dy: Array, x: Array, weight: Array, later: Later) -> None:
-    """Undo `forward`: dx (N, in) = dy · weight;  dweight (out, in) += dyᵀ · x, perhaps later."""
+    """Undo `forward`: dx (N, in) = dy · weight;  dweight (out, in) (+)= dyᵀ · x, perhaps later."""
     later.weight(dweight, dy, x)
     backward_input(dx, dy, weight)
 
@@ -45,7 +45,7 @@ def backward_weight(dweight: Array, dy: Array, x: Array, product: Array | None) 
 
 
 class Later(NamedTuple):
-    """How a worker makes the gradients of weights, which nothing reads before the end of a step.
+    """How a worker makes the gradients of weights, which its own backward never reads.
 
     With `spare` they are left there: the worker goes on with what the chain rule needs next, and another one
     that has ended its own share makes them, or nobody does and `finish` makes them. Without, at once.
@@ -57,17 +57,20 @@ class Later(NamedTuple):
     rank: int = 0
 
     def weight(self, dweight: Array, dy: Array, x: Array) -> None:
-        """Make dweight (out, in) (+)= dyᵀ · x before `finish` returns; dy and x must not change so long."""
+        """Make dweight (out, in) (+)= dyᵀ · x before `finish` returns.
 
-        def make(rank: int) -> None:
-            backward_weight(dweight, dy, x, self.products[rank] if self.add else None)
+        Until then dy and x must not change, and nothing else may be left for the same dweight.
+        """
 
-        if self.spare:
-            self.spare.leave(self.rank, make)
-        else:
+        def make(runner: int) -> None:  # whose own product is free: it has ended its share, or finishes
+            backward_weight(dweight, dy, x, self.products[runner] if self.add else None)
+
+        if self.spare is None:
             make(self.rank)
+        else:
+            self.spare.leave(self.rank, make)
 
     def finish(self) -> None:
         """Return when all gradients that were left are made."""
-        if self.spare:
+        if self.spare is not None:
             self.spare.finish(self.rank)
