@@ -117,6 +117,8 @@ def _call_one_half(dtype: npt.DTypeLike) -> None:
     layernorm_backward(table, row, row, table, table, row, row, row)
     embedding_backward(table, table, table, index, index)
     bias_backward(row, table)
+    attention_delta(cube, table, table)
+    all_finite(row)
 
 
 def _call_other_half(dtype: npt.DTypeLike) -> None:
@@ -126,8 +128,6 @@ def _call_other_half(dtype: npt.DTypeLike) -> None:
     residual_norm_backward(table, table, row, row, row, table, table, row, row, row, key, 0, 0.5)
     bias_gelu_backward(table, table, row, table, row)
     cross_entropy_backward(np.zeros(1), table, index, 1.0)
-    attention_delta(cube, table, table)
-    all_finite(row)
     _call_data()
 
 
