@@ -13,15 +13,19 @@ from tests.timing import in_time
 from tinyllm.comm import Spare, Team
 
 
-def run(spare: Spare, team: Team, own) -> None:
+def run(spare: Spare, ranks: int, own) -> None:
     """Let every rank do `own(rank)` as a worker does."""
 
     def work(rank: int) -> None:
         with spare.working(rank):
             own(rank)
 
+    def together() -> None:
+        with Team(ranks) as team:
+            team.run(work)
+
     spare.begin()
-    in_time(lambda: team.run(work))
+    in_time(together)
 
 
 @settings(max_examples=30, deadline=None)
@@ -48,13 +52,13 @@ def test_every_task_runs_once_before_its_owner_goes_on(plans):
             missing.extend({(rank, group, n) for n in range(len(delays))} - set(done))
 
     spare = Spare(len(plans))
-    with Team(len(plans)) as team:
-        run(spare, team, own)
-        run(spare, team, own)  # what one step leaves behind does not disturb the next
     everything = [
         (r, g, n) for r, plan in enumerate(plans) for g, d in enumerate(plan) for n in range(len(d))
     ]
-    assert sorted(done) == sorted(2 * everything) and not missing
+    for _ in range(2):  # what one step leaves behind does not disturb the next
+        run(spare, len(plans), own)
+        assert sorted(done) == everything and not missing
+        done.clear()
 
 
 def test_an_idle_rank_takes_what_a_busy_one_has_left():
@@ -70,8 +74,7 @@ def test_an_idle_rank_takes_what_a_busy_one_has_left():
             assert taken.wait(30)  # rank 1 itself is busy here, so only rank 0 can set it
             spare.finish(1)
 
-    with Team(2) as team:
-        run(spare, team, own)
+    run(spare, 2, own)
     assert runners == [0]
 
 
@@ -84,10 +87,9 @@ def test_an_error_of_one_rank_is_raised_and_nobody_waits_for_it(rank):
         spare.finish(of)
 
     spare = Spare(2)
-    with Team(2) as team:
-        with pytest.raises(ValueError, match="broken"):
-            run(spare, team, own)
-        run(spare, team, lambda of: None)
+    with pytest.raises(ValueError, match="broken"):
+        run(spare, 2, own)
+    run(spare, 2, lambda of: None)
 
 
 def test_an_error_in_a_task_that_another_rank_runs_is_raised():
@@ -103,5 +105,5 @@ def test_an_error_in_a_task_that_another_rank_runs_is_raised():
             assert begun.wait(30)
             spare.finish(1)
 
-    with Team(2) as team, pytest.raises(ValueError, match="broken on 0"):
-        run(spare, team, own)
+    with pytest.raises(ValueError, match="broken on 0"):
+        run(spare, 2, own)

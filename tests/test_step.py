@@ -131,15 +131,17 @@ def test_who_makes_a_gradient_and_when_changes_no_bit(recompute, rate, monkeypat
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_at_the_very_beginning_of_a_workers_share_is_raised(rank, monkeypatch):
-    with Team(2) as team:
-        state, engine = a_run(team, 2)
+    def broken() -> None:
+        raise MemoryError("none left")
 
-        def broken() -> None:
-            raise MemoryError("none left")
+    def train() -> None:
+        with Team(2) as team:
+            state, engine = a_run(team, 2)
+            monkeypatch.setattr(engine.workspaces[rank], "begin", broken)
+            engine.train(state, [batch_of(0)])
 
-        monkeypatch.setattr(engine.workspaces[rank], "begin", broken)
-        with pytest.raises(MemoryError, match="none left"):
-            in_time(lambda: engine.train(state, [batch_of(0)]))
+    with pytest.raises(MemoryError, match="none left"):
+        in_time(train)
 
 
 def test_more_workers_change_rounding_and_nothing_else():

@@ -10,7 +10,10 @@ R = TypeVar("R")
 
 
 def in_time(call: Callable[[], R], seconds: float = 60) -> R:
-    """Return what `call` returns or raise what it raises; AssertionError if it has not ended by then."""
+    """Return what `call` returns or raise what it raises; AssertionError if it has not ended by then.
+
+    Threads that it has left waiting go on to wait: the test fails, but Python does not end by itself.
+    """
     ended: list[Callable[[], R]] = []
 
     def run() -> None:
