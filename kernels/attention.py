@@ -136,9 +136,8 @@ def transpose_heads(y: Array, x: Array) -> None:
     B, H, T, D = x.shape
     whole = T - T % 8
     for b in range(B):
-        for first in range(
-            0, whole, 8
-        ):  # 8 at a time: LLVM knows how long the innermost loop is, and unrolls it
+        # 8 rows at a time: LLVM knows how long the innermost loop is, and unrolls it.
+        for first in range(0, whole, 8):
             for h in range(H):  # inside, because the heads of a row of x stand side by side
                 rows = x[b, h, first : first + 8]
                 columns = y[b, h, :, first : first + 8]

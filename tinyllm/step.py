@@ -1,9 +1,9 @@
 """One training step over all ranks: forward, backward, sum, clip, Adam.
 
-Each worker runs the whole model on its share of the sequences with a Workspace of its own, and when it has
-ended, makes weight gradients that slower workers have left, in their rows; then every
-rank of the team, of which the workers are the first, sums the gradients of, clips and updates its slice
-of the rows. The result depends on the numbers of workers and of ranks and on nothing else about them.
+Each worker runs the whole model on its share of the sequences with a Workspace of its own; one that has
+ended makes weight gradients that slower ones have left, in their rows. Then every rank of the team, of which
+the workers are the first, sums the gradients of, clips and updates its slice of the rows. The result depends
+on the numbers of workers and of ranks and on nothing else about them.
 """
 
 from __future__ import annotations
@@ -64,9 +64,11 @@ class Engine:
                 config, V, counts[rank], layout, recompute=recompute, accumulate=accumulate
             )
         )
-
         self.spare = Spare(self.workers)
-        self.products = [work.scratch.product for work in self.workspaces]
+        products = [work.scratch.product for work in self.workspaces]
+        # One worker alone makes each gradient at once, while what it is made of is in the cache.
+        helped = self.spare if self.workers > 1 else None
+        self.laters = [linear.Later(products, spare=helped, rank=rank) for rank in range(self.workers)]
 
     def _work(self, task: Callable[[int], R]) -> list[R]:
         return self.team.run(task, self.workers)
@@ -115,7 +117,6 @@ class Engine:
         with self.spare.working(rank):
             work, share, params = self.workspaces[rank], self.shares[rank], state.params
             rate, seed, step = self.config.dropout, state.config.train.seed, state.progress.step
-            later = linear.Later(self.products, spare=self.spare if self.workers > 1 else None, rank=rank)
             work.begin()
             total = 0.0
             for micro, batch in enumerate(batches):
@@ -124,7 +125,7 @@ class Engine:
                 model.forward(params, work.acts, work.scratch, work.inputs, drop)
                 model.backward(
                     params, work.grads, work.acts, work.scratch, work.losses, work.inputs, drop, scale,
-                    micro == 0, later,
+                    micro == 0, self.laters[rank],
                 )  # fmt: skip
                 total += float(work.losses.sum())
         return total
