@@ -23,15 +23,15 @@ import numpy as np
 from benchmarks.peers.savers import PEERS, Asynchronous, Peer
 from benchmarks.shapes import CONFIGS, Shape
 from benchmarks.timing import by_turns, processor
-from tinyllm.comm import Team
 from tinyllm.config import Config, ModelConfig, TrainConfig
 from tinyllm.kernels import compile_all
-from tinyllm.schedule import Schedule
-from tinyllm.state import TrainState
-from tinyllm.step import Engine
+from tinyllm.parallel.team import Team
+from tinyllm.parallel.threads import cores
+from tinyllm.run.schedule import Schedule
+from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch
 from tinyllm.text.tokenizer import CharTokenizer
-from tinyllm.threads import cores
+from tinyllm.training.step import Engine
 
 Savers = dict[str, Peer]
 

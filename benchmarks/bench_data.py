@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from benchmarks.peers import OURS, Competitor, chosen
 from benchmarks.shapes import CONFIGS, Shape
 from benchmarks.timing import by_turns, processor
-from tinyllm.threads import cores, set_blas_threads
+from tinyllm.parallel.threads import cores, set_blas_threads
 
 PEERS = {name: Competitor("benchmarks.peers.bpe", name) for name in ("tokenizers", "tiktoken")}
 VOCABULARY = 4096

@@ -26,7 +26,7 @@ from benchmarks.competitor import CompetitorError, Process
 from benchmarks.generation import COMPETITORS, CONFIGS, PEERS, works
 from benchmarks.peers import OURS, chosen
 from benchmarks.timing import by_turns, clean, processor
-from tinyllm.threads import cores
+from tinyllm.parallel.threads import cores
 
 
 class Result(NamedTuple):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.shapes import CONFIGS
 from benchmarks.timing import by_turns, clean, processor
-from tinyllm.threads import cores, set_blas_threads
+from tinyllm.parallel.threads import cores, set_blas_threads
 
 Call = Callable[[], Any]
 

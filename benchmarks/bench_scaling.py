@@ -25,7 +25,7 @@ from benchmarks.competitor import CompetitorError, Process
 from benchmarks.peers import OURS
 from benchmarks.shapes import CONFIGS, Shape
 from benchmarks.timing import by_turns, processor, thread_counts
-from tinyllm.threads import choose, cores
+from tinyllm.parallel.threads import choose, cores
 
 S = CONFIGS["S"]
 NOTHING = Shape(V=8, T=8, B=1, L=1, H=1, C=8)

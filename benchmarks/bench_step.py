@@ -25,7 +25,7 @@ from benchmarks.competitor import CompetitorError, Process, Turn
 from benchmarks.peers import COMPETITORS, OURS, PROBE, Competitor, chosen, sgemm, tuning
 from benchmarks.shapes import CONFIGS, Shape
 from benchmarks.timing import by_turns, clean, processor, thread_counts
-from tinyllm.threads import cores
+from tinyllm.parallel.threads import cores
 
 
 class Result(NamedTuple):

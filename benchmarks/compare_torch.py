@@ -28,7 +28,7 @@ import torch
 from benchmarks.texts import english
 from benchmarks.torch_gpt import GPT, adamw, load, mean_loss, rate_at, update
 from tinyllm.checkpoint import CheckpointManager
-from tinyllm.metrics import FILE_NAME, read
+from tinyllm.training.metrics import FILE_NAME, read
 
 L, H, C, T, B = 4, 4, 128, 64, 12
 PEAK, FLOOR, WARMUP, CLIP = 1e-3, 1e-4, 100, 1.0

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from benchmarks.peers import COMPETITORS, Competitor, tuning
 from benchmarks.shapes import Shape
 from benchmarks.timing import busy_seconds, clean, peak_rss
-from tinyllm.threads import cores
+from tinyllm.parallel.threads import cores
 
 WARM_UP = 1  # steps after the first that are made and not timed; every turn adds one
 TRIES, DISTURBED = 4, 0.05  # part of the machine that other processes may take in a turn

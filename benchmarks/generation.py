@@ -48,7 +48,7 @@ def weights(shape: Shape) -> tuple[Layout, Array]:
 
     from tinyllm.arena import aligned_empty
     from tinyllm.config import ModelConfig
-    from tinyllm.state import layout_of
+    from tinyllm.run.state import layout_of
 
     config = ModelConfig(n_layer=shape.L, n_head=shape.H, n_embd=shape.C, block_size=shape.T)
     layout = layout_of(config, shape.V)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyllm.checkpoint.commit import TEMP_PREFIX
-from tinyllm.metrics import FILE_NAME, read
+from tinyllm.training.metrics import FILE_NAME, read
 
 SAVES = ["--save-every-steps", "3", "--strategy", "best-and-periodic:1", "--keep-best-n", "2"]
 SHAPE = ["--n-layer", "1", "--n-head", "2", "--n-embd", "32", "--block-size", "64", "--vocab-size", "512"]

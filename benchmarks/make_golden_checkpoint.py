@@ -18,9 +18,9 @@ import numpy as np
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy
 from tinyllm.checkpoint.format import VERSION
 from tinyllm.config import Config, DataConfig, ModelConfig, TrainConfig
-from tinyllm.schedule import Schedule
-from tinyllm.state import Progress, Sources, TrainState
-from tinyllm.stopping import EarlyStopping
+from tinyllm.run.schedule import Schedule
+from tinyllm.run.state import Progress, Sources, TrainState
+from tinyllm.run.stopping import EarlyStopping
 from tinyllm.text.tokenizer import train_bpe
 
 PATH = Path(__file__).parents[1] / "tests" / "golden" / f"checkpoint_v{VERSION}.bin"

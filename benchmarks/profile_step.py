@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from benchmarks.peers import own
 from benchmarks.shapes import CONFIGS
 from benchmarks.timing import clean, processor
-from tinyllm.threads import cores
+from tinyllm.parallel.threads import cores
 
 
 class Call(NamedTuple):
@@ -44,8 +44,8 @@ def watch() -> Calls:
     """Wrap every product and kernel that the layers call; return where their calls will be noted."""
     import numpy as np
 
-    from tinyllm import optim, step
     from tinyllm.layers import attention, dropout, embedding, head, layernorm, linear, mlp, residual_norm
+    from tinyllm.training import optim, step
 
     calls: Calls = defaultdict(list)
 
@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     shape = CONFIGS[args.config]
     workers, blas_threads = own.choose_threads(shape, cores(), args.workers, None)
     step, about = own.build(shape, cores(), workers, blas_threads)
-    from tinyllm.threads import probe
+    from tinyllm.parallel.threads import probe
 
     before = probe(1, 0.5), copy_speed()
     calls = watch()

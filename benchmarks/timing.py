@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from tinyllm.threads import cores
+from tinyllm.parallel.threads import cores
 
 K = TypeVar("K")
 R = TypeVar("R")

@@ -14,8 +14,8 @@ from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata
 from tinyllm.config import Config, ModelConfig
 from tinyllm.inference.weights import Weights
 from tinyllm.layers import dropout
-from tinyllm.schedule import Schedule
-from tinyllm.state import TrainState, Workspace, layout_of
+from tinyllm.run.schedule import Schedule
+from tinyllm.run.state import TrainState, Workspace, layout_of
 from tinyllm.text.tokenizer import CharTokenizer, Tokenizer
 
 V = 11

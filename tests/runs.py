@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from tinyllm import begin, metrics
 from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
-from tinyllm.comm import Team
 from tinyllm.config import Config, DataConfig, ModelConfig, TrainConfig
-from tinyllm.loop import Loop, SaveRhythm
-from tinyllm.metrics import Metrics
-from tinyllm.state import TrainState
-from tinyllm.step import Engine
+from tinyllm.parallel.team import Team
+from tinyllm.run.state import TrainState
+from tinyllm.training import metrics, setup
+from tinyllm.training.loop import Loop, SaveRhythm
+from tinyllm.training.metrics import Metrics
+from tinyllm.training.step import Engine
 
 KINDS = {
     "月亮": "卫星", "太阳": "恒星", "地球": "行星", "火星": "红色的行星", "水": "液体", "铁": "金属",
@@ -98,11 +98,11 @@ class Run:
             path = resume_from or manager.get_last_checkpoint()
             notice = self.watcher.notice
             if path is None:
-                state, datasets = begin.fresh(self.config, self.sources(), self.directory, notice)
+                state, datasets = setup.fresh(self.config, self.sources(), self.directory, notice)
             else:
                 state, _ = manager.load_checkpoint(path)
                 none: dict[str, dict[str, Any]] = {"model": {}, "train": {}, "data": {}}
-                datasets = begin.resumed(
+                datasets = setup.resumed(
                     state, {**none, **(changes or {})}, {}, None, False, self.directory, notice
                 )
             train = state.config.train

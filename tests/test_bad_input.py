@@ -114,10 +114,10 @@ TABLE = [tuple(cell.strip() for cell in line.split("|")) for line in CASES.strip
 
 def call(command: list[str]) -> int:
     """Run `tinyllm COMMAND` in this process and return its exit code."""
-    from tinyllm import cli
+    from tinyllm.cli.main import main
 
     try:
-        return cli.main(command)
+        return main(command)
     except SystemExit as end:  # argparse
         return int(end.code or 0)
 

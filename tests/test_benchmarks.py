@@ -23,8 +23,8 @@ from benchmarks.timing import busy_seconds, by_turns, clean, peak_rss
 from tests.test_kernels import NOT_KERNELS
 from tinyllm import kernels
 from tinyllm.config import ModelConfig
-from tinyllm.state import layout_of
-from tinyllm.threads import cores
+from tinyllm.parallel.threads import cores
+from tinyllm.run.state import layout_of
 
 ROOT = Path(__file__).resolve().parents[1]
 

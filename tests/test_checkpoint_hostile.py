@@ -26,7 +26,7 @@ from tinyllm.checkpoint import CheckpointError, CheckpointManager, plain, reader
 from tinyllm.checkpoint.__main__ import main
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.format import HEADER_BYTES
-from tinyllm.state import TrainState
+from tinyllm.run.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = bombs.small()

@@ -20,7 +20,7 @@ from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.format import HEADER_BYTES, Head
 from tinyllm.checkpoint.metadata import DamagedError
 from tinyllm.config import ModelConfig
-from tinyllm.state import TrainState
+from tinyllm.run.state import TrainState
 from tinyllm.text.tokenizer import train_bpe
 
 LAST, BEST = "checkpoint_last.bin", "checkpoint_best_epoch_1_loss_3.0000.bin"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.timing import in_time
-from tinyllm.comm import Spare, Team
+from tinyllm.parallel.team import Spare, Team
 
 
 def run(spare: Spare, ranks: int, own) -> None:

@@ -8,7 +8,8 @@ import re
 import pytest
 
 from tests.runs import TINY, Run
-from tinyllm import begin, display
+from tinyllm.cli.main import display
+from tinyllm.training import setup
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_every_reading_of_a_run_is_told_to_its_end(tmp_path):
         told[what] = done, total
 
     for _ in range(2):  # the second finds its tokens, and reads the texts for their digest
-        begin.fresh(TINY, run.sources(), run.directory, print, progress)
+        setup.fresh(TINY, run.sources(), run.directory, print, progress)
         assert len(told) == 4
         assert all(done == total for done, total in told.values())
         told.clear()

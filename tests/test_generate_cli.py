@@ -246,7 +246,7 @@ def test_blas_threads_are_set_before_numpy_only_and_where_unset_only(numpy_first
     code = f"""
 import os
 {"import numpy" if numpy_first else ""}
-from tinyllm.threads import set_blas_threads
+from tinyllm.parallel.threads import set_blas_threads
 set_blas_threads(3)
 print(os.environ["OMP_NUM_THREADS"], os.environ.get("OPENBLAS_NUM_THREADS"))
 """

@@ -12,7 +12,7 @@ from tinyllm import model
 from tinyllm.arena import Layout
 from tinyllm.config import ModelConfig
 from tinyllm.layers import attention, dropout, embedding, head, layernorm, linear, mlp, residual_norm
-from tinyllm.state import Workspace, layout_of
+from tinyllm.run.state import Workspace, layout_of
 
 FAST = settings(max_examples=12)
 small = st.integers(1, 5)

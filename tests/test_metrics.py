@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyllm.metrics import FILE_NAME, Metrics, read
+from tinyllm.training.metrics import FILE_NAME, Metrics, read
 
 
 def test_a_resume_takes_back_what_was_logged_beyond_it(tmp_path):

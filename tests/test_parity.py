@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinyllm import step
 from tinyllm.arena import Array
-from tinyllm.comm import Team
 from tinyllm.config import Config, ModelConfig, TrainConfig
 from tinyllm.layers import head
-from tinyllm.schedule import Schedule
-from tinyllm.state import TrainState, layout_of
-from tinyllm.step import Engine, Step
+from tinyllm.parallel.team import Team
+from tinyllm.run.schedule import Schedule
+from tinyllm.run.state import TrainState, layout_of
 from tinyllm.text.batches import Batch
 from tinyllm.text.tokenizer import CharTokenizer
+from tinyllm.training import step
+from tinyllm.training.step import Engine, Step
 
 with np.load(Path(__file__).parent / "golden" / "parity.npz") as file:
     GOLDEN: dict[str, Array] = dict(file)

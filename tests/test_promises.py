@@ -20,14 +20,14 @@ import pytest
 
 from tests.runs import SMALL, Run, same_state
 from tests.test_bad_input import TINY, TRAIN, call
-from tinyllm import metrics
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy
-from tinyllm.comm import Team
 from tinyllm.config import Config, DataConfig, TrainConfig
-from tinyllm.loop import SaveRhythm
-from tinyllm.state import TrainState
-from tinyllm.step import Engine
+from tinyllm.parallel.team import Team
+from tinyllm.run.state import TrainState
 from tinyllm.text.tokenizer import train_bpe
+from tinyllm.training import metrics
+from tinyllm.training.loop import SaveRhythm
+from tinyllm.training.step import Engine
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_PHASE = ("pretraining",)
@@ -36,7 +36,7 @@ LOSSES = (3.0, 2.0, 2.5, 1.5, 1.2, 1.8)  # of epochs 1 to 6; better in 1, 2, 4 a
 
 def some_state(seed: int = 0) -> TrainState:
     """Return a small state with moments that are not zero."""
-    from tinyllm.schedule import Schedule
+    from tinyllm.run.schedule import Schedule
 
     config = Config(SMALL, TrainConfig(seed=seed), DataConfig(vocab_size=270))
     state = TrainState.fresh(
@@ -267,9 +267,9 @@ def test_loss_continuity(tmp_path):
     state = run.go()
     assert state is not None
     loaded, _ = CheckpointManager.load_checkpoint(run.directory / "model_final.bin")
-    from tinyllm import begin
+    from tinyllm.training import setup
 
-    data = begin.open_dataset(
+    data = setup.open_dataset(
         state.config, "pretraining", run.sources()["pretraining"], state.tokenizer, run.directory, print
     )
     with Team(1) as team:

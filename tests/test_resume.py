@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runs import SMALL, Run, same_state
-from tinyllm import begin
 from tinyllm.config import Config, ConfigError, DataConfig, ModelConfig, TrainConfig
-from tinyllm.loop import SaveRhythm
+from tinyllm.training import setup
+from tinyllm.training.loop import SaveRhythm
 
 
 def survives(settings_of_run: dict, cuts: list[int], graceful: bool = False) -> None:
@@ -47,7 +47,7 @@ def cut_state(run: Run):
 def begin_is_finished(run: Run) -> bool:
     with run.manager() as manager:
         path = manager.get_last_checkpoint()
-        return path is not None and begin.is_finished(manager.load_checkpoint(path)[0])
+        return path is not None and setup.is_finished(manager.load_checkpoint(path)[0])
 
 
 @st.composite

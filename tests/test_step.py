@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 
 from tests.timing import in_time
-from tinyllm import begin, model, threads
+from tinyllm import model
 from tinyllm.arena import Array, Layout
-from tinyllm.comm import Spare, Task, Team
 from tinyllm.config import Config, ModelConfig, TrainConfig
-from tinyllm.schedule import Schedule
-from tinyllm.state import TrainState
-from tinyllm.step import Engine
+from tinyllm.parallel import threads
+from tinyllm.parallel.team import Spare, Task, Team
+from tinyllm.run.schedule import Schedule
+from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch
 from tinyllm.text.tokenizer import CharTokenizer
+from tinyllm.training import setup
+from tinyllm.training.step import Engine
 
 ROOT = Path(__file__).resolve().parents[1]
 V, B = 50, 4
@@ -184,11 +186,11 @@ def test_workers_come_first_and_blas_gets_the_cores_they_leave(
     "workers, blas_threads, chosen", [(None, None, (1, 2)), (None, 1, (1, 1)), (3, None, (3, 2))]
 )
 def test_a_resumed_run_keeps_its_threads_where_none_are_given(workers, blas_threads, chosen, monkeypatch):
-    monkeypatch.setattr(begin, "set_blas_threads", lambda n: True)
+    monkeypatch.setattr(setup, "set_blas_threads", lambda n: True)
     with Team(1) as team:
         state, _ = a_run(team, 1)
     state.environment = {"workers": 1, "blas_threads": 2}
-    assert begin.threads(state, workers, blas_threads, print) == chosen
+    assert setup.threads(state, workers, blas_threads, print) == chosen
 
 
 def test_a_loaded_openblas_takes_another_number_of_threads_and_tells_its_core():
@@ -196,7 +198,7 @@ def test_a_loaded_openblas_takes_another_number_of_threads_and_tells_its_core():
 import os
 os.environ["OPENBLAS_NUM_THREADS"] = "2"
 import numpy
-from tinyllm import threads
+from tinyllm.parallel import threads
 get = threads._openblas("get_num_threads")
 if get is None:
     print("no OpenBLAS")

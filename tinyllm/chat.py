@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tinyllm import __version__, command
+from tinyllm import __version__
+from tinyllm.cli import command
 from tinyllm.config import ConfigError
 from tinyllm.inference.settings import (
     OPTIONS,

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
-from tinyllm import __version__, command
+from tinyllm import __version__
+from tinyllm.cli import command
 from tinyllm.config import ConfigError
 from tinyllm.inference.settings import (
     Sampling,

@@ -38,10 +38,10 @@ def write(directory: Path) -> Path:
 
 def compose(directories: Sequence[Path], out: Path, refresh: bool = False) -> tuple[Path, bool]:
     """Write the report of some runs to `out`; return it and whether all are finished; or ReportError."""
-    from tinyllm.page.document import PageError
-    from tinyllm.page.document import write as write_page
     from tinyllm.page.history import read_run
-    from tinyllm.page.html import page
+    from tinyllm.page.report import page
+    from tinyllm.page.shell import PageError
+    from tinyllm.page.shell import write as write_page
 
     runs = []
     for directory, name in zip(directories, _names(directories), strict=True):

@@ -17,14 +17,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tinyllm import __version__
+from tinyllm.cli.options import options
 from tinyllm.config import ConfigError
-from tinyllm.options import options
-from tinyllm.threads import choose, cores, probe, set_blas_threads
+from tinyllm.parallel.threads import choose, cores, probe, set_blas_threads
 
 if TYPE_CHECKING:
     from tinyllm.checkpoint import CheckpointManager
-    from tinyllm.display import Lines
-    from tinyllm.state import TrainState
+    from tinyllm.cli.display import Lines
+    from tinyllm.run.state import TrainState
     from tinyllm.text.batches import Dataset
 
 
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     sequences = 1 << 30 if args.resuming else args.config.train.batch_size  # a checkpoint's: not known yet
     set_blas_threads(choose(sequences, cores(), args.workers, args.blas_threads)[1])
     from tinyllm.checkpoint import CheckpointError
-    from tinyllm.step import TrainingError
+    from tinyllm.training.step import TrainingError
 
     try:
         with Interrupt() as interrupt:
@@ -84,14 +84,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
-    from tinyllm import begin
     from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
-    from tinyllm.comm import Team
-    from tinyllm.display import duration, watcher
-    from tinyllm.loop import Loop, SaveRhythm
-    from tinyllm.metrics import Metrics
+    from tinyllm.cli.display import duration, watcher
+    from tinyllm.parallel.team import Team
     from tinyllm.report import ReportError, write
-    from tinyllm.step import Engine
+    from tinyllm.training import setup
+    from tinyllm.training.loop import Loop, SaveRhythm
+    from tinyllm.training.metrics import Metrics
+    from tinyllm.training.step import Engine
 
     directory = Path(args.checkpoint_dir)
     try:
@@ -110,12 +110,12 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
             on_notice=lambda text: watch.notice(f"note: {text}"),
         ) as manager:  # fmt: skip
             state, datasets = _state(args, manager, watch)
-            if args.resuming and begin.is_finished(state):
+            if args.resuming and setup.is_finished(state):
                 watch.line(_finished_already(state, args))
                 return 0
-            workers, blas_threads = begin.threads(state, args.workers, args.blas_threads, watch.notice)
-            environment = begin.environment(workers, blas_threads)
-            for change in begin.environment_changes(state.environment, environment):
+            workers, blas_threads = setup.threads(state, args.workers, args.blas_threads, watch.notice)
+            environment = setup.environment(workers, blas_threads)
+            for change in setup.environment_changes(state.environment, environment):
                 watch.notice(f"warning: {change}: the run goes on, but not with the same last bits")
             state.environment = environment
             with Team(workers * blas_threads) as team, Metrics(directory) as metrics:
@@ -173,13 +173,13 @@ def _state(
     args: argparse.Namespace, manager: CheckpointManager, watch: Lines
 ) -> tuple[TrainState, dict[str, Dataset]]:
     """Return the run to train: a fresh one, or the one of the checkpoint that was asked for."""
-    from tinyllm import begin
-    from tinyllm.metrics import FILE_NAME
+    from tinyllm.training import setup
+    from tinyllm.training.metrics import FILE_NAME
 
     directory, sources = Path(args.checkpoint_dir), _sources(args)
     if args.resuming:
         state = _loaded(args, manager, watch)
-        return state, begin.resumed(
+        return state, setup.resumed(
             state, args.changes, sources, args.phase, args.allow_new_data, directory, watch.notice,
             watch.reading,
         )  # fmt: skip
@@ -190,13 +190,13 @@ def _state(
             f"--fresh sets it aside, and --checkpoint-dir names another place"
         )
     if held or (directory / FILE_NAME).exists():  # a run may have ended before its first checkpoint
-        watch.notice(f"note: the earlier run is now in {begin.set_aside(directory)}")
+        watch.notice(f"note: the earlier run is now in {setup.set_aside(directory)}")
         manager.list_checkpoints()  # so that it forgets them
     if not args.data:
-        sources = {**{phase: [text] for phase, text in begin.BUNDLED.items()}, **sources}
+        sources = {**{phase: [text] for phase, text in setup.BUNDLED.items()}, **sources}
     if args.phase:
         sources = {args.phase: sources[args.phase]}
-    return begin.fresh(args.config, sources, directory, watch.notice, watch.reading, args.recompute)
+    return setup.fresh(args.config, sources, directory, watch.notice, watch.reading, args.recompute)
 
 
 def _loaded(args: argparse.Namespace, manager: CheckpointManager, watch: Lines) -> TrainState:
@@ -266,12 +266,12 @@ def _finished_already(state: TrainState, args: argparse.Namespace) -> str:
 
 def _samples(state: TrainState) -> None:
     """Let the finished model answer questions of its training, or go on with a text of it."""
-    from tinyllm import begin
     from tinyllm.inference import samples
     from tinyllm.inference.language_model import LanguageModel
+    from tinyllm.training import setup
 
     phase = state.phases[-1]
-    texts = begin.open_texts(state.config, phase, state.sources[phase].paths)
+    texts = setup.open_texts(state.config, phase, state.sources[phase].paths)
     model = LanguageModel.of(state)
     if phase == "pretraining":
         beginning, rest = samples.proceed(model, texts)

@@ -14,7 +14,7 @@ def choose_threads(
 
     The only place that knows how the program chooses. Sets BLAS's threads, so NumPy must not be loaded yet.
     """
-    from tinyllm.threads import choose, set_blas_threads
+    from tinyllm.parallel.threads import choose, set_blas_threads
 
     chosen = choose(shape.B, cores, workers, blas_threads)
     set_blas_threads(chosen[1])
@@ -31,14 +31,14 @@ def build(
     import numpy as np
 
     from tinyllm.arena import aligned_empty
-    from tinyllm.comm import Team
     from tinyllm.config import Config, ModelConfig, TrainConfig
     from tinyllm.kernels import compile_all, is_warm
-    from tinyllm.schedule import Schedule
-    from tinyllm.state import TrainState, layout_of
-    from tinyllm.step import Engine
+    from tinyllm.parallel.team import Team
+    from tinyllm.run.schedule import Schedule
+    from tinyllm.run.state import TrainState, layout_of
     from tinyllm.text.batches import Batch
     from tinyllm.text.tokenizer import CharTokenizer
+    from tinyllm.training.step import Engine
 
     model = ModelConfig(n_layer=shape.L, n_head=shape.H, n_embd=shape.C, block_size=shape.T)
     train = TrainConfig(

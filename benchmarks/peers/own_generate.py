@@ -10,7 +10,7 @@ from benchmarks.shapes import Shape
 
 def build(shape: Shape, threads: int, work: list[int]) -> tuple[Callable[[], float], str]:
     """Return a step that does the work and returns the sum of the new tokens, and what makes it."""
-    from tinyllm.threads import set_blas_threads
+    from tinyllm.parallel.threads import set_blas_threads
 
     set_blas_threads(threads)
     import numba

@@ -18,7 +18,7 @@ import numpy as np
 from tinyllm.arena import Array
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy, reader
 from tinyllm.checkpoint.disk import Disk
-from tinyllm.state import TrainState
+from tinyllm.run.state import TrainState
 
 ABOUT = CheckpointMetadata(1, 1.0, 1e-3, "2026-01-01 00:00:00", "pretraining")
 Wait = Callable[[], object]

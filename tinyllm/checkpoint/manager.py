@@ -167,7 +167,7 @@ class CheckpointManager:
         CheckpointError, which names the file and the field, if anything at all is wrong with it.
         """
         if state_type is None:
-            from tinyllm.state import TrainState  # the package is usable without the model
+            from tinyllm.run.state import TrainState  # the package is usable without the model
 
             state_type = TrainState
         door = disk or Disk()

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyllm.arena import Array
-from tinyllm.comm import Team
 from tinyllm.inference import prompt
 from tinyllm.inference.cache import Cache
 from tinyllm.inference.weights import Weights
 from tinyllm.kernels import decode_, embedding_forward
+from tinyllm.parallel.team import Team
 
 FEW = 16  # new tokens up to which rows of their own are quicker than a block with its matrix products
 

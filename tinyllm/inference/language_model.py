@@ -21,7 +21,7 @@ from tinyllm.inference.decode import Decoder
 from tinyllm.inference.settings import Sampling
 from tinyllm.inference.weights import Weights
 from tinyllm.inference.writing import Text
-from tinyllm.state import TrainState, layout_of
+from tinyllm.run.state import TrainState, layout_of
 from tinyllm.text.tokenizer import Tokenizer
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinyllm.config import ConfigError, flag
-from tinyllm.threads import cores
+from tinyllm.parallel.threads import cores
 
 
 def check(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyllm.arena import Array
-from tinyllm.comm import Spare
+from tinyllm.parallel.team import Spare
 
 
 def forward(y: Array, x: Array, weight: Array) -> Array:

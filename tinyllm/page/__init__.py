@@ -1,6 +1,6 @@
-"""From metrics, or from a model, to one HTML page: what report and inspect draw.
+"""From metrics, or from a model, to one HTML page: what report and explain draw.
 
-From the bottom up: style and document (what pages share); history (what is known of a run), curves
-(thinning), charts and drawing (SVG), script, html (the report); tokens, heat, inside_script, inside (a
+From the bottom up: style and shell (what pages share); history (what is known of a run), curves
+(thinning), charts and drawing (SVG), report_script, report; tokens, heat, explain_script, explain (a
 model's page).
 """

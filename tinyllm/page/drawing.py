@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from tinyllm.page.charts import Chart, Mark
 from tinyllm.page.curves import figures, labels, log_ticks, logarithms, loss, path, ticks
-from tinyllm.page.document import text
 from tinyllm.page.history import Series
+from tinyllm.page.shell import text
 
 SIDE = 1000  # of the plot in the units of its viewBox
 KINDS = ("raw", "trend", "eval")  # in the order of painting

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinyllm import metrics
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, policy, reader
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.metadata import Entry, is_count
+from tinyllm.training import metrics
 
 TAGS = ("train/loss", "eval/loss", "train/lr", "train/grad_norm", "train/tokens_per_second")
 LARGEST = 1e100  # beyond it a value is as good as infinite, and no axis has room for it

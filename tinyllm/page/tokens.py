@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from tinyllm.page.document import text
+from tinyllm.page.shell import text
 
 END = "⟨end⟩"
 VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})

@@ -21,9 +21,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from tinyllm.arena import Array
+from tinyllm.parallel.threads import cores
 from tinyllm.text.dialogue import Tokenizer, encode_all
 from tinyllm.text.texts import Digest, Text
-from tinyllm.threads import cores
 
 FORMAT = "tinyllm tokens 1"
 HEADER = 4096  # bytes: tokens begin on a page

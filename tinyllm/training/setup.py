@@ -18,16 +18,17 @@ from typing import Any
 import numba
 import numpy as np
 
-from tinyllm import metrics, model
+from tinyllm import model
 from tinyllm.arena import Layout
 from tinyllm.checkpoint import policy
 from tinyllm.config import PHASES, Config, ConfigError, flag, replace
-from tinyllm.phases import enter_phase, floor_rate, phase_schedule, phase_steps
-from tinyllm.state import Sources, TrainState, layout_of
+from tinyllm.parallel.threads import blas_core, choose, cores, set_blas_threads
+from tinyllm.run.phases import enter_phase, floor_rate, phase_schedule, phase_steps
+from tinyllm.run.state import Sources, TrainState, layout_of
 from tinyllm.text.batches import Dataset, prepare
 from tinyllm.text.texts import Texts, strings, training_sample
 from tinyllm.text.tokenizer import Tokenizer, train_bpe, train_char
-from tinyllm.threads import blas_core, choose, cores, set_blas_threads
+from tinyllm.training import metrics
 
 BUNDLED = {"pretraining": "bundled:pretraining.json", "instruction_tuning": "bundled:chat.json"}
 # Changing these would make the checkpoint's cursor, shapes or records meaningless: that is another run.

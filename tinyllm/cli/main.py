@@ -1,4 +1,4 @@
-"""`tinyllm train|generate|chat|checkpoint|report|inspect`: one name for the programs of this package."""
+"""`tinyllm train|generate|chat|checkpoint|report|explain`: one name for the programs of this package."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ PROGRAMS = {
     "chat": "talk to a model",
     "checkpoint": "list, show, verify, export and remove checkpoints",
     "report": "draw the curves of a run as one HTML page",
-    "inspect": "draw attention, predictions and norms of a model as one HTML page",
+    "explain": "draw attention, predictions and norms of a model as one HTML page",
 }
+ALIASES = {"inspect": "explain"}  # its earlier name
 
 
 def main(argv: list[str] | None = None) -> int:
     """Hand the arguments to the program that the first one names; return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] in ALIASES:
+        arguments = [ALIASES[arguments[0]], *arguments[1:]]
     if arguments and arguments[0] in PROGRAMS:
         name = "tinyllm.checkpoint.__main__" if arguments[0] == "checkpoint" else f"tinyllm.{arguments[0]}"
         code: int = import_module(name).main(arguments[1:])

@@ -10,10 +10,10 @@ from typing import Any
 from tinyllm.checkpoint.metadata import Entry, printable
 from tinyllm.page.charts import charts, column_width, epoch_stride, told
 from tinyllm.page.curves import amount, duration, figures, loss, size
-from tinyllm.page.document import document, headline, table, text
 from tinyllm.page.drawing import draw
 from tinyllm.page.history import Run, section
-from tinyllm.page.script import SCRIPT
+from tinyllm.page.report_script import SCRIPT
+from tinyllm.page.shell import document, headline, table, text
 from tinyllm.page.style import CHARTS
 
 MOST_ROWS = 100  # of each table, all runs together

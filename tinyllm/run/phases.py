@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 
 from tinyllm.config import TrainConfig
-from tinyllm.schedule import Schedule
-from tinyllm.state import TrainState
-from tinyllm.stopping import EarlyStopping
+from tinyllm.run.schedule import Schedule
+from tinyllm.run.state import TrainState
+from tinyllm.run.stopping import EarlyStopping
 
 
 def steps_per_epoch(config: TrainConfig, windows: int) -> int:

@@ -1,9 +1,8 @@
-"""`python -m tinyllm.inspect MODEL --prompt TEXT`: one page that shows what a model does with a text.
+"""`python -m tinyllm.explain MODEL --prompt TEXT`: one page that shows what a model does with a text.
 
 The page needs no network: every head's attention, what the model expects after each token, and the norms of
-parameters, gradient and Adam's moments. Within the package this module is `tinyllm.inspect`; the standard
-library's `inspect` is another. Order: options, main, its parts. NumPy is imported only after the options
-are read.
+parameters, gradient and Adam's moments. Order: options, main, its parts. NumPy is imported only after the
+options are read.
 """
 
 from __future__ import annotations
@@ -13,15 +12,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from tinyllm import __version__, command
+from tinyllm import __version__
+from tinyllm.cli import command
 from tinyllm.config import ConfigError
 from tinyllm.inference.settings import add_model_argument, check
-from tinyllm.threads import cores
+from tinyllm.parallel.threads import cores
 
 if TYPE_CHECKING:
     from tinyllm.inference.language_model import LanguageModel
 
-FILE_NAME = "inspect.html"
+FILE_NAME = "explain.html"
 DESCRIPTION = """\
 Write a page that shows what happens inside a model while it reads a prompt: the attention of every
 head, the tokens it expects after each position, and the norms of parameters, of the gradient of the
@@ -30,7 +30,7 @@ prompt's loss and of Adam's moments. stdout gets the page's path."""
 
 def options(argv: list[str] | None) -> argparse.Namespace:
     """Parse and check; any mistake ends the program with exit code 2 and a message."""
-    top = argparse.ArgumentParser("tinyllm inspect", description=DESCRIPTION, allow_abbrev=False)
+    top = argparse.ArgumentParser("tinyllm explain", description=DESCRIPTION, allow_abbrev=False)
     top.add_argument("--version", action="version", version=f"tinyllm {__version__}")
     add_model_argument(top)
     top.add_argument(
@@ -63,10 +63,10 @@ def main(
 def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> int:
     text = command.text_of(args.prompt, stdin)
     from tinyllm.inference import language_model
-    from tinyllm.inference.trace import trace
+    from tinyllm.inference.tracing import trace
     from tinyllm.kernels import compile_all, is_warm
-    from tinyllm.page.document import write
-    from tinyllm.page.inside import page
+    from tinyllm.page.explain import page
+    from tinyllm.page.shell import write
 
     model, file = language_model.load_with_file(Path(args.model), lambda said: command.note(said, err))
     if not is_warm():

@@ -1,4 +1,4 @@
-"""inspect says what the model does: its page's numbers are those that plain float64 NumPy finds.
+"""explain says what the model does: its page's numbers are those that plain float64 NumPy finds.
 
 Order: a model, attention, predictions, norms, tokens and hostile text, the command line.
 """
@@ -19,15 +19,15 @@ import numpy as np
 import pytest
 
 from tests.models import full_logits, random_state, saved
-from tinyllm import inspect, model
+from tinyllm import explain, model
 from tinyllm.checkpoint import export_weights
 from tinyllm.config import ModelConfig
 from tinyllm.inference.language_model import LanguageModel
-from tinyllm.inference.trace import NUMBERS, POSITIONS, room, trace
+from tinyllm.inference.tracing import NUMBERS, POSITIONS, room, trace
 from tinyllm.layers import attention, dropout
 from tinyllm.page.heat import opacity, png
 from tinyllm.page.tokens import token, tokens
-from tinyllm.state import Workspace
+from tinyllm.run.state import Workspace
 from tinyllm.text.tokenizer import BPETokenizer
 
 SHAPE = ModelConfig(n_layer=2, n_head=2, n_embd=8, block_size=40, dropout=0.1)
@@ -82,10 +82,10 @@ class Page(HTMLParser):
 
 
 def run(*argv, stdin=""):
-    """Return (exit code, stdout, stderr) of inspect."""
+    """Return (exit code, stdout, stderr) of explain."""
     out, err = io.StringIO(), io.StringIO()
     try:
-        code = inspect.main([str(each) for each in argv], io.StringIO(stdin), out, err)
+        code = explain.main([str(each) for each in argv], io.StringIO(stdin), out, err)
     except SystemExit as error:
         code = error.code
     return code, out.getvalue(), err.getvalue()
@@ -239,7 +239,7 @@ def test_norms_of_the_gradient_are_those_of_the_prompts_mean_loss(state, truth):
 def test_a_file_of_weights_only_has_no_moments_and_says_so(file, tmp_path):
     export_weights(file, tmp_path / "w.bin")
     assert run(tmp_path / "w.bin", "--prompt=a")[0] == 0
-    shown = Page(tmp_path / "inspect.html").words["norms"]
+    shown = Page(tmp_path / "explain.html").words["norms"]
     assert "holds no moments" in shown and "gradient" in shown
 
 
@@ -279,10 +279,10 @@ def test_hostile_text_stays_text(file, tmp_path):
 
 
 def test_the_page_is_written_beside_the_model_by_default(file):
-    assert run(file, "--prompt=-", stdin="ab\n")[1] == f"{file.parent / 'inspect.html'}\n"
+    assert run(file, "--prompt=-", stdin="ab\n")[1] == f"{file.parent / 'explain.html'}\n"
     code, out, err = run(file.parent, "--prompt=ab")
-    assert (code, out) == (0, f"{file.parent / 'inspect.html'}\n") and err.startswith("note: using ")
-    assert not [path for path in file.parent.iterdir() if path.name.startswith(".inspect")]
+    assert (code, out) == (0, f"{file.parent / 'explain.html'}\n") and err.startswith("note: using ")
+    assert not [path for path in file.parent.iterdir() if path.name.startswith(".explain")]
 
 
 def test_an_empty_prompt_has_predictions_and_no_loss(file, tmp_path):
@@ -327,8 +327,8 @@ def test_failures_are_one_line_and_1(file, tmp_path):
 
 
 def test_the_standard_librarys_inspect_is_what_others_import():
-    command = [sys.executable, "-m", "tinyllm.inspect", "--help"]
+    command = [sys.executable, "-m", "tinyllm.explain", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--prompt" in done.stdout
-    code = "import tinyllm.inspect, tinyllm.kernels, inspect; assert inspect.signature and inspect.getsource"
+    code = "import tinyllm.explain, tinyllm.kernels, inspect; assert inspect.signature and inspect.getsource"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

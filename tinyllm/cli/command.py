@@ -1,4 +1,4 @@
-"""What generate, chat and inspect share as programs: streams, exit codes, the model; nothing heavy."""
+"""What generate, chat and explain share as programs: streams, exit codes, the model; nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tinyllm.config import ConfigError
-from tinyllm.threads import set_blas_threads
+from tinyllm.parallel.threads import set_blas_threads
 
 if TYPE_CHECKING:
     from tinyllm.inference.language_model import LanguageModel

@@ -24,7 +24,7 @@ from tinyllm.inference.weights import Weights
 from tinyllm.kernels import sum_squares
 from tinyllm.kernels.reference import attention_forward  # type: ignore[import-not-found]
 from tinyllm.layers import attention, dropout
-from tinyllm.state import Workspace, layout_of
+from tinyllm.run.state import Workspace, layout_of
 
 POSITIONS = 256  # that a page has room for
 NUMBERS = 1 << 20  # attention weights that a page has room for, 4 bytes each

@@ -1,4 +1,4 @@
-"""The page of inspect in a real browser; skipped where there is none. Order: a page, the statements."""
+"""The page of explain in a real browser; skipped where there is none. Order: a page, the statements."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 from tests.browser import Browser
 from tests.models import random_state, saved
-from tinyllm import inspect
+from tinyllm import explain
 from tinyllm.config import ModelConfig
 from tinyllm.inference.language_model import LanguageModel
-from tinyllm.inference.trace import trace
+from tinyllm.inference.tracing import trace
 from tinyllm.text.tokenizer import BPETokenizer
 
 SHAPE = ModelConfig(n_layer=2, n_head=3, n_embd=12, block_size=200)
@@ -27,8 +27,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, np.ndar
     directory = tmp_path_factory.mktemp("model")
     state = random_state(SHAPE, BPETokenizer(()))
     file, lm = saved(state, directory), LanguageModel.of(state)
-    inspect.main([str(file), "--prompt", PROMPT])
-    return file, directory / "inspect.html", trace(lm.weights, lm.prompt(PROMPT), 1).attention
+    explain.main([str(file), "--prompt", PROMPT])
+    return file, directory / "explain.html", trace(lm.weights, lm.prompt(PROMPT), 1).attention
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyllm.inference.trace import Norms, Prediction, Trace
+from tinyllm.inference.tracing import Norms, Prediction, Trace
 from tinyllm.page.curves import amount, figures, loss
-from tinyllm.page.document import document, headline, table, text
+from tinyllm.page.explain_script import SCRIPT
 from tinyllm.page.heat import mask
-from tinyllm.page.inside_script import SCRIPT
+from tinyllm.page.shell import document, headline, table, text
 from tinyllm.page.style import INSIDE
 from tinyllm.page.tokens import token, tokens
 

@@ -17,13 +17,13 @@ import numpy as np
 
 from tinyllm import model
 from tinyllm.arena import Array, Layout
-from tinyllm.comm import Spare, Team
 from tinyllm.config import ModelConfig
 from tinyllm.kernels import add_and_sum_squares, sum_squares
 from tinyllm.layers import dropout, linear
-from tinyllm.optim import clip_factor, slices, update_
-from tinyllm.state import TrainState, Workspace
+from tinyllm.parallel.team import Spare, Team
+from tinyllm.run.state import TrainState, Workspace
 from tinyllm.text.batches import Batch
+from tinyllm.training.optim import clip_factor, slices, update_
 
 R = TypeVar("R")
 

@@ -11,8 +11,8 @@ import sys
 import time
 from typing import Any, TextIO
 
-from tinyllm.state import TrainState
-from tinyllm.step import Step
+from tinyllm.run.state import TrainState
+from tinyllm.training.step import Step
 
 HEARTBEAT = 10.0  # seconds between lines while an epoch takes its time
 

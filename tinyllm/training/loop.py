@@ -17,11 +17,11 @@ from typing import Protocol
 import numpy as np
 
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, Save
-from tinyllm.metrics import Metrics
-from tinyllm.phases import enter_phase, phase_steps, steps_per_epoch
-from tinyllm.state import TrainState
-from tinyllm.step import Engine, Step
+from tinyllm.run.phases import enter_phase, phase_steps, steps_per_epoch
+from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch, Dataset
+from tinyllm.training.metrics import Metrics
+from tinyllm.training.step import Engine, Step
 
 
 class Watcher(Protocol):

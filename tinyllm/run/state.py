@@ -19,8 +19,8 @@ import numpy.typing as npt
 from tinyllm import model
 from tinyllm.arena import Array, Layout, aligned_empty
 from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, from_fields
-from tinyllm.schedule import Schedule
-from tinyllm.stopping import EarlyStopping
+from tinyllm.run.schedule import Schedule
+from tinyllm.run.stopping import EarlyStopping
 from tinyllm.text.tokenizer import Tokenizer
 
 ROLES = ("params", "m", "v")
