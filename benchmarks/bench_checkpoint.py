@@ -90,7 +90,7 @@ def overhead(savers: Savers, state: TrainState, shape: Shape, rounds: int, steps
     batch = Batch.of(draws[0], draws[1], np.zeros((shape.B, shape.T), np.int32))
     workers = min(cores(), shape.B)
     with Team(workers) as team:
-        engine = Engine(state.config.model, shape.V, shape.B, state.layout, team, workers)
+        engine = Engine(state, team, workers)
 
         def epoch() -> None:
             for _ in range(steps):

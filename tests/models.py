@@ -13,7 +13,7 @@ from tinyllm.arena import Array
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata
 from tinyllm.config import Config, ModelConfig
 from tinyllm.inference.weights import Weights
-from tinyllm.layers import dropout
+from tinyllm.network import Pass
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.state import TrainState, Workspace, layout_of
 from tinyllm.text.tokenizer import CharTokenizer, Tokenizer
@@ -38,11 +38,11 @@ def full_logits(config: ModelConfig, p: model.Params, tokens: Array) -> Array:
     """Return the logits (B, n, V) of tokens (B, n), n at most block_size, by `model.forward`."""
     B, n = tokens.shape
     T, vocab = config.block_size, len(p.embedding.token)
-    work = Workspace(config, vocab, B, layout_of(config, vocab), p.norm.gain.dtype)
-    work.inputs.tokens.reshape(B, T)[:, :n] = tokens
-    work.inputs.positions.reshape(B, T)[:] = np.arange(T)
-    work.inputs.targets[:] = -1
-    y = model.forward(p, work.acts, work.scratch, work.inputs, dropout.OFF)
+    memory = Workspace(config, vocab, B, p.norm.gain.dtype).memory
+    memory.inputs.tokens.reshape(B, T)[:, :n] = tokens
+    memory.inputs.positions.reshape(B, T)[:] = np.arange(T)
+    memory.inputs.targets[:] = -1
+    y = model.forward(p, memory, Pass())
     logits: Array = y @ p.embedding.token.T
     return logits.reshape(B, T, vocab)[:, :n]
 

@@ -107,9 +107,7 @@ class Run:
                 )
             train = state.config.train
             with Team(min(self.workers, train.batch_size)) as team, Metrics(self.directory) as lines:
-                engine = Engine(
-                    state.config.model, state.tokenizer.vocab_size, train.batch_size, state.layout, team
-                )
+                engine = Engine(state, team)
                 for workspace in engine.workspaces:
                     workspace.poison(np.nan)
                 loop = Loop(state, datasets, engine, manager, lines, self.watcher, self.rhythm, stop)

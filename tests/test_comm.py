@@ -10,21 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.timing import in_time
-from tinyllm.parallel.team import Spare, Team
+from tinyllm.parallel.team import Team, WorkQueue
 
 
-def run(spare: Spare, ranks: int, own) -> None:
+def run(queue: WorkQueue, ranks: int, own) -> None:
     """Let every rank do `own(rank)` as a worker does."""
 
     def work(rank: int) -> None:
-        with spare.working(rank):
+        with queue.working(rank):
             own(rank)
 
     def together() -> None:
         with Team(ranks) as team:
             team.run(work)
 
-    spare.begin()
+    queue.reset()
     in_time(together)
 
 
@@ -47,22 +47,22 @@ def test_every_task_runs_once_before_its_owner_goes_on(plans):
                     time.sleep(delay / 1e6)
                     done.append(name)
 
-                spare.leave(rank, task)
-            spare.finish(rank)
+                queue.put(rank, task)
+            queue.finish(rank)
             missing.extend({(rank, group, n) for n in range(len(delays))} - set(done))
 
-    spare = Spare(len(plans))
+    queue = WorkQueue(len(plans))
     everything = [
         (r, g, n) for r, plan in enumerate(plans) for g, d in enumerate(plan) for n in range(len(d))
     ]
     for _ in range(2):  # what one step leaves behind does not disturb the next
-        run(spare, len(plans), own)
+        run(queue, len(plans), own)
         assert sorted(done) == everything and not missing
         done.clear()
 
 
 def test_an_idle_rank_takes_what_a_busy_one_has_left():
-    spare, runners, taken = Spare(2), [], threading.Event()
+    queue, runners, taken = WorkQueue(2), [], threading.Event()
 
     def task(runner: int) -> None:
         runners.append(runner)
@@ -70,30 +70,30 @@ def test_an_idle_rank_takes_what_a_busy_one_has_left():
 
     def own(rank: int) -> None:
         if rank == 1:
-            spare.leave(1, task)
+            queue.put(1, task)
             assert taken.wait(30)  # rank 1 itself is busy here, so only rank 0 can set it
-            spare.finish(1)
+            queue.finish(1)
 
-    run(spare, 2, own)
+    run(queue, 2, own)
     assert runners == [0]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_of_one_rank_is_raised_and_nobody_waits_for_it(rank):
     def own(of: int) -> None:
-        spare.leave(of, lambda _: None)
+        queue.put(of, lambda _: None)
         if of == rank:
             raise ValueError("broken")
-        spare.finish(of)
+        queue.finish(of)
 
-    spare = Spare(2)
+    queue = WorkQueue(2)
     with pytest.raises(ValueError, match="broken"):
-        run(spare, 2, own)
-    run(spare, 2, lambda of: None)
+        run(queue, 2, own)
+    run(queue, 2, lambda of: None)
 
 
 def test_an_error_in_a_task_that_another_rank_runs_is_raised():
-    spare, begun = Spare(2), threading.Event()
+    queue, begun = WorkQueue(2), threading.Event()
 
     def task(runner: int) -> None:
         begun.set()
@@ -101,9 +101,9 @@ def test_an_error_in_a_task_that_another_rank_runs_is_raised():
 
     def own(rank: int) -> None:
         if rank == 1:
-            spare.leave(1, task)
+            queue.put(1, task)
             assert begun.wait(30)
-            spare.finish(1)
+            queue.finish(1)
 
     with pytest.raises(ValueError, match="broken on 0"):
-        run(spare, 2, own)
+        run(queue, 2, own)

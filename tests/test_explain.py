@@ -24,7 +24,8 @@ from tinyllm.checkpoint import export_weights
 from tinyllm.config import ModelConfig
 from tinyllm.inference.language_model import LanguageModel
 from tinyllm.inference.tracing import NUMBERS, POSITIONS, room, trace
-from tinyllm.layers import attention, dropout
+from tinyllm.layers import attention
+from tinyllm.network import Pass
 from tinyllm.page.heat import opacity, png
 from tinyllm.page.tokens import token, tokens
 from tinyllm.run.state import Workspace
@@ -150,10 +151,11 @@ def test_the_weights_reproduce_the_models_own_attention_and_logits(state):
     lm = LanguageModel.of(state)
     ids = lm.prompt(PROMPT)
     n, found = len(ids), trace(lm.weights, ids, 1)
-    work = Workspace(ModelConfig(2, 2, 8, n), lm.weights.vocabulary, 1, state.layout)
-    work.inputs.tokens[:], work.inputs.positions[:], work.inputs.targets[:] = ids, np.arange(n), -1
-    model.forward(lm.weights.params, work.acts, work.scratch, work.inputs, dropout.OFF)
-    for weights, block in zip(found.attention, work.acts.blocks, strict=True):
+    memory = Workspace(ModelConfig(2, 2, 8, n), lm.weights.vocabulary, 1).memory
+    inputs = memory.inputs
+    inputs.tokens[:], inputs.positions[:], inputs.targets[:] = ids, np.arange(n), -1
+    model.forward(lm.weights.params, memory, Pass())
+    for weights, block in zip(found.attention, memory.acts.blocks, strict=True):
         values = attention.heads(block.attention.qkv, 3, 1, 2)[2][0]
         mix = (weights @ values).transpose(1, 0, 2).reshape(n, 8)
         assert np.allclose(mix, block.attention.mix, atol=1e-5)

@@ -11,12 +11,24 @@ from tests.gradcheck import check, check_row
 from tinyllm import model
 from tinyllm.arena import Layout
 from tinyllm.config import ModelConfig
-from tinyllm.layers import attention, dropout, embedding, head, layernorm, linear, mlp, residual_norm
+from tinyllm.layers import (
+    attention,
+    blockwise,
+    dropout,
+    embedding,
+    head,
+    layernorm,
+    linear,
+    mlp,
+    residual_norm,
+)
+from tinyllm.network import Pass, Purpose
 from tinyllm.run.state import Workspace, layout_of
 
 FAST = settings(max_examples=12)
 small = st.integers(1, 5)
 seeds = st.integers(0, 2**32 - 1)
+AT_ONCE = linear.DeferredGradients([])
 
 
 def random_row(layout: Layout, rng: np.random.Generator, scale: float = 0.5) -> np.ndarray:
@@ -45,7 +57,7 @@ def test_linear_backward_is_the_derivative(N, C, O, add, seed):
     x, weight, dy = rng.standard_normal((N, C)), rng.standard_normal((O, C)), rng.standard_normal((N, O))
     y, dx, before = np.empty((N, O)), np.full((N, C), np.nan), rng.standard_normal((O, C)) if add else 0.0
     dweight = np.full((O, C), before if add else np.nan)
-    linear.backward(dx, dweight, dy, x, weight, linear.Later([np.empty(O * C)], add))
+    linear.backward(dx, dweight, dy, x, weight, linear.DeferredGradients([np.empty(O * C)], add))
 
     def loss() -> float:
         return float((linear.forward(y, x, weight) * dy).sum())
@@ -84,9 +96,9 @@ def test_backward_of_a_norm_is_the_derivative_and_adds_into_dx(norm, N, C, seed)
 )  # fmt: skip
 def test_attention_backward_is_the_derivative(B, T, H, D, rate, block, at_once, most, seed):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "BLOCK", block)
-        patch.setattr(attention, "SCORES", at_once)
-        patch.setattr(attention, "SMALL", most)
+        patch.setattr(blockwise, "BLOCK", block)
+        patch.setattr(blockwise, "SCORES", at_once)
+        patch.setattr(blockwise, "SMALL", most)
         rng = np.random.default_rng(seed)
         C = H * D
         layout = Layout(attention.params(C, 2))
@@ -95,15 +107,15 @@ def test_attention_backward_is_the_derivative(B, T, H, D, rate, block, at_once, 
         parts = [Layout(attention.acts(B, T, C, H)), Layout(attention.scratch(B, T, C, H))]
         a, s = (part.views(np.full(part.size, np.nan)) for part in parts)
         x, dy, y = rng.standard_normal((B * T, C)), rng.standard_normal((B * T, C)), np.empty((B * T, C))
-        docs = attention.documents(starts_of(rng, B, T), H, D)
-        mask = drop_of(rate).mask("attention", 1, H * T)
+        source = attention.Within(blockwise.block_mask(starts_of(rng, B, T), H, D))
+        site = attention.Site(source, 1, drop_of(rate).mask("attention", 1, H * T))
 
         def loss() -> float:
-            return float((attention.forward(p, a, s, x, y, docs, mask) * dy).sum())
+            return float((attention.forward(p, a, s, x, y, site) * dy).sum())
 
         loss()
         dx = np.full_like(x, np.nan)
-        attention.backward(p, g, a, s, x, dy, dx, linear.Later([]), docs, mask)
+        attention.backward(p, g, a, s, linear.Flow(x, dy, dx, AT_ONCE), site)
         gradient_of_out_bias = layout.named(gradient)["out_bias"]
         assert not gradient_of_out_bias.any()  # the residual owns it
         check(loss, x, dx, rng, "x")
@@ -127,7 +139,7 @@ def test_mlp_backward_is_the_derivative(N, C, F, seed):
     loss()
     s.gelu[:] = np.nan  # shared by all blocks: backward must not rely on it
     dx = np.full_like(x, np.nan)
-    mlp.backward(p, g, a, s, x, dy, dx, linear.Later([]))
+    mlp.backward(p, g, a, s, linear.Flow(x, dy, dx, AT_ONCE))
     check(loss, x, dx, rng, "x")
     check_row(loss, layout, row, gradient, rng)
 
@@ -149,7 +161,8 @@ def test_residual_norm_backward_is_the_derivative_and_lets_the_stream_through(N,
 
     loss()
     dx = carried.copy()
-    dh = residual_norm.backward(p, g, dbias, a, dy, dx, np.full((N, C), np.nan), mask)
+    stream = residual_norm.Scratch(np.full((N, C), np.nan), dx, dy)
+    dh = residual_norm.backward(p, g, dbias, a, stream, mask)
     check(loss, h, dh, rng, "h")
     check(loss, bias, dbias, rng, "bias")
     check(loss, skip, dx, rng, "skip")
@@ -169,18 +182,20 @@ def test_head_backward_is_the_derivative_in_blocks_of_any_size(N, V, C, rows, se
         weight, y, dy = rng.standard_normal((V, C)), rng.standard_normal((N, C)), np.full((N, C), np.nan)
         targets = np.where(rng.random(N) < 0.3, -1, rng.integers(0, V, N)).astype(np.int32)
         losses, dweight = np.full(N, np.nan), np.zeros((V, C))
+        held = head.Rows(y, targets, losses, dy)
+        adding = linear.DeferredGradients([np.full(V * C, np.nan)], add=True)
 
         def loss() -> float:
-            head.forward(weight, s, losses, y, targets)
+            head.forward(weight, s, held)
             return 0.7 * float(losses.sum())
 
         total = loss()
-        head.backward(weight, dweight, s, losses, y, dy, targets, 0.7, np.full(V * C, np.nan), add=True)
+        head.backward(weight, dweight, s, held, 0.7, adding)
         assert 0.7 * losses.sum() == pytest.approx(total, rel=1e-12)
         check(loss, y, dy, rng, "y")
         check(loss, weight, dweight, rng, "weight")
         over = np.full((V, C), np.nan)
-        head.backward(weight, over, s, losses, y, dy, targets, 0.7, np.full(V * C, np.nan), add=False)
+        head.backward(weight, over, s, held, 0.7, adding._replace(add=False))
         np.testing.assert_allclose(over, dweight, rtol=1e-12, atol=1e-15)
 
 
@@ -209,22 +224,21 @@ def whole_model(config: ModelConfig, V: int, B: int, seed: int, recompute: bool 
     rng = np.random.default_rng(seed)
     layout = layout_of(config, V)
     row = random_row(layout, rng, 0.3)
-    work = Workspace(config, V, B, layout, np.float64, recompute)
+    work = Workspace(config, V, B, np.float64, Purpose(recompute=recompute))
     work.poison(np.nan)
-    T = config.block_size
-    work.inputs.tokens[:] = rng.integers(0, V, B * T)
-    work.inputs.targets[:] = np.where(rng.random(B * T) < 0.3, -1, rng.integers(0, V, B * T))
-    work.inputs.targets[0] = 0
-    work.inputs.starts[:] = starts_of(rng, B, T)
-    work.inputs.positions[:] = (np.arange(T) - work.inputs.starts).reshape(-1)
+    T, inputs = config.block_size, work.memory.inputs
+    inputs.tokens[:] = rng.integers(0, V, B * T)
+    inputs.targets[:] = np.where(rng.random(B * T) < 0.3, -1, rng.integers(0, V, B * T))
+    inputs.targets[0] = 0
+    inputs.starts[:] = starts_of(rng, B, T)
+    inputs.positions[:] = (np.arange(T) - inputs.starts).reshape(-1)
     return rng, layout, row, work
 
 
 def go(p: model.Params, work: Workspace, drop: dropout.Address, scale: float, first: bool) -> None:
-    model.forward(p, work.acts, work.scratch, work.inputs, drop)
-    model.backward(
-        p, work.grads, work.acts, work.scratch, work.losses, work.inputs, drop, scale, first
-    )  # fmt: skip
+    deferred = linear.DeferredGradients([work.memory.scratch.product], add=not first)
+    model.forward(p, work.memory, Pass(drop))
+    model.backward(p, work.memory, Pass(drop), scale, deferred)
 
 
 @settings(max_examples=8)
@@ -240,14 +254,14 @@ def test_the_whole_models_backward_is_the_derivative_of_every_parameter_tensor(
     p, drop, scale = layout.views(row), drop_of(rate), 0.7
 
     def loss() -> float:
-        model.forward(p, work.acts, work.scratch, work.inputs, drop)
-        model.loss(p, work.acts, work.scratch, work.losses, work.inputs)
-        return scale * float(work.losses.sum())
+        model.forward(p, work.memory, Pass(drop))
+        model.loss(p, work.memory)
+        return scale * float(work.memory.losses.sum())
 
     total = loss()
-    work.begin()
+    work.clear_gradients()
     go(p, work, drop, scale, True)
-    assert scale * work.losses.sum() == pytest.approx(total, rel=1e-12)
+    assert scale * work.memory.losses.sum() == pytest.approx(total, rel=1e-12)
     check_row(loss, layout, row, work.gradient, rng)
 
 
@@ -256,7 +270,7 @@ def test_a_second_micro_batch_adds_its_gradient(rate):
     config = ModelConfig(n_layer=2, n_head=2, n_embd=8, block_size=6, dropout=rate)
     _, layout, row, work = whole_model(config, 11, 3, 5)
     p, drop, tensors = layout.views(row), drop_of(rate), layout.named(work.gradient)
-    work.begin()
+    work.clear_gradients()
     go(p, work, drop, 1.0, True)
     once = {name: view.copy() for name, view in tensors.items()}
     go(p, work, drop, 1.0, False)
@@ -270,10 +284,10 @@ def test_recomputation_changes_no_gradient_and_keeps_a_fraction_of_the_activatio
     gradients, sizes = [], []
     for recompute in (False, True):
         _, layout, row, work = whole_model(config, 11, 3, 5, recompute)
-        work.begin()
+        work.clear_gradients()
         go(layout.views(row), work, drop_of(rate), 1.0, True)
         gradients.append({name: view.copy() for name, view in layout.named(work.gradient).items()})
-        sizes.append(Layout(model.acts(config, 3, recompute)).size)
+        sizes.append(Layout(model.acts(config, 3, Purpose(recompute=recompute))).size)
     for name, gradient in gradients[0].items():
         np.testing.assert_allclose(gradients[1][name], gradient, rtol=1e-11, atol=1e-13, err_msg=name)
     assert sizes[1] < sizes[0] / 2

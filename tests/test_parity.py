@@ -70,7 +70,7 @@ def train(workers: int, accumulate: int, steps: int) -> list[Step]:
     state = fresh_state(accumulate)
     count = len(GOLDEN["tokens"])
     with Team(workers) as team:
-        engine = Engine(state.config.model, V, B // accumulate, state.layout, team)
+        engine = Engine(state, team)
         return [engine.train(state, micro_batches(i % count, accumulate)) for i in range(steps)]
 
 

@@ -273,7 +273,7 @@ def test_loss_continuity(tmp_path):
         state.config, "pretraining", run.sources()["pretraining"], state.tokenizer, run.directory, print
     )
     with Team(1) as team:
-        engine = Engine(state.config.model, state.tokenizer.vocab_size, 4, state.layout, team)
+        engine = Engine(state, team)
         batch = data.batch(0, 0, 0, 4)
         assert engine.evaluate(state, [batch]) == engine.evaluate(loaded, [batch])
 

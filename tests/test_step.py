@@ -15,8 +15,9 @@ from tests.timing import in_time
 from tinyllm import model
 from tinyllm.arena import Array, Layout
 from tinyllm.config import Config, ModelConfig, TrainConfig
+from tinyllm.network import Purpose
 from tinyllm.parallel import threads
-from tinyllm.parallel.team import Spare, Task, Team
+from tinyllm.parallel.team import Task, Team, WorkQueue
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch
@@ -33,7 +34,7 @@ def a_run(team: Team, workers: int, recompute: bool = False, **shape: float) -> 
     config = Config(ModelConfig(**settings), TrainConfig(batch_size=B, weight_decay=0.1))
     tokenizer = CharTokenizer(tuple(range(V - 1)))
     state = TrainState.fresh(config, tokenizer, Schedule(1e-3, 1e-4, 0, 0, 100), ("pretraining",))
-    return state, Engine(config.model, V, B, state.layout, team, workers, recompute)
+    return state, Engine(state, team, workers, Purpose(recompute=recompute))
 
 
 def batch_of(seed: int, T: int = 160) -> Batch:
@@ -56,7 +57,7 @@ def rows_after(steps: int, ranks: int, workers: int, recompute: bool = False, **
 def test_an_engine_made_for_one_micro_batch_refuses_two_and_trains_the_same_with_one():
     with Team(1) as team:
         state, engine = a_run(team, 1)
-        bare = Engine(state.config.model, V, B, state.layout, team, accumulate=False)
+        bare = Engine(state, team, purpose=Purpose(accumulate=False))
         with pytest.raises(ValueError, match="expected 1"):
             bare.train(state, [batch_of(0), batch_of(1)])
         other, _ = a_run(team, 1)
@@ -87,9 +88,11 @@ def test_a_step_allocates_no_array():
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_activations_and_scratch_grow_no_faster_than_the_context(recompute):
+    purpose = Purpose(recompute=recompute)
+
     def size(T: int) -> int:
         config = ModelConfig(n_layer=2, n_head=4, n_embd=64, block_size=T)
-        parts = model.acts(config, 1, recompute), model.scratch(config, V, 1)
+        parts = model.acts(config, 1, purpose), model.scratch(config, V, 1, purpose)
         return sum(Layout(part).size for part in parts)
 
     assert size(4096) < 4.1 * size(1024)
@@ -109,23 +112,23 @@ def test_who_makes_a_gradient_and_when_changes_no_bit(recompute, rate, monkeypat
     between would differ.
     """
     helped = []
-    monkeypatch.setattr(Spare, "_help", lambda spare, rank: None)
+    monkeypatch.setattr(WorkQueue, "_help", lambda queue, rank: None)
     alone = rows_after(2, 2, 2, recompute, dropout=rate)
     monkeypatch.undo()
 
-    def slow(spare: Spare, rank: int, task: Task, leave=Spare.leave) -> None:
+    def slow(queue: WorkQueue, rank: int, task: Task, put=WorkQueue.put) -> None:
         made = threading.Event()
 
-        def told(runner: int) -> None:
+        def noted(runner: int) -> None:
             task(runner)
             helped.append((rank, runner))
             made.set()
 
-        leave(spare, rank, told)
+        put(queue, rank, noted)
         if rank == 1:
             assert made.wait(30)  # so long rank 1 does nothing, and rank 0 comes to its end
 
-    monkeypatch.setattr(Spare, "leave", slow)
+    monkeypatch.setattr(WorkQueue, "put", slow)
     np.testing.assert_array_equal(rows_after(2, 2, 2, recompute, dropout=rate), alone)
     layers = 2 * 2 * 3 * 4  # steps, micro-batches, blocks, weights
     assert helped.count((1, 0)) == layers and len(helped) == 2 * layers
@@ -139,7 +142,7 @@ def test_an_error_at_the_very_beginning_of_a_workers_share_is_raised(rank, monke
     def train() -> None:
         with Team(2) as team:
             state, engine = a_run(team, 2)
-            monkeypatch.setattr(engine.workspaces[rank], "begin", broken)
+            monkeypatch.setattr(engine.workspaces[rank], "clear_gradients", broken)
             engine.train(state, [batch_of(0)])
 
     with pytest.raises(MemoryError, match="none left"):
@@ -198,6 +201,7 @@ def test_a_loaded_openblas_takes_another_number_of_threads_and_tells_its_core():
 import os
 os.environ["OPENBLAS_NUM_THREADS"] = "2"
 import numpy
+from tinyllm.network import Purpose
 from tinyllm.parallel import threads
 get = threads._openblas("get_num_threads")
 if get is None:

@@ -1,7 +1,8 @@
 """The GPT: embedding, L blocks, a final norm, and the embedding again as output head.
 
 GPT-2's architecture exactly (Radford et al. 2019; pre-norm blocks, tied head), so that its weights
-fit. Order: shapes, forward, loss, backward.
+fit. What a network must offer is said in network.py. Order: shapes, forward, loss, backward, one block
+in both directions, what others ask of it.
 
 Between two sub-layers stand a residual connection and the norm that reads it, and these two are one pass:
 so the stream goes embedding, norm, attention, residual + norm, MLP, residual + norm, attention, ...
@@ -13,9 +14,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tinyllm.arena import Array, tensor
+import numpy as np
+
+from tinyllm.arena import Array, Layout, tensor
 from tinyllm.config import ModelConfig
-from tinyllm.layers import attention, dropout, embedding, head, layernorm, linear, mlp, residual_norm
+from tinyllm.kernels import embedding_forward
+from tinyllm.layers import attention, blockwise, embedding, head, layernorm, linear, mlp, residual_norm
+from tinyllm.network import Memory, Pass, Purpose
 
 
 class BlockParams(NamedTuple):
@@ -41,7 +46,7 @@ class BlockActs(NamedTuple):
     attention: attention.Acts
     middle: residual_norm.Acts  # the stream after attention, and norm2 of it
     mlp: mlp.Acts
-    end: residual_norm.Acts  # the stream after the MLP, and the norm of whoever comes next
+    end: residual_norm.Acts  # the stream after the MLP, and the norm that reads it next
 
 
 class Acts(NamedTuple):
@@ -58,19 +63,8 @@ class Scratch(NamedTuple):
     attention: attention.Scratch
     mlp: mlp.Scratch
     head: head.Scratch
-    h: Array  # (N, C) a sub-layer's output; in backward its gradient, where dropout changes it
-    dx: Array  # (N, C) gradient of the residual stream
-    dy: Array  # (N, C) gradient of a norm's output, which is a sub-layer's input
+    stream: residual_norm.Scratch
     product: Array  # a weight's gradient before it is added, where any is
-
-
-class Inputs(NamedTuple):
-    """A worker's share of a batch."""
-
-    tokens: Array  # int32 (N,)
-    positions: Array  # int32 (N,) place of each token in its own document
-    targets: Array  # int32 (N,) the next token; -1 where there is no loss
-    starts: Array  # int32 (B, T) index of the first token of each token's document
 
 
 def params(config: ModelConfig, V: int) -> Params:
@@ -82,142 +76,145 @@ def params(config: ModelConfig, V: int) -> Params:
     return Params(embedding.params(V, config.block_size, C), (block,) * L, layernorm.params(C))
 
 
-def acts(config: ModelConfig, B: int, recompute: bool = False) -> Acts:
+def acts(config: ModelConfig, B: int, purpose: Purpose) -> Acts:
     """Return the Specs of everything that backward must remember for B sequences.
 
-    With `recompute`, all blocks but the first remember the stream alone, and borrow the rest: see `share`.
+    Where it is computed again, all blocks but the first remember the stream alone, and borrow the rest; where
+    there is no backward, there is one block for all: see `share`.
     """
     T, C, H, L = config.block_size, config.n_embd, config.n_head, config.n_layer
     N, stream = B * T, residual_norm.acts(B * T, C)
     block = BlockActs(attention.acts(B, T, C, H), stream, mlp.acts(N, 4 * C), stream)
-    rest = block
-    if recompute:
+    others = (block,) * (L - 1)
+    if purpose.recompute:
         slim = stream._replace(norm=stream.norm._replace(y=tensor(0)))
-        rest = BlockActs(attention.acts(0, 0, 0, 0), residual_norm.acts(0, 0), mlp.acts(0, 0), slim)
-    return Acts(embedding.acts(N, C), layernorm.acts(N, C), (block, *(rest,) * (L - 1)))
+        none = BlockActs(attention.acts(0, 0, 0, 0), residual_norm.acts(0, 0), mlp.acts(0, 0), slim)
+        others = (none,) * (L - 1)
+    elif not purpose.backward:
+        others = ()
+    return Acts(embedding.acts(N, C), layernorm.acts(N, C), (block, *others))
 
 
-def share(a: Acts) -> Acts:
-    """Let all blocks use the first one's memory for what backward then computes again, block by block.
+def share(a: Acts, config: ModelConfig, purpose: Purpose) -> Acts:
+    """Let all blocks use the first one's memory, for what backward computes again or nothing remembers.
 
     Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
     """
     first = a.blocks[0]
-    ends = [b.end._replace(norm=b.end.norm._replace(y=first.end.norm.y)) for b in a.blocks]
-    return a._replace(blocks=tuple(first._replace(end=end) for end in ends))
+    if purpose.recompute:
+        ends = [b.end._replace(norm=b.end.norm._replace(y=first.end.norm.y)) for b in a.blocks]
+        return a._replace(blocks=tuple(first._replace(end=end) for end in ends))
+    return a if purpose.backward else a._replace(blocks=(first,) * config.n_layer)
 
 
-def scratch(config: ModelConfig, V: int, B: int, accumulate: bool = True) -> Scratch:
-    """Return the Specs of the working memory that all blocks share.
-
-    Without `accumulate` there is none to add a second micro-batch's gradients with.
-    """
+def scratch(config: ModelConfig, V: int, B: int, purpose: Purpose) -> Scratch:
+    """Return the Specs of the working memory that all blocks share."""
     T, C, H = config.block_size, config.n_embd, config.n_head
-    N, stream = B * T, tensor(B * T, C)
+    N, rows, none = B * T, tensor(B * T, C), tensor(0)
+    if not purpose.backward:
+        unused = attention.Scratch(blockwise.Scratch(*[none] * 6), none, none)
+        stream = residual_norm.Scratch(rows, none, none)
+        return Scratch(unused, mlp.scratch(N, 4 * C), head.Scratch(none), stream, none)
     in_blocks = head.block_rows(N, V) < N  # which are added up
-    product = C * max(V, 4 * C) if accumulate else C * V if in_blocks else 0
+    product = C * max(V, 4 * C) if purpose.accumulate else C * V if in_blocks else 0
     return Scratch(
         attention.scratch(B, T, C, H), mlp.scratch(N, 4 * C), head.scratch(N, V),
-        stream, stream, stream, tensor(product),
+        residual_norm.Scratch(rows, rows, rows), tensor(product),
     )  # fmt: skip
 
 
-def forward(p: Params, a: Acts, s: Scratch, inputs: Inputs, drop: dropout.Address) -> Array:
+def forward(p: Params, m: Memory, how: Pass) -> Array:
     """Return the final norm's output (N, C), from which the head makes logits."""
-    docs = _documents(a, inputs)
-    mask = drop.mask("embedding", 0, inputs.starts.shape[1])
+    how, a, inputs = _attending(how, m), m.acts, m.inputs
+    mask = how.drop.mask("embedding", 0, inputs.starts.shape[1])
     x = embedding.forward(p.embedding, a.embedding, inputs.tokens, inputs.positions, mask)
     y = layernorm.forward(p.blocks[0].norm1, a.norm1, x)
     for i in range(len(p.blocks)):
-        x, y = _block_forward(p, a, s, docs, drop, i, x, y)
+        x, y = _block_forward(p, m, how, i, x, y)
     return y
 
 
-def loss(p: Params, a: Acts, s: Scratch, losses: Array, inputs: Inputs) -> None:
-    """Write each row's loss (nats, 0 where there is no target) into losses, float64 (N,); after `forward`."""
-    head.forward(p.embedding.token, s.head, losses, a.blocks[-1].end.norm.y, inputs.targets)
+def loss(p: Params, m: Memory) -> None:
+    """Write each row's loss (nats, 0 where there is no target) into m.losses; after `forward`."""
+    head.forward(p.embedding.token, m.scratch.head, _rows(m))
 
 
-def backward(
-    p: Params, g: Params, a: Acts, s: Scratch, losses: Array, inputs: Inputs, drop: dropout.Address,
-    scale: float, first: bool, later: linear.Later | None = None,
-) -> None:  # fmt: skip
-    """Write `losses` (N,) as `loss` does, and add the gradient of scale * sum(losses) to g; after `forward`.
+def backward(p: Params, m: Memory, how: Pass, scale: float, deferred: linear.DeferredGradients) -> None:
+    """Write m.losses as `loss` does, and add the gradient of scale * sum(m.losses) to m.grads.
 
-    In the first micro-batch of a step the gradients of the weights are overwritten, whatever they held.
-    `later` lets other workers help with them.
+    After `forward`. Unless `deferred.add`, as in the first micro-batch of a step, the gradients of the
+    weights are overwritten, whatever they held.
     """
-    if later is None:
-        later = linear.Later([s.product])
-    later = later._replace(add=not first)
-    docs = _documents(a, inputs)
-    y = a.blocks[-1].end.norm.y
-    head.backward(
-        p.embedding.token, g.embedding.token, s.head, losses, y, s.dy, inputs.targets, scale,
-        s.product, not first,
-    )  # fmt: skip
-    s.dx[...] = 0
+    how, a, g, stream = _attending(how, m), m.acts, m.grads, m.scratch.stream
+    head.backward(p.embedding.token, g.embedding.token, m.scratch.head, _rows(m), scale, deferred)
+    stream.dx[...] = 0
     for i in reversed(range(len(p.blocks))):
-        if _shares(a):
-            _remember(p, a, s, docs, drop, i)
-        _block_backward(p, g, a, s, docs, drop, later, i)
-    layernorm.backward(p.blocks[0].norm1, g.blocks[0].norm1, a.norm1, a.embedding.x, s.dy, s.dx)
-    mask = drop.mask("embedding", 0, inputs.starts.shape[1])
-    embedding.backward(g.embedding, s.dx, inputs.tokens, inputs.positions, mask)
+        if _is_shared(a):
+            _recompute(p, m, how, i)
+        _block_backward(p, m, how, deferred, i)
+    layernorm.backward(p.blocks[0].norm1, g.blocks[0].norm1, a.norm1, a.embedding.x, stream.dy, stream.dx)
+    mask = how.drop.mask("embedding", 0, m.inputs.starts.shape[1])
+    embedding.backward(g.embedding, stream.dx, m.inputs.tokens, m.inputs.positions, mask)
 
 
-def _block_forward(
-    p: Params, a: Acts, s: Scratch, docs: attention.Documents, drop: dropout.Address, i: int, x: Array,
-    y: Array,
-) -> tuple[Array, Array]:  # fmt: skip
+# One block
+
+
+def _block_forward(p: Params, m: Memory, how: Pass, i: int, x: Array, y: Array) -> tuple[Array, Array]:
     """Take the stream x and its norm y through block i; return them as the next block needs them."""
-    bp, ba = p.blocks[i], a.blocks[i]
-    y = _first_half(p, a, s, docs, drop, i, x, y)
-    h = mlp.forward(bp.mlp, ba.mlp, s.mlp, y, s.h)
-    mask = drop.mask("mlp output", i, docs.starts.shape[1])
-    y = residual_norm.forward(next_norm(p, i), ba.end, ba.middle.x, h, bp.mlp.down_bias, mask)
+    bp, ba = p.blocks[i], m.acts.blocks[i]
+    y = _first_half(p, m, how, i, x, y)
+    h = mlp.forward(bp.mlp, ba.mlp, m.scratch.mlp, y, m.scratch.stream.h)
+    mask = how.drop.mask("mlp output", i, m.inputs.starts.shape[1])
+    y = residual_norm.forward(_next_norm(p, i), ba.end, ba.middle.x, h, bp.mlp.down_bias, mask)
     return ba.end.x, y
 
 
-def _first_half(
-    p: Params, a: Acts, s: Scratch, docs: attention.Documents, drop: dropout.Address, i: int, x: Array,
-    y: Array,
-) -> Array:  # fmt: skip
+def _first_half(p: Params, m: Memory, how: Pass, i: int, x: Array, y: Array) -> Array:
     """Take the stream x and its norm y through block i's attention; return the next norm's output."""
-    bp, ba, (_, H, T) = p.blocks[i], a.blocks[i], a.blocks[i].attention.lse.shape
-    mask = drop.mask("attention", i, H * T)
-    h = attention.forward(bp.attention, ba.attention, s.attention, y, s.h, docs, mask)
-    mask = drop.mask("attention output", i, T)
+    bp, ba, s = p.blocks[i], m.acts.blocks[i], m.scratch
+    h = attention.forward(bp.attention, ba.attention, s.attention, y, s.stream.h, _site(m, how, i))
+    mask = how.drop.mask("attention output", i, m.inputs.starts.shape[1])
     return residual_norm.forward(bp.norm2, ba.middle, x, h, bp.attention.out_bias, mask)
 
 
-def _block_backward(
-    p: Params, g: Params, a: Acts, s: Scratch, docs: attention.Documents, drop: dropout.Address,
-    later: linear.Later, i: int,
-) -> None:  # fmt: skip
-    """Undo `_block_forward`: s.dy and s.dx go from the gradients of its results to those of y and x."""
-    bp, bg, ba, (_, H, T) = p.blocks[i], g.blocks[i], a.blocks[i], a.blocks[i].attention.lse.shape
-    mask = drop.mask("mlp output", i, T)
+def _block_backward(p: Params, m: Memory, how: Pass, deferred: linear.DeferredGradients, i: int) -> None:
+    """Undo `_block_forward`: the stream's dy and dx go from gradients of its results to those of y and x."""
+    bp, bg, ba, s = p.blocks[i], m.grads.blocks[i], m.acts.blocks[i], m.scratch
+    T = m.inputs.starts.shape[1]
+    mask = how.drop.mask("mlp output", i, T)
     dh = residual_norm.backward(
-        next_norm(p, i), next_norm(g, i), bg.mlp.down_bias, ba.end, s.dy, s.dx, s.h, mask
+        _next_norm(p, i), _next_norm(m.grads, i), bg.mlp.down_bias, ba.end, s.stream, mask
     )
-    mlp.backward(bp.mlp, bg.mlp, ba.mlp, s.mlp, ba.middle.norm.y, dh, s.dy, later)
-    mask = drop.mask("attention output", i, T)
-    dh = residual_norm.backward(bp.norm2, bg.norm2, bg.attention.out_bias, ba.middle, s.dy, s.dx, s.h, mask)
-    attention.backward(
-        bp.attention, bg.attention, ba.attention, s.attention, _before(a, i)[1].y, dh, s.dy, later, docs,
-        drop.mask("attention", i, H * T),
-    )  # fmt: skip
+    flow = linear.Flow(ba.middle.norm.y, dh, s.stream.dy, deferred)
+    mlp.backward(bp.mlp, bg.mlp, ba.mlp, s.mlp, flow)
+    mask = how.drop.mask("attention output", i, T)
+    dh = residual_norm.backward(bp.norm2, bg.norm2, bg.attention.out_bias, ba.middle, s.stream, mask)
+    flow = linear.Flow(_before(m.acts, i)[1].y, dh, s.stream.dy, deferred)
+    attention.backward(bp.attention, bg.attention, ba.attention, s.attention, flow, _site(m, how, i))
 
 
-def _remember(
-    p: Params, a: Acts, s: Scratch, docs: attention.Documents, drop: dropout.Address, i: int
-) -> None:
+def _recompute(p: Params, m: Memory, how: Pass, i: int) -> None:
     """Compute again what block i's backward needs and later blocks have overwritten, from the stream."""
-    x, norm = _before(a, i)
+    x, norm = _before(m.acts, i)
     y = layernorm.forward(p.blocks[i].norm1, norm, x)
-    y = _first_half(p, a, s, docs, drop, i, x, y)
-    mlp.remember(p.blocks[i].mlp, a.blocks[i].mlp, y)
+    y = _first_half(p, m, how, i, x, y)
+    mlp.remember(p.blocks[i].mlp, m.acts.blocks[i].mlp, y)
+
+
+def _site(m: Memory, how: Pass, i: int) -> attention.Site:
+    _, H, T = m.acts.blocks[i].attention.lse.shape
+    assert how.source is not None
+    return attention.Site(how.source, i, how.drop.mask("attention", i, H * T))
+
+
+def _attending(how: Pass, m: Memory) -> Pass:
+    """Return the pass with a source of keys and values: if none is given, the documents of the inputs."""
+    if how.source is not None:
+        return how
+    H = m.acts.blocks[0].attention.lse.shape[1]
+    blocks = blockwise.block_mask(m.inputs.starts, H, m.acts.embedding.x.shape[1] // H)
+    return how._replace(source=attention.Within(blocks))
 
 
 def _before(a: Acts, i: int) -> tuple[Array, layernorm.Acts]:
@@ -225,15 +222,61 @@ def _before(a: Acts, i: int) -> tuple[Array, layernorm.Acts]:
     return (a.blocks[i - 1].end.x, a.blocks[i - 1].end.norm) if i else (a.embedding.x, a.norm1)
 
 
-def next_norm(p: Params, i: int) -> layernorm.Params:
+def _next_norm(p: Params, i: int) -> layernorm.Params:
     """Return the norm that reads the stream after block i: the next block's first, or the final one."""
     return p.blocks[i + 1].norm1 if i + 1 < len(p.blocks) else p.norm
 
 
-def _documents(a: Acts, inputs: Inputs) -> attention.Documents:
-    H = a.blocks[0].attention.lse.shape[1]
-    return attention.documents(inputs.starts, H, a.embedding.x.shape[1] // H)
+def _rows(m: Memory) -> head.Rows:
+    return head.Rows(m.acts.blocks[-1].end.norm.y, m.inputs.targets, m.losses, m.scratch.stream.dy)
 
 
-def _shares(a: Acts) -> bool:
+def _is_shared(a: Acts) -> bool:
     return len(a.blocks) > 1 and a.blocks[0].mlp.up is a.blocks[1].mlp.up
+
+
+# What others ask
+
+
+def vocabulary(p: Params) -> int:
+    """Return V."""
+    return len(p.embedding.token)
+
+
+def accumulators(g: Params) -> tuple[Array, ...]:
+    """Return the gradients of matrices that backward always adds to: a position's rows are few."""
+    return (g.embedding.position,)
+
+
+def logits(p: Params, y: Array, out: Array) -> Array:
+    """Write the logits (n, V) of rows y (n, C) of `forward` into out, and return it."""
+    return linear.forward(out, y, p.embedding.token)
+
+
+def attention_weights(m: Memory) -> Array:
+    """Return the attention weights (L, B, H, T, T) of the last forward pass."""
+    return np.stack([attention.weights(block.attention, m.inputs.starts) for block in m.acts.blocks])
+
+
+def embed(p: Params, x: Array, tokens: Array, positions: Array) -> None:
+    """Write token + position rows, both indexed by int32 (n,), into x (n, C)."""
+    embedding_forward(x, tokens, positions, p.embedding.token, p.embedding.position)
+
+
+# As kernels/decode.py numbers them.
+KERNEL_BLOCK = (
+    "norm1.gain", "norm1.bias", "attention.qkv_weight", "attention.qkv_bias",
+    "attention.out_weight", "attention.out_bias", "norm2.gain", "norm2.bias",
+    "mlp.up_weight", "mlp.up_bias", "mlp.down_weight", "mlp.down_bias",
+)  # fmt: skip
+KERNEL_LAST = ("norm.gain", "norm.bias", "embedding.token")
+
+
+def kernel_offsets(config: ModelConfig, layout: Layout) -> Array:
+    """Return where the decoding kernel finds each tensor in the row, int64 (L + 1, 12)."""
+    start = {slot.name: slot.start for slot in layout.slots}
+    offsets = np.zeros((config.n_layer + 1, len(KERNEL_BLOCK)), np.int64)
+    for i in range(config.n_layer):
+        offsets[i] = [start[f"blocks.{i}.{name}"] for name in KERNEL_BLOCK]
+    offsets[-1, : len(KERNEL_LAST)] = [start[name] for name in KERNEL_LAST]
+    return offsets

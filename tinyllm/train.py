@@ -86,6 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
     from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
     from tinyllm.cli.display import duration, watcher
+    from tinyllm.network import Purpose
     from tinyllm.parallel.team import Team
     from tinyllm.report import ReportError, write
     from tinyllm.training import setup
@@ -120,11 +121,8 @@ def _run(args: argparse.Namespace, interrupt: Interrupt, began: float) -> int:
             state.environment = environment
             with Team(workers * blas_threads) as team, Metrics(directory) as metrics:
                 watch.line(_description(state, datasets, args, directory))
-                config, V = state.config, state.tokenizer.vocab_size
-                engine = Engine(
-                    config.model, V, config.train.batch_size, state.layout, team, workers, args.recompute,
-                    accumulate=config.train.accumulate > 1,
-                )  # fmt: skip
+                purpose = Purpose(recompute=args.recompute, accumulate=state.config.train.accumulate > 1)
+                engine = Engine(state, team, workers, purpose)
                 manager.reserve(state)  # touched now, the first save is no slower than the others
                 rhythm = SaveRhythm(args.save_every_steps, args.save_every_minutes)
                 loop = Loop(state, datasets, engine, manager, metrics, watch, rhythm, interrupt)

@@ -33,6 +33,7 @@ def build(
     from tinyllm.arena import aligned_empty
     from tinyllm.config import Config, ModelConfig, TrainConfig
     from tinyllm.kernels import compile_all, is_warm
+    from tinyllm.network import Purpose
     from tinyllm.parallel.team import Team
     from tinyllm.run.schedule import Schedule
     from tinyllm.run.state import TrainState, layout_of
@@ -56,7 +57,7 @@ def build(
         Config(model, train), CharTokenizer((ord("a"),)), rows, layout, schedule, ("pretraining",)
     )
     team = Team(workers * blas_threads)
-    engine = Engine(model, shape.V, shape.B, layout, team, workers, recompute, accumulate=False)
+    engine = Engine(state, team, workers, Purpose(recompute=recompute, accumulate=False))
     draws = np.random.default_rng(0).integers(0, shape.V, (BATCHES, shape.B, shape.T + 1)).astype(np.int32)
     starts = np.zeros((shape.B, shape.T), np.int32)
     batches = [Batch.of(draw[:, :-1].copy(), draw[:, 1:].copy(), starts) for draw in draws]

@@ -13,7 +13,7 @@ from tinyllm.arena import Array
 from tinyllm.inference import prompt
 from tinyllm.inference.cache import Cache
 from tinyllm.inference.weights import Weights
-from tinyllm.kernels import decode_, embedding_forward
+from tinyllm.kernels import decode_
 from tinyllm.parallel.team import Team
 
 FEW = 16  # new tokens up to which rows of their own are quicker than a block with its matrix products
@@ -41,9 +41,9 @@ class Decoder:
     def extend(self, b: int, tokens: Array) -> Array:
         """Append tokens (n,) to sequence b; return the logits (V,) after the last, valid until the next call.
 
-        Equal, to rounding, to `model.forward` of the whole window. If the tokens do not fit into block_size,
-        the window slides: it begins anew with the newest `kept` tokens. Raises IndexError for a token outside
-        the vocabulary, ValueError if there is no token.
+        Equal, to rounding, to the network's forward of the whole window. If the tokens do not fit into
+        block_size, the window slides: it restarts with the newest `kept` tokens. Raises IndexError for a
+        token outside the vocabulary, ValueError if there is no token.
         """
         if tokens.ndim != 1 or not tokens.size:
             raise ValueError(f"tokens: expected (at least 1,), found {tokens.shape}")
@@ -57,7 +57,8 @@ class Decoder:
         cache, T = self.cache, self.weights.config.block_size
         self._check(min(tokens), max(tokens))
         logits: Array = self._logits[: len(sequences)]
-        if any(cache.lengths[b] == T for b in sequences):  # a window slides: one after the other
+        if self.weights.offsets is None or any(cache.lengths[b] == T for b in sequences):
+            # The kernel cannot, or a window slides: one after the other.
             for r, (b, token) in enumerate(zip(sequences, tokens, strict=True)):
                 self._extend(b, np.array([token], np.int32), logits[r : r + 1])
             return logits
@@ -82,7 +83,7 @@ class Decoder:
             tokens = window[-kept(T) :]
             cache.rewind(b, 0)
         tokens = np.ascontiguousarray(tokens, np.int32)
-        if len(tokens) > FEW:
+        if self.weights.offsets is None or len(tokens) > FEW:
             prompt.read(self.weights, cache, b, tokens, logits)
             return
         for r, token in enumerate(tokens):
@@ -95,13 +96,13 @@ class Decoder:
 
     def _run(self, R: int, logits: Array) -> None:
         """Take R rows through the model; write the logits (n, V) of the last n."""
-        p = self.weights.params.embedding
+        assert self.weights.offsets is not None
         x, positions, ranks = self._x[:R], self._positions[:R], self.team.size
         norms = self._norms[: ranks * x.size].reshape(ranks, *x.shape)
-        embedding_forward(x, self._tokens[:R], positions, p.token, p.position)
+        self.weights.network.embed(self.weights.params, x, self._tokens[:R], positions)
         arguments = (
             self.cache.memory, logits, x, norms, self._wide[:R], self._mix[:R], self._scores,
-            self._counters, self.weights.row, self.weights.places, self._sequences[:R], positions,
+            self._counters, self.weights.row, self.weights.offsets, self._sequences[:R], positions,
         )  # fmt: skip
         self._counters[:] = 0
         try:

@@ -1,7 +1,7 @@
 """What happens inside a model that reads one prompt: who attends to whom, what comes next, how large all is.
 
-Forward and backward are those of training. Training keeps no attention weights, so they are made again, from
-the queries and keys that it does keep, by the readable attention of `tinyllm.kernels.reference`.
+Forward and backward are those of training, which keeps no attention weights: the network computes them again
+from the queries and keys that it does keep.
 Order: what is found, finding it, its parts.
 """
 
@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyllm import model
 from tinyllm.arena import Array, Layout
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.format import DTYPES
@@ -22,8 +21,8 @@ from tinyllm.checkpoint.reader import CheckpointFile
 from tinyllm.config import ModelConfig
 from tinyllm.inference.weights import Weights
 from tinyllm.kernels import sum_squares
-from tinyllm.kernels.reference import attention_forward  # type: ignore[import-not-found]
-from tinyllm.layers import attention, dropout
+from tinyllm.layers import linear
+from tinyllm.network import Pass, Purpose
 from tinyllm.run.state import Workspace, layout_of
 
 POSITIONS = 256  # that a page has room for
@@ -76,42 +75,24 @@ def trace(weights: Weights, prompt: Array, k: int, file: Path | None = None) -> 
     read from `file`. Raises CheckpointError.
     """
     n = min(len(prompt), room(weights.config))
-    layout = layout_of(weights.config, weights.vocabulary)
-    work = Workspace(
-        dataclasses.replace(weights.config, block_size=n, dropout=0.0), weights.vocabulary, 1, layout,
-        weights.row.dtype, accumulate=False,
-    )  # fmt: skip
-    inputs = work.inputs
+    config = dataclasses.replace(weights.config, block_size=n, dropout=0.0)
+    work = Workspace(config, weights.vocabulary, 1, weights.row.dtype, Purpose(accumulate=False))
+    inputs, losses, following = work.memory.inputs, work.memory.losses, prompt[1 : n + 1]
     inputs.tokens[:], inputs.positions[:], inputs.targets[:] = prompt[:n], np.arange(n), -1
-    following = prompt[1 : n + 1]
     inputs.targets[: len(following)] = following
-    y = model.forward(weights.params, work.acts, work.scratch, inputs, dropout.OFF)
-    seen = np.stack([_attention(block.attention, work.acts) for block in work.acts.blocks])
-    predictions = tuple(
-        _predict(y[t] @ weights.params.embedding.token.T, inputs.targets[t], k) for t in range(n)
-    )
+    y = weights.network.forward(weights.params, work.memory, Pass())
+    seen = weights.network.attention_weights(work.memory)[:, 0]
+    logits = weights.network.logits(weights.params, y, np.empty((n, weights.vocabulary), y.dtype))
+    predictions = tuple(_predict(logits[t], inputs.targets[t], k) for t in range(n))
     if len(following):
-        work.begin()
-        model.backward(
-            weights.params, work.grads, work.acts, work.scratch, work.losses, inputs, dropout.OFF,
-            1 / len(following), first=True,
-        )  # fmt: skip
+        work.clear_gradients()
+        deferred = linear.DeferredGradients([work.memory.scratch.product])
+        weights.network.backward(weights.params, work.memory, Pass(), 1 / len(following), deferred)
     gradient = work.gradient if len(following) else None
     moments = {role: _moment_norms(file, role) if file else {} for role in ("m", "v")}
-    loss = math.fsum(work.losses) / len(following) if len(following) else None
-    norms = _norms(layout, weights.row, gradient, moments)
+    loss = math.fsum(losses) / len(following) if len(following) else None
+    norms = _norms(layout_of(weights.config, weights.vocabulary), weights.row, gradient, moments)
     return Trace(prompt[:n], inputs.targets, seen, predictions, norms, loss)
-
-
-def _attention(a: attention.Acts, acts: model.Acts) -> Array:
-    """Return one layer's weights (H, n, n)."""
-    _, H, n = a.lse.shape
-    q, k, _ = attention.heads(a.qkv, 3, 1, H)
-    p, starts = q @ k.swapaxes(2, 3), np.zeros((1, n), np.int32)
-    scale = 1 / math.sqrt(acts.embedding.x.shape[1] // H)
-    attention_forward(p, np.empty_like(a.lse), starts, 0, 0, scale, dropout.NO_MASK.key, 0, 0.0)
-    weights: Array = p[0]
-    return weights
 
 
 def _predict(logits: Array, target: int, k: int) -> Prediction:

@@ -1,40 +1,23 @@
 """Causal multi-head self-attention: every position takes a weighted mean of the values before it.
 
-Vaswani et al. 2017, arXiv:1706.03762, computed in blocks as in Dao et al. 2022, arXiv:2205.14135: no
-(T, T) array is kept or even made, and blocks in which nothing is visible, being in the future or in
-another document, are not computed. (N, 3C) is seen as heads (B, H, T, D) through strides, which BLAS
-accepts: queries and all results are read and written in place. Keys and values, the right-hand sides, are
-copied for a few sequences at a time, transposed where the product wants them so; the copies cost a tenth
-of what BLAS then saves.
+Vaswani et al. 2017, arXiv:1706.03762. The layer itself is two linear maps: rows to queries, keys and values,
+and means of values back to rows. What stands between them depends on where keys and values come from, and is
+passed in as a Source: training attends within the documents of a batch (`Within`, in blocks: blockwise.py,
+after Dao et al. 2022), generation to a cache.
 
-Order: shapes, who sees whom, forward, backward.
+Order: shapes, sources, forward, backward, the weights for a person to look at.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from tinyllm.arena import Array, tensor
-from tinyllm.kernels import (
-    add_bias_,
-    add_heads_,
-    attention_backward,
-    attention_delta,
-    attention_forward,
-    bias_backward,
-    copy_heads,
-    transpose_heads,
-)
-from tinyllm.layers import dropout, linear
-
-BLOCK = 64  # queries of a block forward, keys of a block backward
-SMALL = 1_000_000  # OpenBLAS packs nothing, and is twice as fast, where rows * columns * depth stay below
-PAD = 16  # columns to spare: rows whose lengths are powers of two would fight for a few lines of the cache
-SCORES = 1 << 17  # scores at a time, where there are several sequences: 512 KiB, half of a common L2 cache
+from tinyllm.kernels import add_bias_, attention_delta, attention_forward, bias_backward
+from tinyllm.layers import blockwise, dropout, linear
 
 
 class Params(NamedTuple):
@@ -57,14 +40,9 @@ class Acts(NamedTuple):
 class Scratch(NamedTuple):
     """Working memory, shared by all blocks."""
 
-    scores: Array  # (some,) one block of scores, then of probabilities
-    dscores: Array  # (some,)
+    blocks: blockwise.Scratch
     dqkv: Array  # (N, 3C)
     dmix: Array  # (N, C)
-    delta: Array  # (B, H, T) the sum of probability times its gradient
-    straight: Array  # (G, H, T, D) values, or in backward keys
-    turned: Array  # (2, G, H, D, T + PAD) keys, and in backward values
-    share: Array  # (G, H, T, D) what a block adds to its rows of a result
 
 
 def params(C: int, L: int) -> Params:
@@ -82,13 +60,8 @@ def acts(B: int, T: int, C: int, H: int) -> Acts:
 
 def scratch(B: int, T: int, C: int, H: int) -> Scratch:
     """Return the Specs of working memory, shared by all blocks."""
-    N, G = B * T, group(B, H, T)
-    D, scores = C // H, tensor(G * H * T * min(BLOCK, T))
-    straight = tensor(G, H, T, D)
-    return Scratch(
-        scores, scores, tensor(N, 3 * C), tensor(N, C), tensor(B, H, T),
-        straight, tensor(2, G, H, D, T + PAD), straight,
-    )  # fmt: skip
+    N = B * T
+    return Scratch(blockwise.scratch(B, T, C, H), tensor(N, 3 * C), tensor(N, C))
 
 
 def heads(x: Array, k: int, B: int, H: int) -> Array:
@@ -96,125 +69,70 @@ def heads(x: Array, k: int, B: int, H: int) -> Array:
     return x.reshape(B, x.shape[0] // B, k, H, -1).transpose(2, 0, 3, 1, 4)
 
 
-def group(B: int, H: int, T: int) -> int:
-    """Return how many of B sequences are attended in at a time."""
-    return max(1, min(B, SCORES // (H * T * min(BLOCK, T))))
+class Source(Protocol):
+    """Where keys and values come from, and which of them each query sees."""
+
+    def attend(self, a: Acts, s: Scratch, site: Site) -> None:
+        """Write the means a.mix (N, C) of the values that the queries in a.qkv (N, 3C) see."""
 
 
-class Group(NamedTuple):
-    """Sequences that are attended in together, and the blocks in which something is visible."""
+class Site(NamedTuple):
+    """One layer's attention in a forward or backward pass."""
 
-    sequences: slice
-    forward: tuple[
-        tuple[slice, slice, tuple[slice, ...]], ...
-    ]  # (queries, all keys they see, parts of these)
-    backward: tuple[tuple[slice, slice, bool], ...]  # (keys, queries, whether these keys are new)
+    source: Source
+    layer: int
+    mask: dropout.Mask
 
 
-class Documents(NamedTuple):
-    """Who sees whom: the same for all layers, forward and backward."""
+class Within(NamedTuple):
+    """The Source of training: a query sees the keys of its own document up to itself."""
 
-    starts: Array  # int32 (B, T) index of the first token of each token's document
-    groups: tuple[Group, ...]
+    blocks: blockwise.BlockMask
 
-
-def documents(starts: Array, H: int, D: int) -> Documents:
-    """Return the blocks of sequences whose documents begin at starts (B, T), which never falls along T."""
-    B, T = starts.shape
-    G, groups = group(B, H, T), []
-    borders = [(first, min(first + BLOCK, T)) for first in range(0, T, BLOCK)]
-    for first in range(0, B, G):
-        rows = starts[first : min(first + G, B)]
-        forward, backward = [], []
-        for begin, end in borders:
-            seen = min(int(row[begin]) for row in rows)
-            forward.append((slice(begin, end), slice(seen, end), _parts(0, end - seen, D)))
-            # The queries that see key end - 1 go on as long as their document began before `end`.
-            last = max(int(row.searchsorted(end)) for row in rows)
-            backward += [(slice(begin, end), part, part.start == begin) for part in _parts(begin, last, D)]
-        groups.append(Group(slice(first, first + len(rows)), tuple(forward), tuple(backward)))
-    return Documents(starts, tuple(groups))
+    def attend(self, a: Acts, s: Scratch, site: Site) -> None:
+        """Write a.mix (N, C), and into a.lse (B, H, T) what backward needs."""
+        x = _heads(a.qkv, a.mix, a)
+        blockwise.forward(x, a.lse, s.blocks, self.blocks, site.mask)
 
 
-def _parts(begin: int, end: int, D: int) -> tuple[slice, ...]:
-    """Cut a range so that a product of a part with BLOCK rows, D deep, stays SMALL."""
-    count = -(-(end - begin) // max(BLOCK, SMALL // (BLOCK * D) // BLOCK * BLOCK))
-    borders = [begin + (end - begin) * i // count for i in range(count + 1)]
-    return tuple(slice(a, b) for a, b in itertools.pairwise(borders))
-
-
-def forward(p: Params, a: Acts, s: Scratch, x: Array, y: Array, docs: Documents, mask: dropout.Mask) -> Array:
-    """Attend within each document: x (N, C) to y (N, C), without its last bias; return y."""
-    B, H, T = a.lse.shape
-    scale = 1 / math.sqrt(x.shape[1] // H)
+def forward(p: Params, a: Acts, s: Scratch, x: Array, y: Array, site: Site) -> Array:
+    """Map x (N, C) to y (N, C), without its last bias, and return it."""
     linear.forward(a.qkv, x, p.qkv_weight)
     add_bias_(a.qkv, p.qkv_bias)
-    q, k, v = heads(a.qkv, 3, B, H)
-    mix = heads(a.mix, 1, B, H)[0]
-    for b, blocks, _ in docs.groups:
-        G, first = b.stop - b.start, mask.first + b.start * H * T
-        kt, values = s.turned[0, :G], s.straight[:G]
-        transpose_heads(kt, k[b])
-        copy_heads(values, v[b])
-        for rows, keys, parts in blocks:
-            prob, seen, held = _block(s.scores, G, H, rows, keys), kt[..., keys], values[:, :, keys]
-            for part in parts:
-                np.matmul(q[b, :, rows], seen[..., part], out=prob[..., part])
-            attention_forward(
-                prob, a.lse[b], docs.starts[b], rows.start, keys.start, scale, mask.key, first, mask.rate
-            )
-            for part in parts:
-                _multiply(mix[b, :, rows], prob[..., part], held[:, :, part], s.share, part.start > 0)
+    site.source.attend(a, s, site)
     return linear.forward(y, a.mix, p.out_weight)
 
 
-def backward(
-    p: Params, g: Params, a: Acts, s: Scratch, x: Array, dy: Array, dx: Array, later: linear.Later,
-    docs: Documents, mask: dropout.Mask,
-) -> None:  # fmt: skip
-    """Undo `forward`: g +=, dx (N, C) =; dy (N, C) is the gradient of y plus its bias."""
-    B, H, T = a.lse.shape
-    scale = 1 / math.sqrt(x.shape[1] // H)
-    linear.backward(s.dmix, g.out_weight, dy, a.mix, p.out_weight, later)
-    attention_delta(s.delta, s.dmix, a.mix)
-    (q, k, v), (dq, dk, dv) = heads(a.qkv, 3, B, H), heads(s.dqkv, 3, B, H)
-    dmix = heads(s.dmix, 1, B, H)[0]
-    for b, _, blocks in docs.groups:
-        G, first = b.stop - b.start, mask.first + b.start * H * T
-        (kt, vt), ks = s.turned[:, :G], s.straight[:G]
-        transpose_heads(kt, k[b])
-        transpose_heads(vt, v[b])
-        copy_heads(ks, k[b])
-        for keys, rows, new in blocks:
-            prob, dscore = _block(s.scores, G, H, rows, keys), _block(s.dscores, G, H, rows, keys)
-            np.matmul(q[b, :, rows], kt[..., keys], out=prob)
-            np.matmul(dmix[b, :, rows], vt[..., keys], out=dscore)
-            attention_backward(
-                prob, dscore, a.lse[b], s.delta[b], docs.starts[b], rows.start, keys.start, scale,
-                mask.key, first, mask.rate,
-            )  # fmt: skip
-            # In the forward pass: mix = prob · v, and scores = q · kᵀ.
-            _multiply(dv[b, :, keys], prob.swapaxes(2, 3), dmix[b, :, rows], s.share, not new)
-            _multiply(dk[b, :, keys], dscore.swapaxes(2, 3), q[b, :, rows], s.share, not new)
-            _multiply(dq[b, :, rows], dscore, ks[:, :, keys], s.share, keys.start > 0)
-            if keys.start == 0:
-                dq[b, :, rows.stop :] = 0  # what does not see the first keys begins with what it sees later
+def backward(p: Params, g: Params, a: Acts, s: Scratch, flow: linear.Flow, site: Site) -> None:
+    """Undo `forward`: g +=, flow.dx (N, C) =; flow.dy (N, C) is the gradient of y plus its bias."""
+    x, dy, dx, deferred = flow
+    assert isinstance(site.source, Within)  # no other source is trained through
+    linear.backward(s.dmix, g.out_weight, dy, a.mix, p.out_weight, deferred)
+    attention_delta(s.blocks.delta, s.dmix, a.mix)
+    blockwise.backward(
+        _heads(a.qkv, a.mix, a), _heads(s.dqkv, s.dmix, a), a.lse, s.blocks, site.source.blocks, site.mask
+    )
     bias_backward(g.qkv_bias, s.dqkv)
-    linear.backward(dx, g.qkv_weight, s.dqkv, x, p.qkv_weight, later)
-    later.finish()
+    linear.backward(dx, g.qkv_weight, s.dqkv, x, p.qkv_weight, deferred)
+    deferred.finish()
 
 
-def _block(memory: Array, G: int, H: int, rows: slice, columns: slice) -> Array:
-    """Return the front of `memory` as the block (G, H, rows, columns)."""
-    shape = G, H, rows.stop - rows.start, columns.stop - columns.start
-    return memory[: math.prod(shape)].reshape(shape)
+def _heads(qkv: Array, mix: Array, a: Acts) -> blockwise.Heads:
+    B, H, _ = a.lse.shape
+    q, k, v = heads(qkv, 3, B, H)
+    return blockwise.Heads(q, k, v, heads(mix, 1, B, H)[0])
 
 
-def _multiply(y: Array, left: Array, right: Array, share: Array, add: bool) -> None:
-    """Write y = left · right, or add it to y; all (G, H, rows, columns)."""
-    if add:
-        part = share[: len(y), :, : y.shape[2]]
-        np.matmul(left, right, out=part)
-        add_heads_(y, part)
-    else:
-        np.matmul(left, right, out=y)
+def weights(a: Acts, starts: Array) -> Array:
+    """Return the weights (B, H, T, T) that training uses but does not keep; starts int32 (B, T).
+
+    Row t: the weights with which position t takes the values of all others, 0 where it sees none.
+    """
+    B, H, _ = a.lse.shape
+    q, k, _ = heads(a.qkv, 3, B, H)
+    p: Array = q @ k.swapaxes(2, 3)
+    none = dropout.NO_MASK
+    attention_forward(
+        p, np.empty_like(a.lse), starts, 0, 0, 1 / math.sqrt(q.shape[3]), none.key, none.first, none.rate
+    )
+    return p

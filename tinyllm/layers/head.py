@@ -18,6 +18,15 @@ MOST = 1 << 24  # logits at a time: 64 MiB in float32
 FEWEST_ROWS = 256  # fewer would make the matrix products slow
 
 
+class Rows(NamedTuple):
+    """What the head reads, and what it makes of it."""
+
+    y: Array  # (N, C) the final norm's output
+    targets: Array  # int32 (N,); -1 where there is no loss
+    losses: Array  # float64 (N,) nats
+    dy: Array  # (N, C) gradient of y, written by backward alone
+
+
 class Scratch(NamedTuple):
     """Working memory of both passes."""
 
@@ -38,25 +47,26 @@ def _blocks(N: int, rows: int) -> Iterator[slice]:
     return (slice(first, min(first + rows, N)) for first in range(0, N, rows))
 
 
-def forward(weight: Array, s: Scratch, losses: Array, y: Array, targets: Array) -> None:
-    """Write the loss in nats of each row of y (N, C) into losses, float64 (N,); weight (V, C)."""
-    for block in _blocks(len(y), len(s.logits)):
-        logits = linear.forward(s.logits[: block.stop - block.start], y[block], weight)
-        cross_entropy_forward(losses[block], logits, targets[block])
+def forward(weight: Array, s: Scratch, rows: Rows) -> None:
+    """Write the loss of each row into rows.losses; weight (V, C)."""
+    for block in _blocks(len(rows.y), len(s.logits)):
+        logits = linear.forward(s.logits[: block.stop - block.start], rows.y[block], weight)
+        cross_entropy_forward(rows.losses[block], logits, rows.targets[block])
 
 
 def backward(
-    weight: Array, dweight: Array, s: Scratch, losses: Array, y: Array, dy: Array, targets: Array,
-    scale: float, product: Array, add: bool,
-) -> None:  # fmt: skip
-    """Write the losses as `forward` does, and the gradient of scale * sum(losses): dy (N, C) =.
+    weight: Array, dweight: Array, s: Scratch, rows: Rows, scale: float, deferred: linear.DeferredGradients
+) -> None:
+    """Write the losses as `forward` does, and the gradient of scale * sum(losses): rows.dy =.
 
-    dweight += if `add`, else it is overwritten; `product` holds at least as many elements.
+    dweight (V, C) += if `deferred.add`, else it is overwritten.
     """
-    for block in _blocks(len(y), len(s.logits)):
-        logits = linear.forward(s.logits[: block.stop - block.start], y[block], weight)
-        cross_entropy_backward(losses[block], logits, targets[block], scale)
+    add = deferred.add
+    for block in _blocks(len(rows.y), len(s.logits)):
+        y = rows.y[block]
+        logits = linear.forward(s.logits[: block.stop - block.start], y, weight)
+        cross_entropy_backward(rows.losses[block], logits, rows.targets[block], scale)
         # At once: every block adds to the same gradient, and the next one needs the room of these logits.
-        linear.backward_weight(dweight, logits, y[block], product if add else None)
-        linear.backward_input(dy[block], logits, weight)
+        linear.backward_weight(dweight, logits, y, deferred.products[deferred.rank] if add else None)
+        linear.backward_input(rows.dy[block], logits, weight)
         add = True

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyllm.arena import Array
-from tinyllm.parallel.team import Spare
+from tinyllm.parallel.team import WorkQueue
 
 
 def forward(y: Array, x: Array, weight: Array) -> Array:
@@ -19,9 +19,10 @@ def forward(y: Array, x: Array, weight: Array) -> Array:
     return np.matmul(x, weight.T, out=y)
 
 
-def backward(dx: Array, dweight: Array, dy: Array, x: Array, weight: Array, later: Later) -> None:
-    """Undo `forward`: dx (N, in) = dy · weight;  dweight (out, in) (+)= dyᵀ · x, perhaps later."""
-    later.weight(dweight, dy, x)
+def backward(dx: Array, dweight: Array, dy: Array, x: Array, weight: Array,
+             deferred: DeferredGradients) -> None:  # fmt: skip
+    """Undo `forward`: dx (N, in) = dy · weight;  dweight (out, in) (+)= dyᵀ · x, perhaps deferred."""
+    deferred.leave(dweight, dy, x)
     backward_input(dx, dy, weight)
 
 
@@ -44,19 +45,19 @@ def backward_weight(dweight: Array, dy: Array, x: Array, product: Array | None) 
         dweight += product
 
 
-class Later(NamedTuple):
+class DeferredGradients(NamedTuple):
     """How a worker makes the gradients of weights, which its own backward never reads.
 
-    With `spare` they are left there: the worker goes on with what the chain rule needs next, and another one
-    that has ended its own share makes them, or nobody does and `finish` makes them. Without, at once.
+    With a `queue` they are left there: the worker continues with what the chain rule needs next, and another
+    one that has finished its own share makes them, or nobody does and `finish` makes them. Without, at once.
     """
 
     products: Sequence[Array]  # of each rank: memory for a gradient that is added
     add: bool = False  # False in the first micro-batch of a step: what gradients held is overwritten
-    spare: Spare | None = None
+    queue: WorkQueue | None = None
     rank: int = 0
 
-    def weight(self, dweight: Array, dy: Array, x: Array) -> None:
+    def leave(self, dweight: Array, dy: Array, x: Array) -> None:
         """Make dweight (out, in) (+)= dyᵀ · x before `finish` returns.
 
         Until then dy and x must not change, and nothing else may be left for the same dweight.
@@ -65,12 +66,21 @@ class Later(NamedTuple):
         def make(runner: int) -> None:  # whose own product is free: it has ended its share, or finishes
             backward_weight(dweight, dy, x, self.products[runner] if self.add else None)
 
-        if self.spare is None:
+        if self.queue is None:
             make(self.rank)
         else:
-            self.spare.leave(self.rank, make)
+            self.queue.put(self.rank, make)
 
     def finish(self) -> None:
         """Return when all gradients that were left are made."""
-        if self.spare is not None:
-            self.spare.finish(self.rank)
+        if self.queue is not None:
+            self.queue.finish(self.rank)
+
+
+class Flow(NamedTuple):
+    """What passes through a sub-layer in backward."""
+
+    x: Array  # (N, C) what forward read
+    dy: Array  # (N, C) the gradient of what forward wrote
+    dx: Array  # (N, C) where the gradient of x is written
+    deferred: DeferredGradients

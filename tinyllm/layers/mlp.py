@@ -62,12 +62,11 @@ def remember(p: Params, a: Acts, x: Array) -> None:
     linear.forward(a.up, x, p.up_weight)
 
 
-def backward(
-    p: Params, g: Params, a: Acts, s: Scratch, x: Array, dy: Array, dx: Array, later: linear.Later
-) -> None:
-    """Undo `forward`: g +=, dx (N, C) =; dy (N, C) is the gradient of y plus its bias."""
+def backward(p: Params, g: Params, a: Acts, s: Scratch, flow: linear.Flow) -> None:
+    """Undo `forward`: g +=, flow.dx (N, C) =; flow.dy (N, C) is the gradient of y plus its bias."""
+    x, dy, dx, deferred = flow
     linear.backward_input(s.dgelu, dy, p.down_weight)
     bias_gelu_backward(s.dgelu, s.gelu, g.up_bias, a.up, p.up_bias)
-    later.weight(g.down_weight, dy, s.gelu)
-    linear.backward(dx, g.up_weight, s.dgelu, x, p.up_weight, later)
-    later.finish()
+    deferred.leave(g.down_weight, dy, s.gelu)
+    linear.backward(dx, g.up_weight, s.dgelu, x, p.up_weight, deferred)
+    deferred.finish()

@@ -20,6 +20,14 @@ class Acts(NamedTuple):
     norm: layernorm.Acts
 
 
+class Scratch(NamedTuple):
+    """What passes between the sub-layers, shared by all blocks."""
+
+    h: Array  # (N, C) a sub-layer's output; in backward its gradient, where dropout changes it
+    dx: Array  # (N, C) gradient of the residual stream
+    dy: Array  # (N, C) gradient of a norm's output, which is a sub-layer's input
+
+
 def acts(N: int, C: int) -> Acts:
     """Return the Specs of N rows of the stream and of their norm."""
     return Acts(tensor(N, C), layernorm.acts(N, C))
@@ -32,14 +40,13 @@ def forward(p: layernorm.Params, a: Acts, skip: Array, h: Array, bias: Array, ma
 
 
 def backward(
-    p: layernorm.Params, g: layernorm.Params, dbias: Array, a: Acts, dy: Array, dx: Array, dh: Array,
-    mask: dropout.Mask,
-) -> Array:  # fmt: skip
-    """Undo `forward`: g, dbias +=; dx (N, C), the stream's gradient, += the norm's; return that of h.
+    p: layernorm.Params, g: layernorm.Params, dbias: Array, a: Acts, s: Scratch, mask: dropout.Mask
+) -> Array:
+    """Undo `forward`: g, dbias (C,) +=; s.dx += the norm's gradient, made of s.dy; return that of h (N, C).
 
-    Without dropout it is dx itself; with it, it is written into dh (N, C).
+    Without dropout it is s.dx itself; with it, it is written into s.h.
     """
     residual_norm_backward(
-        dx, dh, dbias, g.gain, g.bias, dy, a.x, p.gain, a.norm.mean, a.norm.rstd, *mask
+        s.dx, s.h, dbias, g.gain, g.bias, s.dy, a.x, p.gain, a.norm.mean, a.norm.rstd, *mask
     )  # fmt: skip
-    return dh if mask.rate else dx
+    return s.h if mask.rate else s.dx

@@ -2,8 +2,8 @@
 
 Kernels and BLAS calls are serial and release the GIL, so W Python threads keep W cores busy, and meet
 only a few times in a step. What is computed for a rank, and where it is written, depends on its number
-alone. Who computes it may depend on time: cores are never equally fast, so a rank that has ended takes over
-what others have left for later.
+alone. Who computes it may depend on time: cores are never equally fast, so a rank that has finished takes
+over tasks that others have deferred.
 """
 
 from __future__ import annotations
@@ -58,41 +58,42 @@ class Team:
         self.close()
 
 
-class Spare:
-    """Tasks that can wait, left by each rank for itself or for whoever is idle first.
+class WorkQueue:
+    """Deferred tasks: each rank puts its own, and runs them itself unless an idle rank takes them first.
 
     Blumofe and Leiserson 1999, "Scheduling Multithreaded Computations by Work Stealing". A task must write
-    the same numbers to the same place whoever runs it: then results do not depend on who did. Tasks that are
-    left between two calls of `finish` run in any order, and at once, so no two may write to the same place,
-    and none may leave others. All ranks must be running: each stays in `working` until the last has ended.
+    the same numbers to the same place whichever rank runs it: then results do not depend on who did. Tasks
+    that are put between two calls of `finish` run in any order, and at once, so no two may write to the same
+    place, and none may put others. All ranks must be running: each stays in `working` until the last has
+    finished its own work.
     """
 
     def __init__(self, ranks: int) -> None:
-        self._left: list[deque[Task]] = [deque() for _ in range(ranks)]
-        self._taken = [0] * ranks  # of each rank's tasks, those that others have begun and not ended
+        self._waiting: list[deque[Task]] = [deque() for _ in range(ranks)]
+        self._taken = [0] * ranks  # of each rank's tasks, those that others have begun and not finished
         self._busy = 0
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
 
-    def begin(self) -> None:
-        """Forget everything; called before the ranks run, by nobody else at the same time."""
-        for tasks in self._left:
+    def reset(self) -> None:
+        """Empty the queue; called before the ranks run, by one thread."""
+        for tasks in self._waiting:
             tasks.clear()
-        self._taken = [0] * len(self._left)
-        self._busy = len(self._left)
+        self._taken = [0] * len(self._waiting)
+        self._busy = len(self._waiting)
 
-    def leave(self, rank: int, task: Task) -> None:
-        """Leave a task of `rank`, which `finish` waits for."""
+    def put(self, rank: int, task: Task) -> None:
+        """Add a task of `rank`, which `finish` waits for."""
         with self._lock:
-            self._left[rank].append(task)
+            self._waiting[rank].append(task)
             self._changed.notify_all()
 
     def finish(self, rank: int) -> None:
-        """Return when every task that `rank` has left is done; run those that nobody has begun."""
+        """Return when every task that `rank` has put is done; run those that no other rank has begun."""
         while True:
             with self._lock:
-                if self._left[rank]:
-                    task = self._left[rank].pop()  # the newest: what it reads is still in the cache
+                if self._waiting[rank]:
+                    task = self._waiting[rank].pop()  # the newest: what it reads is still in the cache
                 elif self._taken[rank]:
                     self._changed.wait()
                     continue
@@ -114,13 +115,13 @@ class Spare:
     def _help(self, rank: int) -> None:
         while True:
             with self._lock:
-                owner = max(range(len(self._left)), key=lambda other: len(self._left[other]))
-                if not self._left[owner]:
+                owner = max(range(len(self._waiting)), key=lambda other: len(self._waiting[other]))
+                if not self._waiting[owner]:
                     if not self._busy:
                         return
                     self._changed.wait()
                     continue
-                task = self._left[owner].popleft()
+                task = self._waiting[owner].popleft()
                 self._taken[owner] += 1
             try:
                 task(rank)

@@ -19,11 +19,13 @@ import numpy.typing as npt
 from tinyllm import model
 from tinyllm.arena import Array, Layout, aligned_empty
 from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, from_fields
+from tinyllm.network import TRAINING, Inputs, Memory, Network, Purpose
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.stopping import EarlyStopping
 from tinyllm.text.tokenizer import Tokenizer
 
 ROLES = ("params", "m", "v")
+NETWORKS: dict[str, Network] = {"gpt": model}  # the one place that names them; see network.py
 
 
 @dataclass
@@ -82,10 +84,9 @@ class TrainState:
         return cls(config, tokenizer, rows, layout, schedule, phases, Progress(phase=phases[0]))
 
     @cached_property
-    def params(self) -> model.Params:
-        """The parameters, as views into their row: `rows` is written to, and never replaced."""
-        params: model.Params = self.layout.views(self.rows[0])
-        return params
+    def params(self) -> Any:
+        """The network's parameters, as views into their row: `rows` is written to, and never replaced."""
+        return self.layout.views(self.rows[0])
 
     def document(self) -> dict[str, Any]:
         """Return everything but the rows as plain nested values."""
@@ -140,46 +141,68 @@ class TrainState:
         }
 
 
+def network_of(config: ModelConfig) -> Network:
+    """Return the network that a config describes."""
+    return NETWORKS["gpt"]
+
+
 def layout_of(config: ModelConfig, V: int) -> Layout:
     """Return the layout of a model's parameters for a vocabulary of V tokens."""
-    return Layout(model.params(config, V))
+    return Layout(network_of(config).params(config, V))
+
+
+def rows_needed(config: ModelConfig, V: int, B: int, purpose: Purpose) -> tuple[Layout, Layout]:
+    """Return the layouts of activations and of scratch for B sequences."""
+    network = network_of(config)
+    return Layout(network.acts(config, B, purpose)), Layout(network.scratch(config, V, B, purpose))
 
 
 class Workspace:
     """One worker's memory for B sequences: never saved, filled once, nothing is allocated in a step."""
 
     def __init__(
-        self, config: ModelConfig, V: int, B: int, layout: Layout, dtype: npt.DTypeLike = np.float32,
-        recompute: bool = False, accumulate: bool = True,
+        self, config: ModelConfig, V: int, B: int, dtype: npt.DTypeLike = np.float32,
+        purpose: Purpose = TRAINING,
     ) -> None:  # fmt: skip
-        N = B * config.block_size
-        self.gradient = aligned_empty(layout.size, dtype)
-        self.gradient[:] = 0  # its padding belongs to no tensor, and must stay zero
-        self.grads: model.Params = layout.views(self.gradient)
-        self._gradients = list(layout.named(self.gradient).values())
-        self._added_to = [self.gradient[layout.matrices :], self.grads.embedding.position.reshape(-1)]
-        acts = Layout(model.acts(config, B, recompute))
-        scratch = Layout(model.scratch(config, V, B, accumulate))
+        N, network, layout = B * config.block_size, network_of(config), layout_of(config, V)
+        acts, scratch = rows_needed(config, V, B, purpose)
         self._rows = [aligned_empty(part.size, dtype) for part in (acts, scratch)]
-        views: model.Acts = acts.views(self._rows[0])
-        self.acts = model.share(views) if recompute else views
-        self.scratch: model.Scratch = scratch.views(self._rows[1])
-        self.losses = np.zeros(N, np.float64)
+        self.gradient = aligned_empty(layout.size if purpose.backward else 0, dtype)
+        self.gradient[:] = 0  # its padding belongs to no tensor, and must stay zero
+        grads = layout.views(self.gradient) if purpose.backward else None
+        # What backward always adds to, even where it overwrites all other gradients.
+        self._added_to = [self.gradient[layout.matrices :]]
+        self._added_to += [each.reshape(-1) for each in network.accumulators(grads)] if grads else []
+        self._gradients = list(layout.named(self.gradient).values()) if grads else []
         integers = np.zeros((4, N), np.int32)
-        self.inputs = model.Inputs(integers[0], integers[1], integers[2], integers[3].reshape(B, -1))
-        self.places = np.arange(config.block_size, dtype=np.int32)
-        self.poison(0)
+        self.memory = Memory(
+            Inputs(integers[0], integers[1], integers[2], integers[3].reshape(B, -1)),
+            network.share(acts.views(self._rows[0]), config, purpose),
+            scratch.views(self._rows[1]), np.zeros(N, np.float64), grads,
+        )  # fmt: skip
+        self.indices = np.arange(config.block_size, dtype=np.int32)
+        if purpose.backward:
+            self.poison(0)  # touches every page once, so that no step pays for it
 
-    def begin(self) -> None:
+    def load(self, tokens: Array, targets: Array, starts: Array) -> None:
+        """Copy a share of a batch, three int32 arrays (B, T), into the inputs."""
+        inputs = self.memory.inputs
+        B, T = inputs.starts.shape
+        np.copyto(inputs.tokens.reshape(B, T), tokens)
+        np.copyto(inputs.targets.reshape(B, T), targets)
+        np.copyto(inputs.starts, starts)
+        np.subtract(self.indices, inputs.starts, out=inputs.positions.reshape(B, T))
+
+    def clear_gradients(self) -> None:
         """Clear the gradients that the first micro-batch of a step adds to; it overwrites the others."""
         for part in self._added_to:
             part[:] = 0
 
-    def memory(self) -> Iterator[Array]:
+    def arrays(self) -> Iterator[Array]:
         """Yield every array whose content must not matter between steps."""
-        yield from (*self._gradients, *self._rows, self.losses)
+        yield from (*self._gradients, *self._rows, self.memory.losses)
 
     def poison(self, value: float) -> None:
-        """Fill all of `memory` with `value`; tests use NaN, the constructor uses 0 to touch the pages."""
-        for row in self.memory():
+        """Fill all of `arrays` with `value`; tests use NaN."""
+        for row in self.arrays():
             row[:] = value

@@ -7,6 +7,7 @@ arXiv:1711.05101) on matrices only; clipping after Pascanu et al. 2012, arXiv:12
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 from tinyllm.arena import ALIGNMENT, Array, Layout
 from tinyllm.config import TrainConfig
@@ -25,16 +26,26 @@ def clip_factor(norm: float, limit: float) -> float:
     return limit / norm if limit and norm > limit else 1.0
 
 
-def update_(rows: Array, gradient: Array, part: slice, layout: Layout, config: TrainConfig, lr: float,
-            timestep: int, factor: float) -> None:  # fmt: skip
-    """Apply update number `timestep` (from 1) to `part` of rows (3, size) = params, m, v."""
-    correction1 = 1 - config.beta1**timestep
-    correction2 = 1 - config.beta2**timestep
+class Update(NamedTuple):
+    """One step of Adam."""
+
+    lr: float
+    timestep: int  # from 1
+    factor: float  # of the gradient, from clipping
+
+
+def update_(
+    rows: Array, gradient: Array, part: slice, layout: Layout, config: TrainConfig, update: Update
+) -> None:
+    """Apply one update to `part` of rows (3, size) = params, m, v; gradient (size,)."""
+    correction1 = 1 - config.beta1**update.timestep
+    correction2 = 1 - config.beta2**update.timestep
+    # Matrices come first in the rows: the part before the border decays, the part behind it does not.
     border = min(max(layout.matrices, part.start), part.stop)
     for piece, decay in ((slice(part.start, border), config.weight_decay), (slice(border, part.stop), 0.0)):
         if piece.start < piece.stop:
             params, m, v = rows[:, piece]
             adam_(
-                params, gradient[piece], m, v, lr, config.beta1, config.beta2, config.epsilon,
-                correction1, correction2, decay, factor,
+                params, gradient[piece], m, v, update.lr, config.beta1, config.beta2, config.epsilon,
+                correction1, correction2, decay, update.factor,
             )  # fmt: skip

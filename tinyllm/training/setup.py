@@ -18,13 +18,12 @@ from typing import Any
 import numba
 import numpy as np
 
-from tinyllm import model
-from tinyllm.arena import Layout
 from tinyllm.checkpoint import policy
 from tinyllm.config import PHASES, Config, ConfigError, flag, replace
+from tinyllm.network import Purpose
 from tinyllm.parallel.threads import blas_core, choose, cores, set_blas_threads
 from tinyllm.run.phases import enter_phase, floor_rate, phase_schedule, phase_steps
-from tinyllm.run.state import Sources, TrainState, layout_of
+from tinyllm.run.state import Sources, TrainState, layout_of, rows_needed
 from tinyllm.text.batches import Dataset, prepare
 from tinyllm.text.texts import Texts, strings, training_sample
 from tinyllm.text.tokenizer import Tokenizer, train_bpe, train_char
@@ -123,8 +122,8 @@ def memory_needed(config: Config, V: int, recompute: bool = False) -> int:
     def of(layers: int) -> int:
         shape = dataclasses.replace(config.model, n_layer=layers)
         B = config.train.batch_size
-        scratch = Layout(model.scratch(shape, V, B, config.train.accumulate > 1)).size
-        batch = Layout(model.acts(shape, B, recompute)).size + scratch
+        purpose = Purpose(recompute=recompute, accumulate=config.train.accumulate > 1)
+        batch = sum(layout.size for layout in rows_needed(shape, V, B, purpose))
         return 4 * (7 * layout_of(shape, V).size + batch)
 
     return of(1) + (config.model.n_layer - 1) * (of(2) - of(1))

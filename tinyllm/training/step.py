@@ -1,9 +1,9 @@
 """One training step over all ranks: forward, backward, sum, clip, Adam.
 
 Each worker runs the whole model on its share of the sequences with a Workspace of its own; one that has
-ended makes weight gradients that slower ones have left, in their rows. Then every rank of the team, of which
-the workers are the first, sums the gradients of, clips and updates its slice of the rows. The result depends
-on the numbers of workers and of ranks and on nothing else about them.
+finished makes weight gradients that slower ones have deferred, in their rows. Then every rank of the team,
+of which the workers are the first, sums the gradients of, clips and updates its slice of the rows. The result
+depends on the numbers of workers and of ranks and on nothing else about them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from tinyllm import model
-from tinyllm.arena import Array, Layout
-from tinyllm.config import ModelConfig
+from tinyllm.arena import Array
 from tinyllm.kernels import add_and_sum_squares, sum_squares
 from tinyllm.layers import dropout, linear
-from tinyllm.parallel.team import Spare, Team
-from tinyllm.run.state import TrainState, Workspace
+from tinyllm.network import TRAINING, Pass, Purpose
+from tinyllm.parallel.team import Team, WorkQueue
+from tinyllm.run.state import TrainState, Workspace, network_of
 from tinyllm.text.batches import Batch
-from tinyllm.training.optim import clip_factor, slices, update_
+from tinyllm.training.optim import Update, clip_factor, slices, update_
 
 R = TypeVar("R")
 
@@ -42,33 +41,32 @@ class Step(NamedTuple):
 
 
 class Engine:
-    """The ranks' workspaces for batches of `batch_size` sequences, made once for a run."""
+    """The workers' memory for a run's batches, made once, and what they do together."""
 
     def __init__(
-        self, config: ModelConfig, V: int, batch_size: int, layout: Layout, team: Team,
-        workers: int | None = None, recompute: bool = False, accumulate: bool = True,
-    ) -> None:  # fmt: skip
-        """Allocate for `workers` of the team's ranks, all by default; the batch is shared out among them.
+        self, state: TrainState, team: Team, workers: int | None = None, purpose: Purpose = TRAINING
+    ) -> None:
+        """Allocate for `workers` of the team's ranks, all by default; each batch is shared out among them.
 
-        With `recompute`, activations take a fraction of the memory, and a step a quarter more time. Without
-        `accumulate`, a step takes one micro-batch and no memory to add others with.
+        With `purpose.recompute`, activations take a fraction of the memory, and a step a quarter more time.
+        Without `purpose.accumulate`, a step takes one micro-batch and no memory to add others with.
         """
-        self.config, self.layout, self.team, self.workers = config, layout, team, workers or team.size
-        self.accumulate = accumulate
-        borders = [batch_size * rank // self.workers for rank in range(self.workers + 1)]
+        config = state.config.model
+        self.network, self.layout, self.team, self.purpose = network_of(config), state.layout, team, purpose
+        V = self.network.vocabulary(state.params)
+        self.workers = workers or team.size
+        borders = [state.config.train.batch_size * rank // self.workers for rank in range(self.workers + 1)]
         self.shares = [slice(a, b) for a, b in itertools.pairwise(borders)]
-        self.parts = slices(layout.size, team.size)
+        self.parts = slices(self.layout.size, team.size)
         counts = [share.stop - share.start for share in self.shares]
-        self.workspaces = self._work(
-            lambda rank: Workspace(
-                config, V, counts[rank], layout, recompute=recompute, accumulate=accumulate
-            )
-        )
-        self.spare = Spare(self.workers)
-        products = [work.scratch.product for work in self.workspaces]
+        self.workspaces = self._work(lambda rank: Workspace(config, V, counts[rank], purpose=purpose))
+        self.queue = WorkQueue(self.workers)
+        products = [work.memory.scratch.product for work in self.workspaces]
         # One worker alone makes each gradient at once, while what it is made of is in the cache.
-        helped = self.spare if self.workers > 1 else None
-        self.laters = [linear.Later(products, spare=helped, rank=rank) for rank in range(self.workers)]
+        shared = self.queue if self.workers > 1 else None
+        self.deferred = [
+            linear.DeferredGradients(products, queue=shared, rank=rank) for rank in range(self.workers)
+        ]
 
     def _work(self, task: Callable[[int], R]) -> list[R]:
         return self.team.run(task, self.workers)
@@ -80,12 +78,12 @@ class Engine:
         for more batches than the engine was made for.
         """
         progress, config = state.progress, state.config
-        if len(batches) > 1 and not self.accumulate:
+        if len(batches) > 1 and not self.purpose.accumulate:
             raise ValueError(f"batches: found {len(batches)}, expected 1 of an engine made not to accumulate")
         count = sum(batch.loss_tokens for batch in batches)
         if not count:
             raise TrainingError(f"step {progress.step}: the batch has no target tokens")
-        self.spare.begin()
+        self.queue.reset()
         losses = self._work(lambda rank: self._gradients(rank, state, batches, 1 / count))
         loss = math.fsum(losses) / count
         norm = math.sqrt(sum(self.team.run(self._sum_slice)))
@@ -94,10 +92,9 @@ class Engine:
         lr = state.schedule.lr(progress.step)
         factor = clip_factor(norm, config.train.grad_clip)
         total, timestep = self.workspaces[0].gradient, progress.timestep + 1
+        update = Update(lr, timestep, factor)
         self.team.run(
-            lambda rank: update_(
-                state.rows, total, self.parts[rank], self.layout, config.train, lr, timestep, factor
-            )
+            lambda rank: update_(state.rows, total, self.parts[rank], self.layout, config.train, update)
         )
         progress.step += 1
         progress.timestep = timestep
@@ -114,28 +111,27 @@ class Engine:
 
     def _gradients(self, rank: int, state: TrainState, batches: Sequence[Batch], scale: float) -> float:
         """Write this rank's share of the gradient into its row; return its sum of losses."""
-        with self.spare.working(rank):
-            work, share, params = self.workspaces[rank], self.shares[rank], state.params
-            rate, seed, step = self.config.dropout, state.config.train.seed, state.progress.step
-            work.begin()
+        with self.queue.working(rank):
+            work, share, train = self.workspaces[rank], self.shares[rank], state.config.train
+            work.clear_gradients()
             total = 0.0
             for micro, batch in enumerate(batches):
                 load(work, batch, share)
-                drop = dropout.Address(rate, seed, step, micro * len(batch.tokens) + share.start)
-                model.forward(params, work.acts, work.scratch, work.inputs, drop)
-                model.backward(
-                    params, work.grads, work.acts, work.scratch, work.losses, work.inputs, drop, scale,
-                    micro == 0, self.laters[rank],
-                )  # fmt: skip
-                total += float(work.losses.sum())
+                first = micro * len(batch.tokens) + share.start  # sequence of the step
+                rate, step = state.config.model.dropout, state.progress.step
+                how = Pass(dropout.Address(rate, train.seed, step, first))
+                self.network.forward(state.params, work.memory, how)
+                deferred = self.deferred[rank]._replace(add=micro > 0)
+                self.network.backward(state.params, work.memory, how, scale, deferred)
+                total += float(work.memory.losses.sum())
         return total
 
     def _loss(self, rank: int, state: TrainState, batch: Batch) -> float:
-        work, params = self.workspaces[rank], state.params
+        work = self.workspaces[rank]
         load(work, batch, self.shares[rank])
-        model.forward(params, work.acts, work.scratch, work.inputs, dropout.OFF)
-        model.loss(params, work.acts, work.scratch, work.losses, work.inputs)
-        return float(work.losses.sum())
+        self.network.forward(state.params, work.memory, Pass())
+        self.network.loss(state.params, work.memory)
+        return float(work.memory.losses.sum())
 
     def _sum_slice(self, rank: int) -> float:
         """Add the other workers' gradients to the first's, in order; return the slice's sum of squares."""
@@ -167,9 +163,4 @@ class Engine:
 
 def load(work: Workspace, batch: Batch, share: slice) -> None:
     """Copy a share of the batch's sequences into a worker's inputs."""
-    inputs = work.inputs
-    B, T = inputs.starts.shape
-    np.copyto(inputs.tokens.reshape(B, T), batch.tokens[share])
-    np.copyto(inputs.targets.reshape(B, T), batch.targets[share])
-    np.copyto(inputs.starts, batch.starts[share])
-    np.subtract(work.places, inputs.starts, out=inputs.positions.reshape(B, T))
+    work.load(batch.tokens[share], batch.targets[share], batch.starts[share])
