@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.shapes import Shape
 from tinyllm.arena import Array
-from tinyllm.layers import attention, head
+from tinyllm.layers import attention, blockwise, head
 
 Operator = Callable[..., Callable[[], Any]]
 
@@ -41,7 +41,7 @@ class Sizes:
         self.rng = np.random.default_rng(0)
         self.tokens = self.rng.integers(0, self.V, self.N).astype(np.int32)
         self.positions = np.tile(np.arange(self.T, dtype=np.int32), self.B)
-        self.group = attention.group(self.B, self.H, self.T)  # sequences that are attended in at a time
+        self.group = blockwise.group_size(self.B, self.H, self.T)  # sequences that are attended in at a time
         self.rows = head.block_rows(self.N, self.V)  # that have their logits at a time
 
     def normal(self, *shape: int) -> Array:
@@ -55,7 +55,7 @@ class Sizes:
 
     def attention_block(self) -> tuple[Array, Array, tuple[Any, ...]]:
         """Return scores of the last block of queries and all keys, room for their sums, and all else."""
-        queries = min(attention.BLOCK, self.T)
+        queries = min(blockwise.BLOCK, self.T)
         scores = self.normal(self.group, self.H, queries, self.T)
         starts = np.zeros((self.group, self.T), np.int32)
         scale = (self.C // self.H) ** -0.5

@@ -44,7 +44,17 @@ def watch() -> Calls:
     """Wrap every product and kernel that the layers call; return where their calls will be noted."""
     import numpy as np
 
-    from tinyllm.layers import attention, dropout, embedding, head, layernorm, linear, mlp, residual_norm
+    from tinyllm.layers import (
+        attention,
+        blockwise,
+        dropout,
+        embedding,
+        head,
+        layernorm,
+        linear,
+        mlp,
+        residual_norm,
+    )
     from tinyllm.training import optim, step
 
     calls: Calls = defaultdict(list)
@@ -76,9 +86,20 @@ def watch() -> Calls:
             calls[name].append(Call(took, 2 * out.size * K, a.nbytes + b.nbytes + out.nbytes))
             return out
 
-    for module in (linear, attention):
+    for module in (linear, blockwise):
         vars(module)["np"] = Products()
-    for module in (attention, dropout, embedding, head, layernorm, mlp, residual_norm, step, optim):
+    for module in (
+        attention,
+        blockwise,
+        dropout,
+        embedding,
+        head,
+        layernorm,
+        mlp,
+        residual_norm,
+        step,
+        optim,
+    ):
         for name, value in list(vars(module).items()):
             if hasattr(value, "signatures") or name.startswith("dropout_"):
                 vars(module)[name] = timed(value, name)

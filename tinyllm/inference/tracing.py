@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyllm.arena import Array, Layout
+from tinyllm.arena import Array
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.format import DTYPES
 from tinyllm.checkpoint.reader import CheckpointFile
@@ -88,10 +88,11 @@ def trace(weights: Weights, prompt: Array, k: int, file: Path | None = None) -> 
         work.clear_gradients()
         deferred = linear.DeferredGradients([work.memory.scratch.product])
         weights.network.backward(weights.params, work.memory, Pass(), 1 / len(following), deferred)
-    gradient = work.gradient if len(following) else None
+    # Of the position table there are gradients for n rows; those of all others are zero.
+    gradient = layout_of(config, weights.vocabulary).named(work.gradient) if len(following) else None
     moments = {role: _moment_norms(file, role) if file else {} for role in ("m", "v")}
     loss = math.fsum(losses) / len(following) if len(following) else None
-    norms = _norms(layout_of(weights.config, weights.vocabulary), weights.row, gradient, moments)
+    norms = _norms(weights.layout.named(weights.row), gradient, moments)
     return Trace(prompt[:n], inputs.targets, seen, predictions, norms, loss)
 
 
@@ -110,15 +111,14 @@ def _predict(logits: Array, target: int, k: int) -> Prediction:
 
 
 def _norms(
-    layout: Layout, params: Array, gradient: Array | None, moments: dict[str, dict[str, float]]
+    params: dict[str, Array], gradient: dict[str, Array] | None, moments: dict[str, dict[str, float]]
 ) -> tuple[Norms, ...]:
-    rows = layout.named(params), layout.named(params if gradient is None else gradient)
     return tuple(
         Norms(
-            name, tensor.shape, _norm(tensor), None if gradient is None else _norm(rows[1][name]),
+            name, tensor.shape, _norm(tensor), None if gradient is None else _norm(gradient[name]),
             moments["m"].get(name), moments["v"].get(name),
         )
-        for name, tensor in rows[0].items()
+        for name, tensor in params.items()
     )  # fmt: skip
 
 

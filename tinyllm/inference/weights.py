@@ -15,6 +15,7 @@ class Weights(NamedTuple):
 
     config: ModelConfig
     network: Network
+    layout: Layout
     row: Array  # (size,)
     params: Any  # the network's, views of the row
     offsets: Array | None  # int64 (L + 1, 12), as the kernel `decode_` reads them; None: it cannot
@@ -23,7 +24,7 @@ class Weights(NamedTuple):
     def of(cls, config: ModelConfig, layout: Layout, row: Array) -> Weights:
         """Return the parameters that lie in `row` (size,) as `layout` says."""
         network = network_of(config)
-        return cls(config, network, row, layout.views(row), network.kernel_offsets(config, layout))
+        return cls(config, network, layout, row, layout.views(row), network.kernel_offsets(config, layout))
 
     @property
     def vocabulary(self) -> int:
