@@ -19,6 +19,7 @@ from tinyllm.inference.language_model import LanguageModel
 from tinyllm.layers import linear
 from tinyllm.network import Network, Pass
 from tinyllm.run.state import NETWORKS, Workspace, layout_of
+from tinyllm.text.batches import Batch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,7 +39,7 @@ def test_its_backward_is_the_derivative_of_every_parameter_tensor():
     p, inputs = layout.views(row), work.memory.inputs
     starts = np.array([[0, 0, 0, 3, 3], [0, 1, 1, 1, 1]], np.int32)
     tokens, targets = rng.integers(0, V, (2, B, 5)).astype(np.int32)
-    work.load(tokens, targets, starts)
+    work.load(Batch.of(tokens, targets, starts), slice(0, B))
     inputs.targets[1] = -1
 
     def loss() -> float:
@@ -74,9 +75,9 @@ def test_what_it_writes_is_what_its_forward_says(tmp_path):
         logits, text = decoder.step([0], [token])[0].copy(), [*text, token]
     config = ModelConfig(1, 2, 8, len(text))
     work = Workspace(config, lm.weights.vocabulary, 1)
-    work.load(
-        np.array([text], np.int32), np.full((1, len(text)), -1, np.int32), np.zeros((1, len(text)), np.int32)
-    )
+    tokens = np.array([text], np.int32)
+    batch = Batch.of(tokens, np.full_like(tokens, -1), np.zeros_like(tokens))
+    work.load(batch, slice(0, 1))
     y = second_network.forward(lm.weights.params, work.memory, Pass())
     np.testing.assert_allclose(logits, y[-1] @ lm.weights.params.head.T, rtol=1e-4, atol=1e-5)
 

@@ -22,6 +22,7 @@ from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, from_fields
 from tinyllm.network import TRAINING, Inputs, Memory, Network, Purpose
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.stopping import EarlyStopping
+from tinyllm.text.batches import Batch
 from tinyllm.text.tokenizer import Tokenizer
 
 ROLES = ("params", "m", "v")
@@ -184,13 +185,13 @@ class Workspace:
         if purpose.backward:
             self.poison(0)  # touches every page once, so that no step pays for it
 
-    def load(self, tokens: Array, targets: Array, starts: Array) -> None:
-        """Copy a share of a batch, three int32 arrays (B, T), into the inputs."""
+    def load(self, batch: Batch, share: slice) -> None:
+        """Copy a share of the batch's sequences into the inputs."""
         inputs = self.memory.inputs
         B, T = inputs.starts.shape
-        np.copyto(inputs.tokens.reshape(B, T), tokens)
-        np.copyto(inputs.targets.reshape(B, T), targets)
-        np.copyto(inputs.starts, starts)
+        np.copyto(inputs.tokens.reshape(B, T), batch.tokens[share])
+        np.copyto(inputs.targets.reshape(B, T), batch.targets[share])
+        np.copyto(inputs.starts, batch.starts[share])
         np.subtract(self.indices, inputs.starts, out=inputs.positions.reshape(B, T))
 
     def clear_gradients(self) -> None:

@@ -116,7 +116,7 @@ class Engine:
             work.clear_gradients()
             total = 0.0
             for micro, batch in enumerate(batches):
-                load(work, batch, share)
+                work.load(batch, share)
                 first = micro * len(batch.tokens) + share.start  # sequence of the step
                 rate, step = state.config.model.dropout, state.progress.step
                 how = Pass(dropout.Address(rate, train.seed, step, first))
@@ -128,7 +128,7 @@ class Engine:
 
     def _loss(self, rank: int, state: TrainState, batch: Batch) -> float:
         work = self.workspaces[rank]
-        load(work, batch, self.shares[rank])
+        work.load(batch, self.shares[rank])
         self.network.forward(state.params, work.memory, Pass())
         self.network.loss(state.params, work.memory)
         return float(work.memory.losses.sum())
@@ -159,8 +159,3 @@ class Engine:
             f"every checkpoint is as it was: go on from one of them, or begin anew, with a lower --lr, "
             f"a longer --warmup or a lower --grad-clip"
         )
-
-
-def load(work: Workspace, batch: Batch, share: slice) -> None:
-    """Copy a share of the batch's sequences into a worker's inputs."""
-    work.load(batch.tokens[share], batch.targets[share], batch.starts[share])
