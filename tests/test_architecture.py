@@ -146,3 +146,16 @@ def test_help_imports_no_numba_and_no_numpy_but_to_read_checkpoints():
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, f"{module}: {done.stderr}"
         assert "usage:" in done.stdout
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if not name.startswith("kernels")])
+def test_functions_are_short_and_take_few_arguments(name):
+    """At most 50 lines and 7 parameters, `self` aside; kernels take arrays one by one, and are excused."""
+    for node in ast.walk(ast.parse(modules()[name].read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        count = len([argument for argument in every if argument.arg not in ("self", "cls")])
+        assert count <= 7, f"{node.name} takes {count} parameters: what travels together is a value"
+        lines = (node.end_lineno or 0) - node.lineno + 1
+        assert lines <= 50, f"{node.name} has {lines} lines"
