@@ -76,7 +76,7 @@ directory is a file | train --checkpoint-dir {facts} --data {facts} --plain | 1 
 directory below a file | train --checkpoint-dir {facts}/run --data {facts} | 1 | facts.json
 used directory | train --checkpoint-dir {good} --data {facts} | 1 | already holds a run, --resume, --fresh
 resume where nothing is | train --checkpoint-dir {new} --resume | 1 | no such directory, --checkpoint-dir
-resume in an empty folder | train --checkpoint-dir {bad}/nothing --resume | 1 | no sound, drop --resume
+resume in an empty folder | train --checkpoint-dir {bad}/nothing --resume | 1 | no valid, drop --resume
 resume from a missing file | {resume}-from {bad}/missing.bin | 1 | missing.bin, not found, --resume alone
 resume from a text | {resume}-from {facts} | 1 | facts.json, checkpoint, --resume alone
 resume from a torn file | {resume}-from {bad}/torn.bin | 1 | torn.bin, bytes, --resume alone
@@ -92,7 +92,7 @@ other texts | {resume} --epochs 3 --chat-data {facts} | 1 | not those of, --allo
 diverging | {train} --lr 1e30 --grad-clip 0 --warmup 0 --epochs 9 | 1 | step, not finite, bad tensor, --lr
 model missing | generate {bad}/missing.bin --prompt x | 1 | missing.bin
 model a text | generate {facts} --prompt x | 1 | facts.json
-model nowhere | generate {bad}/folder --prompt x | 1 | folder, no sound checkpoint
+model nowhere | generate {bad}/folder --prompt x | 1 | folder, holds no
 model torn | generate {bad}/torn.bin --prompt x | 1 | torn.bin
 temperature negative | generate {good} --prompt x --temperature -1 | 2 | --temperature, at least 0
 top-p of 2 | generate {good} --prompt x --top-p 2 | 2 | --top-p, at most 1
@@ -275,7 +275,7 @@ def test_a_run_goes_on_from_the_newest_of_a_directory_that_is_named(world, tmp_p
     assert call([*arguments, str(world["good"])]) == 0
     assert "resuming from model_final.bin" in capsys.readouterr().err
     assert call([*arguments, str(world["bad"] / "folder")]) == 1
-    assert "folder: found no sound checkpoint" in capsys.readouterr().err
+    assert "folder: no valid checkpoint to resume from" in capsys.readouterr().err
 
 
 def test_what_is_fresh_sets_the_earlier_run_aside_and_no_file_of_a_person(world, tmp_path):
@@ -336,7 +336,7 @@ def test_texts_that_changed_are_refused_unless_allowed(world, tmp_path, capsys):
 def test_the_first_ctrl_c_is_noted_and_the_second_ends_the_process_there():
     program = """if True:
         import os, signal
-        from tinyllm.train import Interrupt
+        from tinyllm.cli.interrupt import Interrupt
         with Interrupt() as asked:
             os.kill(os.getpid(), signal.SIGINT)
             print(asked(), flush=True)
@@ -345,4 +345,6 @@ def test_the_first_ctrl_c_is_noted_and_the_second_ends_the_process_there():
         """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (130, "True\n")
-    assert "finishing the step" in done.stderr and done.stderr.endswith("--resume goes on from the newest\n")
+    assert "finishing the step" in done.stderr and done.stderr.endswith(
+        "--resume continues from the latest\n"
+    )

@@ -295,8 +295,11 @@ def test_an_empty_prompt_has_predictions_and_no_loss(file, tmp_path):
 
 def test_a_prompt_that_is_too_long_is_cut_at_its_end_and_that_is_said(file, tmp_path):
     code, _, err = run(file, "--prompt", "x" * 99, "--out", tmp_path / "p.html")
-    assert code == 0 and "the prompt has 100 tokens, shown are the first 40, as many as the model sees" in err
-    assert "shown are the first 40" in Page(tmp_path / "p.html").words[""]
+    assert (
+        code == 0
+        and "the prompt has 100 tokens; only the first 40 are shown, the model's context window" in err
+    )
+    assert "only the first 40 are shown" in Page(tmp_path / "p.html").words[""]
 
 
 def test_what_is_left_out_at_the_end_changes_nothing_before_it(state):

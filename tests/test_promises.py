@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import SMALL, Run, same_state
+from tests.runs import SMALL, Run, Silent, same_state
 from tests.test_bad_input import TINY, TRAIN, call
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy
 from tinyllm.config import Config, DataConfig, TrainConfig
@@ -270,7 +270,7 @@ def test_loss_continuity(tmp_path):
     from tinyllm.training import setup
 
     data = setup.open_dataset(
-        state.config, "pretraining", run.sources()["pretraining"], state.tokenizer, run.directory, print
+        state.config, "pretraining", run.sources()["pretraining"], state.tokenizer, run.directory, Silent()
     )
     with Team(1) as team:
         engine = Engine(state.config.model, state.tokenizer.vocab_size, 4, state.layout, team)

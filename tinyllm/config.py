@@ -1,20 +1,21 @@
-"""Every number that can be chosen: frozen, validated dataclasses, from whose fields argparse is derived.
+"""Every number that can be chosen: frozen, validated dataclasses, one field per option of the command line.
 
-Order: the field helper, the three sections, Config, then the bridge to argparse. Nothing here imports
-NumPy, so `--help` is instant and the number of BLAS threads can be set from a parsed command line.
+Order: how a field is declared and checked, the three sections, Config, stored documents, changes. Nothing
+here imports NumPy, so `--help` is instant and BLAS threads can still be set once the options are read.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 LARGEST = 1 << 40  # of whole numbers that have no limit of their own; steps counted with them fit 64 bits
 PHASES = ("pretraining", "instruction_tuning")
+BUNDLED = {"pretraining": "bundled:pretraining.json", "instruction_tuning": "bundled:chat.json"}
 
 
 class ConfigError(ValueError):
@@ -184,38 +185,17 @@ def from_fields(kind: type[S], document: Any, name: str) -> S:
     return kind(**values)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one option per field of every section; absent options are left out of the namespace."""
-    for title, kind in SECTIONS.items():
-        group = parser.add_argument_group(f"{title} options")
-        hints = get_type_hints(kind)
-        for field in dataclasses.fields(kind):
-            rule = field.metadata
-            text = rule["help"] if field.default is None else f"{rule['help']} (default: {field.default})"
-            if hints[field.name] is bool:
-                group.add_argument(
-                    flag(field.name), action="store_true", default=argparse.SUPPRESS, help=rule["help"]
-                )
-                continue
-            number = next(
-                t for t in (get_args(hints[field.name]) or (hints[field.name],)) if t is not type(None)
-            )
-            group.add_argument(
-                flag(field.name), type=number, default=argparse.SUPPRESS, choices=rule["choices"],
-                metavar=None if rule["choices"] else {int: "N", float: "X", str: "NAME"}[number], help=text,
-            )  # fmt: skip
-
-
-def given(namespace: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Return the config options that were given on the command line, by section."""
-    values = vars(namespace)
-    return {
-        name: {f.name: values[f.name] for f in dataclasses.fields(kind) if f.name in values}
-        for name, kind in SECTIONS.items()
-    }
-
-
-def replace(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
-    """Return `config` with the given fields of each section changed, validated anew."""
+def replace(config: Config, changes: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Return `config` with the given fields of each section changed and all of it checked again."""
     parts = {name: dataclasses.replace(getattr(config, name), **changes.get(name, {})) for name in SECTIONS}
     return Config(**parts)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is different when a run is resumed; everything else stays as the checkpoint has it."""
+
+    options: Mapping[str, Mapping[str, Any]]  # fields of the config, by section
+    sources: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)  # paths of texts, by phase
+    phase: str | None = None  # the phase to enter
+    allow_new_data: bool = False  # texts other than the checkpoint's are accepted
