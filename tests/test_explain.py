@@ -21,6 +21,7 @@ import pytest
 from tests.models import full_logits, random_state, saved
 from tinyllm import explain, model
 from tinyllm.checkpoint import export_weights
+from tinyllm.cli.main import main
 from tinyllm.config import ModelConfig
 from tinyllm.inference.language_model import LanguageModel
 from tinyllm.inference.tracing import NUMBERS, POSITIONS, room, trace
@@ -327,6 +328,13 @@ def test_failures_are_one_line_and_1(file, tmp_path):
         code, out, err = run(*argv)
         assert (code, out) == (1, "") and err.startswith("error: ") and err.count("\n") == 1
     assert run(file, "--prompt=a\udcff")[0] == 2
+
+
+def test_inspect_is_another_name_for_explain(file, tmp_path, capsys):
+    for name in ("explain", "inspect"):
+        assert main([name, str(file), "--prompt", "ab", "--out", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out == f"{tmp_path / name}\n"
+    assert (tmp_path / "inspect").read_bytes() == (tmp_path / "explain").read_bytes()
 
 
 def test_the_standard_librarys_inspect_is_what_others_import():

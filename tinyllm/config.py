@@ -19,7 +19,7 @@ BUNDLED = {"pretraining": "bundled:pretraining.json", "instruction_tuning": "bun
 
 
 class ConfigError(ValueError):
-    """A setting is out of range or fits no other; names the option, what was found and what is allowed."""
+    """A setting is out of range or contradicts another; names the option, what was found and expected."""
 
 
 def _option(default: Any, text: str, *, low: float | None = None, high: float | None = None,
@@ -69,8 +69,8 @@ class ModelConfig(_Section):
     n_layer: int = _option(2, "transformer blocks", low=1, high=1000)
     n_head: int = _option(8, "attention heads; must divide --n-embd", low=1, high=1 << 16)
     n_embd: int = _option(256, "channels of the residual stream", low=1, high=1 << 16)
-    block_size: int = _option(128, "longest context, in tokens", low=1, high=1 << 20)
-    dropout: float = _option(0.0, "probability of dropping an activation in training", low=0.0, high=0.99)
+    block_size: int = _option(128, "context length, in tokens", low=1, high=1 << 20)
+    dropout: float = _option(0.0, "dropout probability", low=0.0, high=0.99)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,9 +86,9 @@ class TrainConfig(_Section):
     """How the weights are found; what may be changed at resume is printed as old -> new."""
 
     batch_size: int = _option(8, "sequences per micro-batch", low=1)
-    accumulate: int = _option(1, "micro-batches summed before each update", low=1)
-    epochs: int = _option(20, "passes over the data, in each phase", low=1)
-    max_steps: int | None = _option(None, "updates in each phase; takes the place of --epochs", low=1)
+    accumulate: int = _option(1, "gradient accumulation: micro-batches per update", low=1)
+    epochs: int = _option(20, "passes over the data in each phase", low=1)
+    max_steps: int | None = _option(None, "updates in each phase; replaces --epochs", low=1)
     lr: float = _option(1e-3, "peak learning rate", above=0.0)
     min_lr: float | None = _option(
         None, "learning rate at the end of a phase (default: a tenth of --lr)", low=0.0
@@ -96,30 +96,30 @@ class TrainConfig(_Section):
     warmup: int | None = _option(
         None, "updates of linear warm-up (default: a twentieth of the phase, at most 100)", low=0
     )
-    weight_decay: float = _option(0.0, "decoupled weight decay, on matrices only", low=0.0)
-    beta1: float = _option(0.9, "decay of Adam's first moment", low=0.0, high=0.999999)
-    beta2: float = _option(0.999, "decay of Adam's second moment", low=0.0, high=0.9999999)
+    weight_decay: float = _option(0.0, "decoupled weight decay, of matrices only", low=0.0)
+    beta1: float = _option(0.9, "decay rate of Adam's first moment", low=0.0, high=0.999999)
+    beta2: float = _option(0.999, "decay rate of Adam's second moment", low=0.0, high=0.9999999)
     epsilon: float = _option(1e-8, "Adam's epsilon", above=0.0)
-    grad_clip: float = _option(1.0, "largest global norm of the gradient; 0 turns clipping off", low=0.0)
+    grad_clip: float = _option(1.0, "maximum global norm of the gradient; 0 turns clipping off", low=0.0)
     patience: int = _option(
-        30, "epochs without a gain of --min-delta before a phase stops; 0 turns it off", low=0
+        30, "early stopping: epochs without an improvement of --min-delta; 0 turns it off", low=0
     )
-    min_delta: float = _option(0.01, "smallest fall of the monitored loss that counts as a gain", low=0.0)
+    min_delta: float = _option(0.01, "minimum improvement of the monitored loss", low=0.0)
     monitor: str = _option(
         "train",
-        "the loss that best and early stopping look at; val needs --val-fraction",
+        "the loss that decides which checkpoint is best and when to stop early; val needs --val-fraction",
         choices=("train", "val"),
     )
     eval_every: int | None = _option(
-        None, "updates between evaluations on the held-out part (default: once an epoch)", low=1
+        None, "updates between evaluations on the validation data (default: once per epoch)", low=1
     )
-    seed: int = _option(1337, "seed of every random draw", low=0)
+    seed: int = _option(1337, "random seed", low=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_lr is not None and self.min_lr > self.lr:
             raise ConfigError(
-                f"--min-lr {self.min_lr} is above --lr {self.lr}; the rate falls from --lr to --min-lr"
+                f"--min-lr {self.min_lr} is above --lr {self.lr}; the rate decays from --lr to --min-lr"
             )
 
 
@@ -128,12 +128,12 @@ class DataConfig(_Section):
     """How text becomes batches; stored, because other choices would be another run."""
 
     tokenizer: str = _option("bpe", "byte-level BPE, or one token per character", choices=("bpe", "char"))
-    vocab_size: int = _option(2048, "largest vocabulary of the BPE tokenizer", low=257, high=1 << 20)
+    vocab_size: int = _option(2048, "maximum vocabulary size of the BPE tokenizer", low=257, high=1 << 20)
     documents: bool = _option(
-        False, "split .txt files into documents at blank lines; without it a file is one stream"
+        False, "split .txt files into documents at blank lines; by default a file is one stream"
     )
-    train_on_prompts: bool = _option(False, "let the prompts of dialogues carry loss too")
-    val_fraction: float = _option(0.0, "part of the data held out for evaluation", low=0.0, high=0.9)
+    train_on_prompts: bool = _option(False, "also compute the loss on prompt tokens")
+    val_fraction: float = _option(0.0, "fraction of the data held out for validation", low=0.0, high=0.9)
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.train.monitor == "val" and not self.data.val_fraction:
-            raise ConfigError("--monitor val: nothing is held out; give --val-fraction, such as 0.1")
+            raise ConfigError("--monitor val: there is no validation data; give --val-fraction, such as 0.1")
         if self.train.eval_every and not self.data.val_fraction:
-            raise ConfigError("--eval-every: nothing is held out; give --val-fraction, such as 0.1")
+            raise ConfigError("--eval-every: there is no validation data; give --val-fraction, such as 0.1")
 
     def document(self) -> dict[str, dict[str, Any]]:
         """Return the config as nested plain dicts, as they are stored in a checkpoint."""

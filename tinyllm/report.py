@@ -7,18 +7,19 @@ and environment, never more than 500 kB: of a long run each column keeps its lea
 With --watch the page is updated while the run logs more, and reloads itself in the browser.
 
 Exit codes: 0, 1 if a run cannot be read or the page not written, 2 for wrong usage. Order: writing,
-watching, the command line. Nothing is imported before the options are read.
+watching, the command line. NumPy is imported only after the options are read.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from tinyllm.cli.arguments import program
 
 FILE_NAME = "report.html"
 INTERVAL = 3.0  # seconds between looks at a growing file, and between reloads
@@ -102,7 +103,7 @@ def watch(directories: Sequence[Path], out: Path) -> None:
             if write_runs(directories, out, refresh=True):
                 return
             took, before = time.monotonic() - started, now
-        time.sleep(max(INTERVAL, 4 * took))  # long runs: at most a fifth of a core
+        time.sleep(max(INTERVAL, 4 * took))  # of long runs: at most a fifth of a core
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -115,10 +116,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tinyllm.report", allow_abbrev=False,
-        description="Plot a training run, or several to compare them, on one HTML page.",
-    )  # fmt: skip
+    parser = program("report", "Plot a training run, or several to compare them, on one HTML page.")
     parser.add_argument(
         "runs",
         metavar="RUN",

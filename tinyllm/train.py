@@ -20,7 +20,7 @@ from tinyllm.config import ConfigError
 from tinyllm.parallel.threads import choose, cores, set_blas_threads
 
 if TYPE_CHECKING:
-    from tinyllm.checkpoint import CheckpointManager
+    from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
     from tinyllm.cli.display import Lines
     from tinyllm.run.state import TrainState
     from tinyllm.text.batches import Dataset
@@ -60,8 +60,9 @@ def _run(request: Request, machine: Machine, interrupt: Interrupt, started: floa
     from tinyllm.training.metrics import Metrics
     from tinyllm.training.step import Engine
 
+    strategy = _checked_strategy(request)
     _compile()
-    with closing(watcher(request.plain)) as watch, _open_manager(request, watch) as manager:
+    with closing(watcher(request.plain)) as watch, _open_manager(request, strategy, watch) as manager:
         state, datasets = _start(request, machine, manager, watch)
         if isinstance(request.start, Resume) and setup.is_finished(state):
             watch.line(summary.already_finished(state, request))
@@ -89,6 +90,21 @@ def _run(request: Request, machine: Machine, interrupt: Interrupt, started: floa
     return 0
 
 
+def _checked_strategy(request: Request) -> CheckpointStrategy:
+    """Return --strategy as a value, or say at once what is wrong with it or with --checkpoint-dir."""
+    from tinyllm.checkpoint import CheckpointStrategy
+
+    directory, start = request.directory, request.start
+    if isinstance(start, Resume) and not start.source and not directory.is_dir():
+        raise FileNotFoundError(
+            f"{directory}: no such directory to resume from; give the --checkpoint-dir of the run"
+        )
+    try:
+        return CheckpointStrategy.parse(request.saving.strategy)
+    except ValueError as error:
+        raise ConfigError(f"--strategy: {error}") from error
+
+
 def _compile(decoding: bool = False) -> None:
     """Compile the kernels of training, or of generation; say nothing if an earlier run has."""
     from tinyllm import kernels
@@ -100,21 +116,12 @@ def _compile(decoding: bool = False) -> None:
         print(f"done in {time.monotonic() - started:.1f} s", flush=True)
 
 
-def _open_manager(request: Request, watch: Lines) -> CheckpointManager:
+def _open_manager(request: Request, strategy: CheckpointStrategy, watch: Lines) -> CheckpointManager:
     """Return the manager of the run's directory, which it locks until it is closed."""
-    from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
+    from tinyllm.checkpoint import CheckpointManager
 
-    saving, directory, start = request.saving, request.directory, request.start
-    try:
-        strategy = CheckpointStrategy.parse(saving.strategy)
-    except ValueError as error:
-        raise ConfigError(f"--strategy: {error}") from error
-    if isinstance(start, Resume) and not start.source and not directory.is_dir():
-        raise FileNotFoundError(
-            f"{directory}: no such directory to resume from; give the --checkpoint-dir of the run"
-        )
     return CheckpointManager(
-        directory, strategy, saving.keep_best_n, asynchronous=saving.asynchronous,
+        request.directory, strategy, request.saving.keep_best_n, asynchronous=request.saving.asynchronous,
         on_notice=lambda text: watch.notice(f"note: {text}"),
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from tinyllm.run.state import TrainState
 from tinyllm.training.step import Step
 
-HEARTBEAT = 10.0  # seconds between lines while an epoch takes its time
+HEARTBEAT = 10.0  # seconds between lines during a long epoch
 
 
 def duration(seconds: float) -> str:
@@ -63,8 +63,8 @@ class Lines:
         progress = state.progress
         self.total, self.first_step, self.best = progress.phase_start + steps, None, state.stopping.best
         done = progress.step - progress.phase_start
-        where = f"continuing after step {done:,} of " if done else ""
-        self.line(f"\n{progress.phase}: {where}{steps:,} steps")
+        length = f"at step {done:,} of {steps:,}" if done else f"{steps:,} steps"
+        self.line(f"\n{progress.phase}: {length}")
 
     def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
         """Write a line for the step if there was none for HEARTBEAT seconds."""
@@ -84,7 +84,7 @@ class Lines:
 
     def evaluated(self, state: TrainState, loss: float) -> None:
         """Write the loss of the held-out part."""
-        if state.progress.index:  # in the middle of an epoch; at its end the epoch's line says it
+        if state.progress.index:  # at the end of an epoch, the epoch's line shows it
             self.line(f"{f'step {state.progress.step:,}':>12}  val {loss:.4f}  ppl {perplexity(loss)}")
 
     def notice(self, text: str) -> None:

@@ -102,8 +102,8 @@ def _add_hardware(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--recompute", action="store_true",
-        help="keep only the residual stream of each block and recompute its other activations in the backward "
-        "pass: a fraction of the memory for about 25%% more time",
+        help="keep only the residual stream of each block and recompute its other activations in the "
+        "backward pass: a fraction of the memory for about 25%% more time",
     )  # fmt: skip
 
 

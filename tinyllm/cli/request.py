@@ -44,7 +44,7 @@ class Saving:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: which run, where it is kept, and what is shown of it."""
+    """A run: how it starts, where and how it is saved, and what is shown of it."""
 
     start: Fresh | Resume
     directory: Path

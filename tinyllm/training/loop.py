@@ -210,7 +210,7 @@ class Loop:
         speed = self.epoch_tokens / self.epoch_seconds if self.epoch_seconds else math.nan
         self.epoch_tokens, self.epoch_seconds = 0, 0.0
         self.watcher.epoch_ended(state, loss, self.last_step, speed)
-        self._save(forced=progress.status == "early_stopped", judged=True)
+        self._save(forced=progress.status == "early_stopped", epoch_end=True)
 
     def _next_phase(self) -> bool:
         """Enter the next phase, from the best state if this one stopped early; False after the last."""
@@ -268,9 +268,9 @@ class Loop:
             self._save(forced=True)
         self.manager.poll()
 
-    def _save(self, forced: bool, judged: bool = False) -> Save:
+    def _save(self, forced: bool, epoch_end: bool = False) -> Save:
         self.metrics.flush()  # no kill may leave a checkpoint that is newer than the lines before it
-        saved = self.manager.save_checkpoint(self.state, self._metadata(), epoch_end=judged, last=forced)
+        saved = self.manager.save_checkpoint(self.state, self._metadata(), epoch_end=epoch_end, last=forced)
         self.saved_step, self.saved_time = self.state.progress.step, self.clock.seconds()
         return saved
 

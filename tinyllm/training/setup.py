@@ -40,7 +40,7 @@ class Listener(Protocol):
         """Show something that a person should know."""
 
     def reading(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` bytes of a reading are done; `what` says what is read."""
+        """Show that `done` of `total` bytes were read; `what` describes the reading."""
 
 
 class DataMismatchError(RuntimeError):
