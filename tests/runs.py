@@ -14,7 +14,7 @@ from tinyllm.config import Changes, Config, DataConfig, ModelConfig, TrainConfig
 from tinyllm.parallel.team import Team
 from tinyllm.run.state import TrainState
 from tinyllm.training import metrics, setup
-from tinyllm.training.loop import Control, Loop, Outputs, SaveRhythm
+from tinyllm.training.loop import Clock, Control, Loop, Outputs, SaveRhythm
 from tinyllm.training.metrics import Metrics
 from tinyllm.training.step import Engine
 
@@ -65,6 +65,7 @@ class Run:
     rhythm: SaveRhythm = OFTEN
     phases: tuple[str, ...] = ("pretraining", "instruction_tuning")
     watcher: Silent = field(default_factory=Silent)
+    clock: Clock = field(default_factory=SystemClock)
 
     def sources(self) -> dict[str, list[str]]:
         """Write the texts beside the run once and return them by phase."""
@@ -111,7 +112,7 @@ class Run:
                 for workspace in engine.workspaces:
                     workspace.poison(np.nan)
                 outputs = Outputs(manager, lines, self.watcher)
-                loop = Loop(state, datasets, engine, outputs, Control(SystemClock(), stop, self.rhythm))
+                loop = Loop(state, datasets, engine, outputs, Control(self.clock, stop, self.rhythm))
                 try:
                     return state if loop.run() else None
                 except KilledError:

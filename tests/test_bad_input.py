@@ -160,7 +160,7 @@ def world(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name, command, code, words", TABLE, ids=[row[0] for row in TABLE])
-def test_bad_input_is_told_and_loses_nothing(name, command, code, words, world, tmp_path, capsys):
+def test_bad_input_gets_a_message_and_loses_nothing(name, command, code, words, world, tmp_path, capsys):
     for short, long in (("{train}", TRAIN), ("{on}", ON), ("{resume}", RESUME)):
         command = command.replace(short, long)
     before = contents(world["base"])
@@ -209,7 +209,7 @@ def on_a_small_disk(arguments: list[str], most: int) -> str:
     return full.stderr
 
 
-def test_a_disk_too_full_for_a_first_checkpoint_is_told_and_the_next_run_works(world, tmp_path):
+def test_a_disk_too_full_for_a_first_checkpoint_is_reported_and_the_next_run_works(world, tmp_path):
     run = tmp_path / "run"
     arguments = TRAIN.format(**world, new=run).split()
     assert "not saved" in on_a_small_disk(arguments, 30_000)
@@ -255,7 +255,7 @@ def resume(run: Path) -> list[str]:
     return ["train", "--checkpoint-dir", str(run), "--plain", "--no-samples", "--resume"]
 
 
-def test_a_rotten_newest_is_set_aside_and_the_one_before_it_gone_on_from(world, tmp_path, capsys):
+def test_a_rotten_latest_is_set_aside_and_the_one_before_it_is_resumed_from(world, tmp_path, capsys):
     run = copied(world["good"], tmp_path)
     rotten = bytearray((run / "model_final.bin").read_bytes())
     rotten[-10] ^= 1
@@ -268,7 +268,7 @@ def test_a_rotten_newest_is_set_aside_and_the_one_before_it_gone_on_from(world, 
     assert (run / "model_final.bin.corrupt").read_bytes() == rotten
 
 
-def test_a_run_goes_on_from_the_newest_of_a_directory_that_is_named(world, tmp_path, capsys):
+def test_a_run_resumes_from_the_latest_of_a_directory_that_is_named(world, tmp_path, capsys):
     arguments = (
         f"train --checkpoint-dir {tmp_path / 'run'} --plain --no-samples --epochs 2 --resume-from".split()
     )
@@ -278,7 +278,7 @@ def test_a_run_goes_on_from_the_newest_of_a_directory_that_is_named(world, tmp_p
     assert "folder: no valid checkpoint to resume from" in capsys.readouterr().err
 
 
-def test_what_is_fresh_sets_the_earlier_run_aside_and_no_file_of_a_person(world, tmp_path):
+def test_a_fresh_run_sets_the_earlier_one_aside_but_no_file_of_the_user(world, tmp_path):
     run = copied(world["good"], tmp_path)
     before = contents(run)
     (run / "notes.txt").write_text("mine", encoding="utf-8")
@@ -301,9 +301,7 @@ def test_a_run_that_diverges_after_a_resume_leaves_its_earlier_bests_and_its_fin
     assert call(["train", "--checkpoint-dir", str(run), "--plain", "--no-samples", *tamer]) == 0
 
 
-def test_texts_of_a_phase_that_a_run_has_not_are_refused_and_of_one_that_is_over_are_told(
-    world, tmp_path, capsys
-):
+def test_texts_of_a_missing_phase_are_refused_and_of_one_that_is_over_are_reported(world, tmp_path, capsys):
     run = tmp_path / "run"
     assert call(f"train --checkpoint-dir {run} --data {world['facts']} {TINY}".split()) == 0
     capsys.readouterr()

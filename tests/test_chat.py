@@ -85,7 +85,7 @@ def test_nothing_that_is_typed_ends_the_chat_but_exit(polite):
         assert message in err
 
 
-def test_a_window_that_fills_is_told_once_and_no_answer_is_missing(polite):
+def test_a_window_that_fills_is_reported_once_and_no_answer_is_missing(polite):
     code, out, err = run(polite, *["嗨"] * 20)
     assert (code, out) == (0, "你好呀\n" * 20)
     assert err.count("oldest turns are forgotten") == 1

@@ -65,7 +65,7 @@ def wild(tmp_path_factory):
     return saved(random_state(SMALL, BPETokenizer(())), tmp_path_factory.mktemp("wild"))
 
 
-def test_stdout_holds_the_text_that_goes_on_from_the_prompt_and_a_newline(abc):
+def test_stdout_holds_the_continuation_of_the_prompt_and_a_newline(abc):
     assert run(abc, "--prompt", "ab") == (0, "cdefg\n", "")
     assert run(abc, "--prompt=早") == (0, "上好\n", "")
 

@@ -90,7 +90,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     chat.say(":help lists the commands")
     try:
         for line in _lines(streams):
-            if not chat.answer(line):
+            if not chat.respond(line):
                 return 0
     except KeyboardInterrupt:
         chat.say("")
@@ -128,7 +128,7 @@ class Chat:
         """Write a line about the conversation that is not part of it."""
         print(text, file=self.err, flush=True)
 
-    def answer(self, line: str) -> bool:
+    def respond(self, line: str) -> bool:
         """Run the command or answer the question that a line is; return whether to read another."""
         from tinyllm.text.tokenizer import TokenizerError
 

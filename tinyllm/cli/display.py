@@ -63,7 +63,7 @@ class Lines:
         progress = state.progress
         self.total, self.first_step, self.best = progress.phase_start + steps, None, state.stopping.best
         done = progress.step - progress.phase_start
-        length = f"at step {done:,} of {steps:,}" if done else f"{steps:,} steps"
+        length = f"step {done:,} of {steps:,}" if done else f"{steps:,} steps"
         self.line(f"\n{progress.phase}: {length}")
 
     def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
