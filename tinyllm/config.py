@@ -185,9 +185,9 @@ def from_fields(kind: type[S], document: Any, name: str) -> S:
     return kind(**values)
 
 
-def replace(config: Config, changes: Mapping[str, Mapping[str, Any]]) -> Config:
-    """Return `config` with the given fields of each section changed and all of it checked again."""
-    parts = {name: dataclasses.replace(getattr(config, name), **changes.get(name, {})) for name in SECTIONS}
+def replace(config: Config, options: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Return `config` with other values for the given fields of each section; ConfigError as for a Config."""
+    parts = {name: dataclasses.replace(getattr(config, name), **options.get(name, {})) for name in SECTIONS}
     return Config(**parts)
 
 

@@ -103,7 +103,7 @@ def watch(directories: Sequence[Path], out: Path) -> None:
             if write_runs(directories, out, refresh=True):
                 return
             took, before = time.monotonic() - started, now
-        time.sleep(max(INTERVAL, 4 * took))  # of long runs: at most a fifth of a core
+        time.sleep(max(INTERVAL, 4 * took))  # at most a fifth of a core, however long the run
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -118,18 +118,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     parser = program("report", "Plot a training run, or several to compare them, on one HTML page.")
     parser.add_argument(
-        "runs",
-        metavar="RUN",
-        nargs="+",
-        type=Path,
+        "runs", metavar="RUN", nargs="+", type=Path,
         help="the --checkpoint-dir of a run; several are compared",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--out",
-        metavar="FILE",
-        type=Path,
+        "--out", metavar="FILE", type=Path,
         help="where to write it (default: RUN/report.html, or ./report.html for several)",
-    )
+    )  # fmt: skip
     parser.add_argument("--watch", action="store_true", help="update it while the run logs more; Ctrl-C ends")
     given = parser.parse_args(argv)
     out = given.out or (given.runs[0] if len(given.runs) == 1 else Path()) / FILE_NAME
