@@ -40,7 +40,7 @@ def main() -> int:
     """Draw both pictures of the run that is named."""
     parser = argparse.ArgumentParser("python -m benchmarks.picture", description=__doc__.split("\n")[0])
     parser.add_argument("run", metavar="RUN", type=Path, help="directory of a finished run")
-    page = report.write(parser.parse_args().run.resolve())
+    page = report.write_report(parser.parse_args().run.resolve())
     for name, scheme in PICTURES.items():
         photograph(page, DOCS / name, scheme)
         print(f"{DOCS / name}: {(DOCS / name).stat().st_size:,} bytes")

@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     shape = CONFIGS[args.config]
     workers, blas_threads = own.choose_threads(shape, cores(), args.workers, None)
     step, about = own.build(shape, cores(), workers, blas_threads)
-    from tinyllm.parallel.threads import probe
+    from tinyllm.cli.clock import probe
 
     before = probe(1, 0.5), copy_speed()
     calls = watch()

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
-from tinyllm.config import Config, DataConfig, ModelConfig, TrainConfig
+from tinyllm.cli.clock import SystemClock
+from tinyllm.config import Changes, Config, DataConfig, ModelConfig, TrainConfig
 from tinyllm.parallel.team import Team
 from tinyllm.run.state import TrainState
 from tinyllm.training import metrics, setup
-from tinyllm.training.loop import Loop, SaveRhythm
+from tinyllm.training.loop import Clock, Control, Loop, Outputs, SaveRhythm
 from tinyllm.training.metrics import Metrics
 from tinyllm.training.step import Engine
 
@@ -36,15 +37,16 @@ class KilledError(Exception):
 
 
 class Silent:
-    """A watcher that only remembers what was said."""
+    """A watcher and listener that only remembers the notices."""
 
     def __init__(self) -> None:
         self.notices: list[str] = []
 
     def phase(self, state: TrainState, steps: int) -> None: ...
     def step(self, state: TrainState, step: Any, tokens_per_second: float) -> None: ...
-    def judged(self, state: TrainState, loss: float, step: Any, tokens_per_second: float) -> None: ...
+    def epoch_ended(self, state: TrainState, loss: float, step: Any, tokens_per_second: float) -> None: ...
     def evaluated(self, state: TrainState, loss: float) -> None: ...
+    def reading(self, what: str, done: int, total: int) -> None: ...
 
     def notice(self, text: str) -> None:
         self.notices.append(text)
@@ -52,7 +54,7 @@ class Silent:
 
 @dataclass
 class Run:
-    """A run in a directory: `go` starts it or goes on with it."""
+    """A run in a directory: `go` starts or resumes it."""
 
     directory: Path
     config: Config = TINY
@@ -63,6 +65,7 @@ class Run:
     rhythm: SaveRhythm = OFTEN
     phases: tuple[str, ...] = ("pretraining", "instruction_tuning")
     watcher: Silent = field(default_factory=Silent)
+    clock: Clock = field(default_factory=SystemClock)
 
     def sources(self) -> dict[str, list[str]]:
         """Write the texts beside the run once and return them by phase."""
@@ -81,7 +84,7 @@ class Run:
            changes: dict[str, dict[str, Any]] | None = None) -> TrainState | None:  # fmt: skip
         """Run until the end, or until the loop's `cut`-th action; return the state at the end, None if cut.
 
-        A run that left checkpoints is gone on with; everything is rebuilt from the files.
+        A run that left checkpoints is resumed; everything is rebuilt from the files.
         """
         actions = 0
 
@@ -96,21 +99,18 @@ class Run:
 
         with self.manager() as manager:
             path = resume_from or manager.get_last_checkpoint()
-            notice = self.watcher.notice
             if path is None:
-                state, datasets = setup.fresh(self.config, self.sources(), self.directory, notice)
+                state, datasets = setup.fresh(self.config, self.sources(), self.directory, self.watcher)
             else:
                 state, _ = manager.load_checkpoint(path)
-                none: dict[str, dict[str, Any]] = {"model": {}, "train": {}, "data": {}}
-                datasets = setup.resumed(
-                    state, {**none, **(changes or {})}, {}, None, False, self.directory, notice
-                )
+                datasets = setup.resumed(state, Changes(changes or {}), self.directory, self.watcher)
             train = state.config.train
             with Team(min(self.workers, train.batch_size)) as team, Metrics(self.directory) as lines:
                 engine = Engine(state, team)
                 for workspace in engine.workspaces:
                     workspace.poison(np.nan)
-                loop = Loop(state, datasets, engine, manager, lines, self.watcher, self.rhythm, stop)
+                outputs = Outputs(manager, lines, self.watcher)
+                loop = Loop(state, datasets, engine, outputs, Control(self.clock, stop, self.rhythm))
                 try:
                     return state if loop.run() else None
                 except KilledError:

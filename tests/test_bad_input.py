@@ -76,7 +76,7 @@ directory is a file | train --checkpoint-dir {facts} --data {facts} --plain | 1 
 directory below a file | train --checkpoint-dir {facts}/run --data {facts} | 1 | facts.json
 used directory | train --checkpoint-dir {good} --data {facts} | 1 | already holds a run, --resume, --fresh
 resume where nothing is | train --checkpoint-dir {new} --resume | 1 | no such directory, --checkpoint-dir
-resume in an empty folder | train --checkpoint-dir {bad}/nothing --resume | 1 | no sound, drop --resume
+resume in an empty folder | train --checkpoint-dir {bad}/nothing --resume | 1 | no valid, drop --resume
 resume from a missing file | {resume}-from {bad}/missing.bin | 1 | missing.bin, not found, --resume alone
 resume from a text | {resume}-from {facts} | 1 | facts.json, checkpoint, --resume alone
 resume from a torn file | {resume}-from {bad}/torn.bin | 1 | torn.bin, bytes, --resume alone
@@ -92,7 +92,7 @@ other texts | {resume} --epochs 3 --chat-data {facts} | 1 | not those of, --allo
 diverging | {train} --lr 1e30 --grad-clip 0 --warmup 0 --epochs 9 | 1 | step, not finite, bad tensor, --lr
 model missing | generate {bad}/missing.bin --prompt x | 1 | missing.bin
 model a text | generate {facts} --prompt x | 1 | facts.json
-model nowhere | generate {bad}/folder --prompt x | 1 | folder, no sound checkpoint
+model nowhere | generate {bad}/folder --prompt x | 1 | folder, holds no
 model torn | generate {bad}/torn.bin --prompt x | 1 | torn.bin
 temperature negative | generate {good} --prompt x --temperature -1 | 2 | --temperature, at least 0
 top-p of 2 | generate {good} --prompt x --top-p 2 | 2 | --top-p, at most 1
@@ -160,7 +160,7 @@ def world(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name, command, code, words", TABLE, ids=[row[0] for row in TABLE])
-def test_bad_input_is_told_and_loses_nothing(name, command, code, words, world, tmp_path, capsys):
+def test_bad_input_gets_a_message_and_loses_nothing(name, command, code, words, world, tmp_path, capsys):
     for short, long in (("{train}", TRAIN), ("{on}", ON), ("{resume}", RESUME)):
         command = command.replace(short, long)
     before = contents(world["base"])
@@ -209,7 +209,7 @@ def on_a_small_disk(arguments: list[str], most: int) -> str:
     return full.stderr
 
 
-def test_a_disk_too_full_for_a_first_checkpoint_is_told_and_the_next_run_works(world, tmp_path):
+def test_a_disk_too_full_for_a_first_checkpoint_is_reported_and_the_next_run_works(world, tmp_path):
     run = tmp_path / "run"
     arguments = TRAIN.format(**world, new=run).split()
     assert "not saved" in on_a_small_disk(arguments, 30_000)
@@ -255,7 +255,7 @@ def resume(run: Path) -> list[str]:
     return ["train", "--checkpoint-dir", str(run), "--plain", "--no-samples", "--resume"]
 
 
-def test_a_rotten_newest_is_set_aside_and_the_one_before_it_gone_on_from(world, tmp_path, capsys):
+def test_a_rotten_latest_is_set_aside_and_the_one_before_it_is_resumed_from(world, tmp_path, capsys):
     run = copied(world["good"], tmp_path)
     rotten = bytearray((run / "model_final.bin").read_bytes())
     rotten[-10] ^= 1
@@ -268,17 +268,17 @@ def test_a_rotten_newest_is_set_aside_and_the_one_before_it_gone_on_from(world, 
     assert (run / "model_final.bin.corrupt").read_bytes() == rotten
 
 
-def test_a_run_goes_on_from_the_newest_of_a_directory_that_is_named(world, tmp_path, capsys):
+def test_a_run_resumes_from_the_latest_of_a_directory_that_is_named(world, tmp_path, capsys):
     arguments = (
         f"train --checkpoint-dir {tmp_path / 'run'} --plain --no-samples --epochs 2 --resume-from".split()
     )
     assert call([*arguments, str(world["good"])]) == 0
     assert "resuming from model_final.bin" in capsys.readouterr().err
     assert call([*arguments, str(world["bad"] / "folder")]) == 1
-    assert "folder: found no sound checkpoint" in capsys.readouterr().err
+    assert "folder: no valid checkpoint to resume from" in capsys.readouterr().err
 
 
-def test_what_is_fresh_sets_the_earlier_run_aside_and_no_file_of_a_person(world, tmp_path):
+def test_a_fresh_run_sets_the_earlier_one_aside_but_no_file_of_the_user(world, tmp_path):
     run = copied(world["good"], tmp_path)
     before = contents(run)
     (run / "notes.txt").write_text("mine", encoding="utf-8")
@@ -301,9 +301,7 @@ def test_a_run_that_diverges_after_a_resume_leaves_its_earlier_bests_and_its_fin
     assert call(["train", "--checkpoint-dir", str(run), "--plain", "--no-samples", *tamer]) == 0
 
 
-def test_texts_of_a_phase_that_a_run_has_not_are_refused_and_of_one_that_is_over_are_told(
-    world, tmp_path, capsys
-):
+def test_texts_of_a_missing_phase_are_refused_and_of_one_that_is_over_are_reported(world, tmp_path, capsys):
     run = tmp_path / "run"
     assert call(f"train --checkpoint-dir {run} --data {world['facts']} {TINY}".split()) == 0
     capsys.readouterr()
@@ -336,7 +334,7 @@ def test_texts_that_changed_are_refused_unless_allowed(world, tmp_path, capsys):
 def test_the_first_ctrl_c_is_noted_and_the_second_ends_the_process_there():
     program = """if True:
         import os, signal
-        from tinyllm.train import Interrupt
+        from tinyllm.cli.interrupt import Interrupt
         with Interrupt() as asked:
             os.kill(os.getpid(), signal.SIGINT)
             print(asked(), flush=True)
@@ -345,4 +343,6 @@ def test_the_first_ctrl_c_is_noted_and_the_second_ends_the_process_there():
         """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (130, "True\n")
-    assert "finishing the step" in done.stderr and done.stderr.endswith("--resume goes on from the newest\n")
+    assert "finishing the step" in done.stderr and done.stderr.endswith(
+        "--resume continues from the latest\n"
+    )

@@ -76,16 +76,16 @@ def test_nothing_that_is_typed_ends_the_chat_but_exit(polite):
     code, out, err = run(polite, *typed, "嗨", ":exit", "天气")
     assert (code, out) == (0, "hey!\nhey!\n你好呀\n")  # ":" and "::" are questions
     for message in [
-        ":foo is no command; :help shows them", "expected a value, as in :set temperature=1",
+        ":foo is not a command; :help lists them", "expected a value, as in :set temperature=1",
         "temperature: found 'hot', expected a number", "--temperature: found -1.0", "--top-p: found 0.0",
         "top_k: found '1.5', expected a whole number", "colour: expected one of temperature, top_k",
-        "expected a path", "/no/such/place/x: No such file", ":exit now is no command", "top_p=0.5",
+        "expected a path", "/no/such/place/x: No such file", ":exit now is not a command", "top_p=0.5",
         "found 'Ω'",
     ]:  # fmt: skip
         assert message in err
 
 
-def test_a_window_that_fills_is_told_once_and_no_answer_is_missing(polite):
+def test_a_window_that_fills_is_reported_once_and_no_answer_is_missing(polite):
     code, out, err = run(polite, *["嗨"] * 20)
     assert (code, out) == (0, "你好呀\n" * 20)
     assert err.count("oldest turns are forgotten") == 1
@@ -94,7 +94,7 @@ def test_a_window_that_fills_is_told_once_and_no_answer_is_missing(polite):
 def test_a_question_longer_than_the_window_is_answered_too(polite):
     code, out, err = run(polite, "嗨" * 500)
     assert (code, out) == (0, "你好呀\n")
-    assert "only its end is seen" in err
+    assert "the model sees only its end" in err
 
 
 def test_an_answer_may_be_longer_than_the_window(endless):

@@ -78,7 +78,7 @@ def test_verify_reads_every_byte_and_fails_if_any_is_wrong(run, capsys):
     assert printed(capsys, "ls", run)[0] == 0
     code, out, err = printed(capsys, "verify", run)
     assert code == 1
-    assert out.count(": good") == 3
+    assert out.count(": valid") == 3
     assert "checkpoint_epoch_2.bin: v/bias: chunk 0: checksum differs" in err
     assert printed(capsys, "verify", run / "checkpoint_last.bin", path)[0] == 1
     assert printed(capsys, "verify", run / "checkpoint_last.bin")[0] == 0

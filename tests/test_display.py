@@ -1,4 +1,4 @@
-"""What a person is told while a run works: how far a long reading of texts is."""
+"""What a person sees while a run reads its texts: how far it is, how fast, and how long it still takes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from tests.runs import TINY, Run
-from tinyllm.cli.main import display
+from tests.runs import TINY, Run, Silent
+from tinyllm.cli import display
 from tinyllm.training import setup
 
 
@@ -43,14 +43,21 @@ def test_a_short_reading_says_nothing():
     assert not said(lines)
 
 
-def test_every_reading_of_a_run_is_told_to_its_end(tmp_path):
-    run, told = Run(tmp_path / "run"), {}
+class Reader(Silent):
+    """Remembers how far each reading came."""
 
-    def progress(what, done, total):
-        told[what] = done, total
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
 
+    def reading(self, what, done, total):
+        self.seen[what] = done, total
+
+
+def test_every_reading_of_a_run_is_shown_to_its_end(tmp_path):
+    run = Run(tmp_path / "run")
     for _ in range(2):  # the second finds its tokens, and reads the texts for their digest
-        setup.fresh(TINY, run.sources(), run.directory, print, progress)
-        assert len(told) == 4
-        assert all(done == total for done, total in told.values())
-        told.clear()
+        reader = Reader()
+        setup.fresh(TINY, run.sources(), run.directory, reader)
+        assert len(reader.seen) == 4
+        assert all(done == total for done, total in reader.seen.values())

@@ -21,6 +21,7 @@ import pytest
 from tests.models import full_logits, random_state, saved
 from tinyllm import explain, model
 from tinyllm.checkpoint import export_weights
+from tinyllm.cli.main import main
 from tinyllm.config import ModelConfig
 from tinyllm.inference.language_model import LanguageModel
 from tinyllm.inference.tracing import NUMBERS, POSITIONS, room, trace
@@ -297,8 +298,11 @@ def test_an_empty_prompt_has_predictions_and_no_loss(file, tmp_path):
 
 def test_a_prompt_that_is_too_long_is_cut_at_its_end_and_that_is_said(file, tmp_path):
     code, _, err = run(file, "--prompt", "x" * 99, "--out", tmp_path / "p.html")
-    assert code == 0 and "the prompt has 100 tokens, shown are the first 40, as many as the model sees" in err
-    assert "shown are the first 40" in Page(tmp_path / "p.html").words[""]
+    assert (
+        code == 0
+        and "the prompt has 100 tokens; only the first 40 are shown, the model's context window" in err
+    )
+    assert "only the first 40 are shown" in Page(tmp_path / "p.html").words[""]
 
 
 def test_what_is_left_out_at_the_end_changes_nothing_before_it(state):
@@ -326,6 +330,13 @@ def test_failures_are_one_line_and_1(file, tmp_path):
         code, out, err = run(*argv)
         assert (code, out) == (1, "") and err.startswith("error: ") and err.count("\n") == 1
     assert run(file, "--prompt=a\udcff")[0] == 2
+
+
+def test_inspect_is_another_name_for_explain(file, tmp_path, capsys):
+    for name in ("explain", "inspect"):
+        assert main([name, str(file), "--prompt", "ab", "--out", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out == f"{tmp_path / name}\n"
+    assert (tmp_path / "inspect").read_bytes() == (tmp_path / "explain").read_bytes()
 
 
 def test_the_standard_librarys_inspect_is_what_others_import():

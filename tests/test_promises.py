@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import SMALL, Run, same_state
+from tests.runs import SMALL, Run, Silent, same_state
 from tests.test_bad_input import TINY, TRAIN, call
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy
 from tinyllm.config import Config, DataConfig, TrainConfig
@@ -182,8 +182,10 @@ def test_resume_finds_the_checkpoint_by_itself(world, tmp_path, capsys):
     assert call(arguments) == 0
     capsys.readouterr()
     assert call(["train", "--checkpoint-dir", str(run), "--plain", "--no-samples", "--resume"]) == 0
-    told = capsys.readouterr()
-    assert "resuming from" in told.err and "this run is finished" in told.out and "--epochs" in told.out
+    printed = capsys.readouterr()
+    assert (
+        "resuming from" in printed.err and "this run is finished" in printed.out and "--epochs" in printed.out
+    )
 
 
 def test_resume_takes_the_newest_and_resume_best_the_best(tmp_path):
@@ -213,9 +215,9 @@ def test_resume_with_own_epochs_rate_patience_and_directory(world, tmp_path, cap
     capsys.readouterr()
     changes = ["--resume", "--epochs=3", "--lr=0.0001", "--patience=50", f"--checkpoint-dir={run}"]
     assert call(["train", "--plain", "--no-samples", *changes]) == 0
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for change in ("--epochs: 1 -> 3", "--lr: 0.001 -> 0.0001", "--patience: 30 -> 50"):
-        assert change in told
+        assert change in printed
     state, _ = CheckpointManager.load_checkpoint(run / "model_final.bin")
     assert state.progress.phase_epoch == 3
     rates = [
@@ -270,7 +272,7 @@ def test_loss_continuity(tmp_path):
     from tinyllm.training import setup
 
     data = setup.open_dataset(
-        state.config, "pretraining", run.sources()["pretraining"], state.tokenizer, run.directory, print
+        state.config, "pretraining", run.sources()["pretraining"], state.tokenizer, run.directory, Silent()
     )
     with Team(1) as team:
         engine = Engine(state, team)

@@ -51,8 +51,13 @@ class Page(HTMLParser):
         ]
 
 
+def written(runs: list[Path], out: Path, refresh: bool = False) -> Path:
+    report.write_runs(runs, out, refresh)
+    return out
+
+
 def shown(directory: Path) -> Page:
-    return Page(report.write(directory))
+    return Page(report.write_report(directory))
 
 
 # ---- size
@@ -60,7 +65,7 @@ def shown(directory: Path) -> Page:
 
 def test_a_run_of_100_000_steps_stays_under_the_limit(tmp_path):
     log_run(tmp_path, 100_000)
-    assert 100_000 < report.write(tmp_path).stat().st_size < LIMIT
+    assert 100_000 < report.write_report(tmp_path).stat().st_size < LIMIT
     assert "the least and the greatest value of every 50 steps" in Page(tmp_path / "report.html").words
 
 
@@ -68,7 +73,7 @@ def test_many_runs_stay_under_the_limit(tmp_path):
     runs = [tmp_path / str(i) for i in range(12)]
     for i, run in enumerate(runs):
         log_run(run, 3000, seed=i)
-    assert report.compose(runs, tmp_path / "all.html")[0].stat().st_size < LIMIT
+    assert written(runs, tmp_path / "all.html").stat().st_size < LIMIT
 
 
 def test_floods_of_events_phases_and_epochs_stay_under_the_limit(tmp_path):
@@ -78,7 +83,7 @@ def test_floods_of_events_phases_and_epochs_stay_under_the_limit(tmp_path):
     lines += [{"step": i, "event": "&" * 300, "phase": HOSTILE * 9} for i in range(3000)]
     write_lines(tmp_path, lines)
     save(tmp_path, 1, 1.0, config={f"{i}": "<" * 900 for i in range(500)})
-    assert report.write(tmp_path).stat().st_size < LIMIT
+    assert report.write_report(tmp_path).stat().st_size < LIMIT
 
 
 # ---- numbers
@@ -259,8 +264,8 @@ def test_the_page_forbids_itself_every_request(tmp_path):
         if not (a.get(name) or "data:").startswith("data:")
     ]
     assert (
-        "http:" not in report.write(tmp_path).read_text()
-        and "https:" not in report.write(tmp_path).read_text()
+        "http:" not in report.write_report(tmp_path).read_text()
+        and "https:" not in report.write_report(tmp_path).read_text()
     )
 
 
@@ -299,7 +304,7 @@ def test_a_run_of_very_few_steps_has_charts(tmp_path, steps):
 def test_a_constant_or_extreme_value_leaves_no_axis_without_numbers(tmp_path):
     tags = {"train/loss": 0.0, "train/lr": 0.0, "train/grad_norm": 0.0, "train/tokens_per_second": 1e99}
     write_lines(tmp_path, [{"step": i, "phase": "p", **tags} for i in range(9)])
-    text = report.write(tmp_path).read_text()
+    text = report.write_report(tmp_path).read_text()
     assert "inf" not in text.split("<body")[1].split("<script")[0] and ">nan" not in text
 
 
@@ -326,7 +331,7 @@ def test_several_runs_are_overlaid_under_the_names_in_which_they_differ(tmp_path
     for i, run in enumerate(runs):
         log_run(run, 300, seed=i)
         save(run, 2, 1.5, config={"lr": 0.001 * (i + 1), "seed": 5})
-    page = Page(report.compose(runs, tmp_path / "both.html")[0])
+    page = Page(written(runs, tmp_path / "both.html"))
     loss = page.all("path", **{"data-line": ""})
     assert {"run0", "run1"} <= {name for path in loss for name in (path.get("class") or "").split()}
     legend = re.sub(r"\s+", " ", page.words)
@@ -391,7 +396,7 @@ def test_a_page_that_cannot_be_written_exits_1_and_leaves_no_temporary_file(tmp_
 def test_only_a_watched_page_reloads_itself(tmp_path):
     log_run(tmp_path, 20, finished=False)
     assert not shown(tmp_path).all("meta", **{"http-equiv": "refresh"})
-    watched = Page(report.compose([tmp_path], tmp_path / "watched.html", refresh=True)[0])
+    watched = Page(written([tmp_path], tmp_path / "watched.html", refresh=True))
     assert watched.all("meta", **{"http-equiv": "refresh"})
 
 

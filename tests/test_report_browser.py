@@ -20,7 +20,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("run")
     log_run(directory, 2000)
     save(directory, 20, 0.91, PHASES[0])
-    return report.write(directory)
+    return report.write_report(directory)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ READ = "document.querySelector('#loss .legend [data-line=\"0\"] b').textContent"
 
 def test_the_dumped_page_has_its_numbers_and_charts(tmp_path):
     lines = log_run(tmp_path / "run", 400)
-    path = report.write(tmp_path / "run")
+    path = report.write_report(tmp_path / "run")
     command = [
         str(picture.BROWSER),
         *FLAGS,
@@ -61,7 +61,7 @@ def test_nothing_is_thrown_logged_or_fetched(browser, page):
 def test_hostile_text_does_not_run(browser, tmp_path):
     hostile = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
     log_run(tmp_path, 20, phases=(hostile, hostile))
-    browser.open(report.write(tmp_path))
+    browser.open(report.write_report(tmp_path))
     assert browser.ask("document.title").endswith("training report")
     assert hostile[:59] in browser.ask("document.querySelector('.bands').textContent")
 
@@ -94,7 +94,7 @@ def test_the_script_draws_the_axes_that_the_page_came_with(browser, page):
 
 def test_pointing_reads_off_the_logged_value(browser, tmp_path):
     lines = log_run(tmp_path, 101)
-    browser.open(report.write(tmp_path))
+    browser.open(report.write_report(tmp_path))
     rest = browser.ask(READ)
     browser.point("mouseMoved", 0.5)
     step = int(browser.ask("document.querySelector('#loss .cursor').textContent").split()[1])
@@ -168,7 +168,7 @@ def test_light_and_dark_follow_the_reader(browser, page):
 
 def test_an_empty_run_is_a_page_without_errors(browser, tmp_path):
     (tmp_path / "metrics.jsonl").touch()
-    browser.open(report.write(tmp_path))
+    browser.open(report.write_report(tmp_path))
     assert "No step has been logged" in browser.ask("document.body.innerText")
     assert browser.complaints() == []
 

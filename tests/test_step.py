@@ -22,7 +22,7 @@ from tinyllm.run.schedule import Schedule
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch
 from tinyllm.text.tokenizer import CharTokenizer
-from tinyllm.training import setup
+from tinyllm.training import environment
 from tinyllm.training.step import Engine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,11 +189,11 @@ def test_workers_come_first_and_blas_gets_the_cores_they_leave(
     "workers, blas_threads, chosen", [(None, None, (1, 2)), (None, 1, (1, 1)), (3, None, (3, 2))]
 )
 def test_a_resumed_run_keeps_its_threads_where_none_are_given(workers, blas_threads, chosen, monkeypatch):
-    monkeypatch.setattr(setup, "set_blas_threads", lambda n: True)
+    monkeypatch.setattr(environment, "set_blas_threads", lambda n: True)
     with Team(1) as team:
         state, _ = a_run(team, 1)
     state.environment = {"workers": 1, "blas_threads": 2}
-    assert setup.threads(state, workers, blas_threads, print) == chosen
+    assert environment.threads(state, workers, blas_threads, print) == chosen
 
 
 def test_a_loaded_openblas_takes_another_number_of_threads_and_tells_its_core():
@@ -201,7 +201,7 @@ def test_a_loaded_openblas_takes_another_number_of_threads_and_tells_its_core():
 import os
 os.environ["OPENBLAS_NUM_THREADS"] = "2"
 import numpy
-from tinyllm.network import Purpose
+from tinyllm.cli.clock import probe
 from tinyllm.parallel import threads
 get = threads._openblas("get_num_threads")
 if get is None:
@@ -209,7 +209,7 @@ if get is None:
 else:
     before = get()
     assert threads.set_blas_threads(1)
-    print(before, get(), threads.blas_core() not in ("", "unknown"), threads.probe(1, 0.01, 64) > 0)
+    print(before, get(), threads.blas_core() not in ("", "unknown"), probe(1, 0.01, 64) > 0)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     if done.stdout == "no OpenBLAS\n":

@@ -1,4 +1,4 @@
-"""Talk to a model: `python -m tinyllm.chat MODEL`; answers go to stdout, all else to stderr.
+"""Talk to a model: `python -m tinyllm.chat MODEL`; answers are written to stdout, everything else to stderr.
 
 No line that is typed ends the program but :exit, the end of the input, and Ctrl-C at the prompt. Order:
 options, main, the questions, the commands.
@@ -13,62 +13,53 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinyllm import __version__
 from tinyllm.cli import command
+from tinyllm.cli.arguments import add_writing, checked_sampling, program
 from tinyllm.config import ConfigError
-from tinyllm.inference.settings import (
-    OPTIONS,
-    Sampling,
-    add_model_arguments,
-    add_sampling_arguments,
-    check,
-    check_common,
-    given_sampling,
-)
+from tinyllm.inference.settings import OPTIONS, Sampling, check
 
 if TYPE_CHECKING:
     from tinyllm.inference.conversation import Conversation
 
 DEFAULTS = Sampling(temperature=0.7, top_p=0.9)
 DESCRIPTION = """\
-Talk to a model. The conversation goes on within the model's window; when that is full, the oldest
+Talk to a model. The conversation must fit the model's context window; when that is full, the oldest
 turns are forgotten. An answer ends where the model ends it, or at --max-tokens; Ctrl-C ends it early."""
 COMMANDS = """\
-:help                  show these lines
-:set NAME=VALUE        change temperature, top_p, top_k or repetition_penalty; alone: show them
-:save PATH             write the conversation to a new file: .json or .jsonl, as training reads it, else text
+:help                  show these commands
+:set NAME=VALUE        change temperature, top_p, top_k or repetition_penalty; alone: show their values
+:save PATH             save the conversation to a new file: .json or .jsonl as training data, else text
 :clear                 forget the conversation
 :exit                  end the program, as Ctrl-D does; Ctrl-C ends an answer"""
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
     """Parse, check and add `sampling`; any mistake ends the program with exit code 2 and a message."""
-    top = argparse.ArgumentParser(
-        "tinyllm chat", description=DESCRIPTION, allow_abbrev=False, epilog="commands:\n" + COMMANDS,
+    parser = program(
+        "chat", DESCRIPTION, epilog="commands:\n" + COMMANDS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    top.add_argument("--version", action="version", version=f"tinyllm {__version__}")
-    top.add_argument(
-        "--prompt", metavar="TEXT", help="answer this one question and end; - reads it from stdin"
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="answer this one question and exit; - reads it from stdin"
     )
-    top.add_argument(
+    parser.add_argument(
         "--memory", type=int, metavar="N",
-        help="earlier questions that the model sees, with their answers; 0 suits a model that was trained on "
-        "single questions only (default: all that fit the window)",
+        help="earlier questions and answers that the model sees; 0 suits a model trained on single questions "
+        "(default: all that fit the context window)",
     )  # fmt: skip
-    add_model_arguments(top, max_tokens=128)
-    add_sampling_arguments(top, DEFAULTS)
-    args = top.parse_args(argv)
+    add_writing(parser, DEFAULTS, max_tokens=128)
+    args = parser.parse_args(argv)
     try:
-        check_common(args)
+        args.sampling = checked_sampling(args, DEFAULTS)
         if args.memory is not None:
             check("memory", args.memory, low=0)
-        args.sampling = Sampling(**{**vars(DEFAULTS), **given_sampling(args)})
     except ConfigError as error:
-        top.error(str(error))
+        parser.error(str(error))
     return args
 
 
@@ -80,26 +71,26 @@ def main(
 ) -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
     args = options(argv)
-    return command.run(_run, args, args.blas_threads, stdin, out, err)
+    return command.run(partial(_run, args), args.blas_threads, command.prepared_streams(stdin, out, err))
 
 
-def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> int:
+def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     from tinyllm.inference.conversation import Conversation
 
-    question = None if args.prompt is None else command.text_of(args.prompt, stdin).strip()
+    question = None if args.prompt is None else command.text_of(args.prompt, streams.stdin).strip()
     if question == "":
         raise ConfigError("--prompt: found no text, expected a question")
-    model = command.load(args, err)
+    model = command.load(Path(args.model), args.blas_threads, streams)
     conversation = Conversation(model, args.sampling, args.max_tokens, args.seed, args.memory)
-    chat = Chat(conversation, out, err)
+    chat = Chat(conversation, streams)
     if question is not None:
         chat.ask(question)
         return 0
-    chat.say(f"tinyllm {__version__}: {args.model}, a window of {model.config.block_size} tokens")
-    chat.say(":help shows what else you can type")
+    chat.say(f"tinyllm {__version__}: {args.model}, context window of {model.config.block_size} tokens")
+    chat.say(":help lists the commands")
     try:
-        for line in _lines(stdin, out, err):
-            if not chat.hear(line):
+        for line in _lines(streams):
+            if not chat.respond(line):
                 return 0
     except KeyboardInterrupt:
         chat.say("")
@@ -108,9 +99,10 @@ def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> i
     return 0
 
 
-def _lines(stdin: TextIO, out: TextIO, err: TextIO) -> Iterator[str]:
+def _lines(streams: command.Streams) -> Iterator[str]:
     """Yield the lines that are typed, until there are no more."""
-    if stdin is sys.stdin and stdin.isatty() and out.isatty():
+    stdin = streams.stdin
+    if stdin is sys.stdin and stdin.isatty() and streams.out.isatty():
         with suppress(ImportError):
             import readline  # noqa: F401  # input() now has a history and arrow keys
         while True:
@@ -120,27 +112,27 @@ def _lines(stdin: TextIO, out: TextIO, err: TextIO) -> Iterator[str]:
                 return
     while True:
         if stdin.isatty():
-            print("> ", end="", file=err, flush=True)
+            print("> ", end="", file=streams.err, flush=True)
         if not (line := stdin.readline()):
             return
         yield line
 
 
 class Chat:
-    """A conversation and the two streams on which it is shown."""
+    """A conversation and the streams on which it is shown."""
 
-    def __init__(self, conversation: Conversation, out: TextIO, err: TextIO) -> None:
-        self.conversation, self.out, self.err = conversation, out, err
+    def __init__(self, conversation: Conversation, streams: command.Streams) -> None:
+        self.conversation, self.out, self.err = conversation, streams.out, streams.err
 
     def say(self, text: str) -> None:
-        """Write a line about the conversation, which is no part of it."""
+        """Write a line about the conversation that is not part of it."""
         print(text, file=self.err, flush=True)
 
-    def hear(self, line: str) -> bool:
-        """Do what a line asks for; return whether to go on."""
+    def respond(self, line: str) -> bool:
+        """Run the command or answer the question that a line is; return whether to read another."""
         from tinyllm.text.tokenizer import TokenizerError
 
-        line = line.encode(errors="replace").decode().strip()  # what was no UTF-8 becomes ?
+        line = line.encode(errors="replace").decode().strip()  # what was not UTF-8 becomes ?
         if found := re.fullmatch(r"[:：]\s*([A-Za-z]\w*)\s*(.*)", line, re.DOTALL):
             return self._command(found[1].lower(), found[2])
         if line:
@@ -158,9 +150,9 @@ class Chat:
         before = talk.first if talk.memory is None else -1  # else forgetting is what was asked for
         prompt = talk.prompt(question)
         if before == 0 < talk.first:
-            self.say("(the conversation no longer fits the model's window: its oldest turns are forgotten)")
+            self.say("(the conversation no longer fits the context window: its oldest turns are forgotten)")
         if prompt.size > talk.model.config.block_size:
-            self.say("(the question is longer than the model's window: only its end is seen)")
+            self.say("(the question is longer than the context window: the model sees only its end)")
         try:
             for piece in talk.answer(prompt):
                 answer += piece
@@ -172,9 +164,7 @@ class Chat:
                 self.out.write("\n")
                 self.out.flush()
         if not answer:
-            self.say(
-                "(no answer: the model wrote white space or a question of its own; ask again in other words)"
-            )
+            self.say("(no answer: the model wrote only white space or a question of its own; try rephrasing)")
 
     def _command(self, name: str, rest: str) -> bool:
         if name in ("exit", "quit") and not rest:
@@ -183,13 +173,13 @@ class Chat:
             self.say(COMMANDS)
         elif name == "clear" and not rest:
             self.conversation.clear()
-            self.say("(the conversation begins anew)")
+            self.say("(the conversation is forgotten)")
         elif name == "set":
             self._set(rest)
         elif name == "save":
             self._save(rest)
         else:
-            self.say(f":{name} {rest}".rstrip() + " is no command; :help shows them")
+            self.say(f":{name} {rest}".rstrip() + " is not a command; :help lists them")
         return True
 
     def _set(self, rest: str) -> None:

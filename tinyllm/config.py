@@ -1,24 +1,25 @@
-"""Every number that can be chosen: frozen, validated dataclasses, from whose fields argparse is derived.
+"""Every number that can be chosen: frozen, validated dataclasses, one field per option of the command line.
 
-Order: the field helper, the three sections, Config, then the bridge to argparse. Nothing here imports
-NumPy, so `--help` is instant and the number of BLAS threads can be set from a parsed command line.
+Order: how a field is declared and checked, the three sections, Config, stored documents, changes. Nothing
+here imports NumPy, so `--help` is instant and BLAS threads can still be set once the options are read.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 LARGEST = 1 << 40  # of whole numbers that have no limit of their own; steps counted with them fit 64 bits
 PHASES = ("pretraining", "instruction_tuning")
+BUNDLED = {"pretraining": "bundled:pretraining.json", "instruction_tuning": "bundled:chat.json"}
 
 
 class ConfigError(ValueError):
-    """A setting is out of range or fits no other; names the option, what was found and what is allowed."""
+    """A setting is out of range or contradicts another; names the option, what was found and expected."""
 
 
 def _option(default: Any, text: str, *, low: float | None = None, high: float | None = None,
@@ -68,8 +69,8 @@ class ModelConfig(_Section):
     n_layer: int = _option(2, "transformer blocks", low=1, high=1000)
     n_head: int = _option(8, "attention heads; must divide --n-embd", low=1, high=1 << 16)
     n_embd: int = _option(256, "channels of the residual stream", low=1, high=1 << 16)
-    block_size: int = _option(128, "longest context, in tokens", low=1, high=1 << 20)
-    dropout: float = _option(0.0, "probability of dropping an activation in training", low=0.0, high=0.99)
+    block_size: int = _option(128, "context length, in tokens", low=1, high=1 << 20)
+    dropout: float = _option(0.0, "dropout probability", low=0.0, high=0.99)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,9 +86,9 @@ class TrainConfig(_Section):
     """How the weights are found; what may be changed at resume is printed as old -> new."""
 
     batch_size: int = _option(8, "sequences per micro-batch", low=1)
-    accumulate: int = _option(1, "micro-batches summed before each update", low=1)
-    epochs: int = _option(20, "passes over the data, in each phase", low=1)
-    max_steps: int | None = _option(None, "updates in each phase; takes the place of --epochs", low=1)
+    accumulate: int = _option(1, "gradient accumulation: micro-batches per update", low=1)
+    epochs: int = _option(20, "passes over the data in each phase", low=1)
+    max_steps: int | None = _option(None, "updates in each phase; replaces --epochs", low=1)
     lr: float = _option(1e-3, "peak learning rate", above=0.0)
     min_lr: float | None = _option(
         None, "learning rate at the end of a phase (default: a tenth of --lr)", low=0.0
@@ -95,30 +96,30 @@ class TrainConfig(_Section):
     warmup: int | None = _option(
         None, "updates of linear warm-up (default: a twentieth of the phase, at most 100)", low=0
     )
-    weight_decay: float = _option(0.0, "decoupled weight decay, on matrices only", low=0.0)
-    beta1: float = _option(0.9, "decay of Adam's first moment", low=0.0, high=0.999999)
-    beta2: float = _option(0.999, "decay of Adam's second moment", low=0.0, high=0.9999999)
+    weight_decay: float = _option(0.0, "decoupled weight decay, of matrices only", low=0.0)
+    beta1: float = _option(0.9, "decay rate of Adam's first moment", low=0.0, high=0.999999)
+    beta2: float = _option(0.999, "decay rate of Adam's second moment", low=0.0, high=0.9999999)
     epsilon: float = _option(1e-8, "Adam's epsilon", above=0.0)
-    grad_clip: float = _option(1.0, "largest global norm of the gradient; 0 turns clipping off", low=0.0)
+    grad_clip: float = _option(1.0, "maximum global norm of the gradient; 0 turns clipping off", low=0.0)
     patience: int = _option(
-        30, "epochs without a gain of --min-delta before a phase stops; 0 turns it off", low=0
+        30, "early stopping: epochs without an improvement of --min-delta; 0 turns it off", low=0
     )
-    min_delta: float = _option(0.01, "smallest fall of the monitored loss that counts as a gain", low=0.0)
+    min_delta: float = _option(0.01, "minimum improvement of the monitored loss", low=0.0)
     monitor: str = _option(
         "train",
-        "the loss that best and early stopping look at; val needs --val-fraction",
+        "the loss that decides which checkpoint is best and when to stop early; val needs --val-fraction",
         choices=("train", "val"),
     )
     eval_every: int | None = _option(
-        None, "updates between evaluations on the held-out part (default: once an epoch)", low=1
+        None, "updates between evaluations on the validation data (default: once per epoch)", low=1
     )
-    seed: int = _option(1337, "seed of every random draw", low=0)
+    seed: int = _option(1337, "random seed", low=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_lr is not None and self.min_lr > self.lr:
             raise ConfigError(
-                f"--min-lr {self.min_lr} is above --lr {self.lr}; the rate falls from --lr to --min-lr"
+                f"--min-lr {self.min_lr} is above --lr {self.lr}; the rate decays from --lr to --min-lr"
             )
 
 
@@ -127,12 +128,12 @@ class DataConfig(_Section):
     """How text becomes batches; stored, because other choices would be another run."""
 
     tokenizer: str = _option("bpe", "byte-level BPE, or one token per character", choices=("bpe", "char"))
-    vocab_size: int = _option(2048, "largest vocabulary of the BPE tokenizer", low=257, high=1 << 20)
+    vocab_size: int = _option(2048, "maximum vocabulary size of the BPE tokenizer", low=257, high=1 << 20)
     documents: bool = _option(
-        False, "split .txt files into documents at blank lines; without it a file is one stream"
+        False, "split .txt files into documents at blank lines; by default a file is one stream"
     )
-    train_on_prompts: bool = _option(False, "let the prompts of dialogues carry loss too")
-    val_fraction: float = _option(0.0, "part of the data held out for evaluation", low=0.0, high=0.9)
+    train_on_prompts: bool = _option(False, "also compute the loss on prompt tokens")
+    val_fraction: float = _option(0.0, "fraction of the data held out for validation", low=0.0, high=0.9)
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.train.monitor == "val" and not self.data.val_fraction:
-            raise ConfigError("--monitor val: nothing is held out; give --val-fraction, such as 0.1")
+            raise ConfigError("--monitor val: there is no validation data; give --val-fraction, such as 0.1")
         if self.train.eval_every and not self.data.val_fraction:
-            raise ConfigError("--eval-every: nothing is held out; give --val-fraction, such as 0.1")
+            raise ConfigError("--eval-every: there is no validation data; give --val-fraction, such as 0.1")
 
     def document(self) -> dict[str, dict[str, Any]]:
         """Return the config as nested plain dicts, as they are stored in a checkpoint."""
@@ -184,38 +185,17 @@ def from_fields(kind: type[S], document: Any, name: str) -> S:
     return kind(**values)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one option per field of every section; absent options are left out of the namespace."""
-    for title, kind in SECTIONS.items():
-        group = parser.add_argument_group(f"{title} options")
-        hints = get_type_hints(kind)
-        for field in dataclasses.fields(kind):
-            rule = field.metadata
-            text = rule["help"] if field.default is None else f"{rule['help']} (default: {field.default})"
-            if hints[field.name] is bool:
-                group.add_argument(
-                    flag(field.name), action="store_true", default=argparse.SUPPRESS, help=rule["help"]
-                )
-                continue
-            number = next(
-                t for t in (get_args(hints[field.name]) or (hints[field.name],)) if t is not type(None)
-            )
-            group.add_argument(
-                flag(field.name), type=number, default=argparse.SUPPRESS, choices=rule["choices"],
-                metavar=None if rule["choices"] else {int: "N", float: "X", str: "NAME"}[number], help=text,
-            )  # fmt: skip
-
-
-def given(namespace: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Return the config options that were given on the command line, by section."""
-    values = vars(namespace)
-    return {
-        name: {f.name: values[f.name] for f in dataclasses.fields(kind) if f.name in values}
-        for name, kind in SECTIONS.items()
-    }
-
-
-def replace(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
-    """Return `config` with the given fields of each section changed, validated anew."""
-    parts = {name: dataclasses.replace(getattr(config, name), **changes.get(name, {})) for name in SECTIONS}
+def replace(config: Config, options: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Return `config` with other values for the given fields of each section; ConfigError as for a Config."""
+    parts = {name: dataclasses.replace(getattr(config, name), **options.get(name, {})) for name in SECTIONS}
     return Config(**parts)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is different when a run is resumed; everything else stays as the checkpoint has it."""
+
+    options: Mapping[str, Mapping[str, Any]]  # fields of the config, by section
+    sources: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)  # paths of texts, by phase
+    phase: str | None = None  # the phase to enter
+    allow_new_data: bool = False  # texts other than the checkpoint's are accepted

@@ -1,7 +1,7 @@
 """Let a model write: `python -m tinyllm.generate MODEL --prompt TEXT`.
 
-Text goes to stdout, all else to stderr. Order: options, main, its parts. NumPy is imported only after the
-options are read.
+The text is written to stdout, everything else to stderr. Order: options, main, its parts. NumPy is imported
+only after the options are read.
 """
 
 from __future__ import annotations
@@ -9,19 +9,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from tinyllm import __version__
 from tinyllm.cli import command
-from tinyllm.config import ConfigError
-from tinyllm.inference.settings import (
-    Sampling,
-    add_model_arguments,
-    add_sampling_arguments,
-    check,
-    check_common,
-    given_sampling,
-)
+from tinyllm.cli.arguments import add_writing, checked_sampling, given_sampling, program
+from tinyllm.config import ConfigError, flag
+from tinyllm.inference.settings import Sampling, check
 
 if TYPE_CHECKING:
     from tinyllm.arena import Array
@@ -29,52 +24,46 @@ if TYPE_CHECKING:
 
 DEFAULTS = Sampling(temperature=0.8, top_p=0.95)
 DESCRIPTION = """\
-Write a text that goes on from a prompt. stdout gets what the model writes and a newline; with
---echo, the prompt before it. The text ends where the model ends it, or at --max-tokens. A prompt
-longer than the model's window is seen by its newest part, and the window slides with the text."""
+Continue a prompt. stdout gets what the model writes and a newline; with --echo, the prompt before it. The
+text ends where the model ends it, or at --max-tokens. Of a prompt longer than the model's context window
+only the end is used, and the window slides with the text."""
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
     """Parse, check and add `sampling`; any mistake ends the program with exit code 2 and a message."""
-    top = argparse.ArgumentParser("tinyllm generate", description=DESCRIPTION, allow_abbrev=False)
-    top.add_argument("--version", action="version", version=f"tinyllm {__version__}")
-    top.add_argument(
+    parser = program("generate", DESCRIPTION)
+    parser.add_argument(
         "--prompt", action="append", metavar="TEXT",
-        help="what to go on from; - reads stdin, without its last newline; give several for several texts, "
-        "one below the other (default: nothing, the model begins a text of its own)",
+        help="text to continue; - reads stdin, without its last newline; repeat the option for several texts "
+        "one below the other (default: none, the model starts a text of its own)",
     )  # fmt: skip
-    top.add_argument(
+    parser.add_argument(
         "--num-samples", type=int, default=1, metavar="N",
-        help="write N texts for each prompt, one below the other (default: 1)",
+        help="texts per prompt, written one below the other (default: 1)",
     )  # fmt: skip
-    top.add_argument("--echo", action="store_true", help="write the prompt too, before the text")
-    top.add_argument("--stream", action="store_true", help="write each character as soon as it is known")
-    top.add_argument("--ignore-end", action="store_true", help="do not let the model end the text early")
-    add_model_arguments(top, max_tokens=200)
-    add_sampling_arguments(top, DEFAULTS)
-    search = top.add_argument_group("searching, in place of sampling")
+    parser.add_argument("--echo", action="store_true", help="also write the prompt, before the text")
+    parser.add_argument("--stream", action="store_true", help="write each character as soon as it is known")
+    parser.add_argument("--ignore-end", action="store_true", help="do not let the model end the text early")
+    add_writing(parser, DEFAULTS, max_tokens=200)
+    search = parser.add_argument_group("beam search, instead of sampling")
     search.add_argument(
-        "--beams",
-        type=int,
-        default=1,
-        metavar="N",
-        help="find the likeliest text with N beams (default: 1, off)",
-    )
+        "--beams", type=int, default=1, metavar="N",
+        help="search for the most probable text with N beams (default: 1, off)",
+    )  # fmt: skip
     search.add_argument(
         "--length-penalty", type=float, default=1.0, metavar="X",
-        help="compare log P / length^X: 0 favours short texts, 1 the best mean per token (default: 1)",
+        help="rank texts by log P / length^X: 0 favours short texts, 1 the best mean per token (default: 1)",
     )  # fmt: skip
-    args = top.parse_args(argv)
+    args = parser.parse_args(argv)
     try:
+        args.sampling = checked_sampling(args, DEFAULTS)
         _check(args)
-        args.sampling = Sampling(**{**vars(DEFAULTS), **given_sampling(args)})
     except ConfigError as error:
-        top.error(str(error))
+        parser.error(str(error))
     return args
 
 
 def _check(args: argparse.Namespace) -> None:
-    check_common(args)
     check("num_samples", args.num_samples, low=1)
     check("beams", args.beams, low=1)
     check("length_penalty", args.length_penalty, low=0)
@@ -82,8 +71,8 @@ def _check(args: argparse.Namespace) -> None:
         others = [*given_sampling(args), *(name for name in ("stream", "ignore_end") if getattr(args, name))]
         others += ["num_samples"] * (args.num_samples > 1)
         if others:
-            names = ", ".join("--" + name.replace("_", "-") for name in others)
-            raise ConfigError(f"--beams searches, and shows its text when it is done: drop {names}")
+            names = ", ".join(map(flag, others))
+            raise ConfigError(f"--beams searches for one text and writes it at the end: drop {names}")
 
 
 def main(
@@ -94,43 +83,43 @@ def main(
 ) -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
     args = options(argv)
-    return command.run(_run, args, args.blas_threads, stdin, out, err)
+    return command.run(partial(_run, args), args.blas_threads, command.prepared_streams(stdin, out, err))
 
 
-def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> int:
-    prompts = [command.text_of(option, stdin) for option in args.prompt or [""]]
-    model = command.load(args, err)
+def _run(args: argparse.Namespace, streams: command.Streams) -> int:
+    prompts = [command.text_of(option, streams.stdin) for option in args.prompt or [""]]
+    model = command.load(Path(args.model), args.blas_threads, streams)
     asked = [(text, model.prompt(text)) for text in prompts]
     asked = [each for each in asked for _ in range(args.num_samples)]
     texts = _texts(args, model, [prompt for _, prompt in asked])
     for (text, prompt), pieces in zip(asked, texts, strict=True):
         if prompt.size > model.config.block_size:
-            command.note(f"the prompt has {prompt.size} tokens; the model sees the end of it only", err)
+            streams.note(f"the prompt has {prompt.size} tokens; the model sees only the end of it")
         if args.echo:
-            out.write(text)
+            streams.out.write(text)
         empty = True
         for piece in pieces:
             empty = False
-            out.write(piece)
+            streams.out.write(piece)
             if args.stream:
-                out.flush()
-        out.write("\n")
-        out.flush()
+                streams.out.flush()
+        streams.out.write("\n")
+        streams.out.flush()
         if empty:
-            command.note("the model ended the text at once; --ignore-end lets it go on", err)
+            streams.note("the model ended the text at once; with --ignore-end it must continue")
     return 0
 
 
 def _texts(args: argparse.Namespace, model: LanguageModel, prompts: list[Array]) -> Iterable[Iterable[str]]:
     """Return the pieces of each prompt's text."""
     if args.beams > 1:
-        return (_likeliest(args, model, prompt) for prompt in prompts)
+        return (_most_probable(args, model, prompt) for prompt in prompts)
     at_least = args.max_tokens if args.ignore_end else 0
     texts = model.write_all(prompts, args.sampling, args.max_tokens, args.seed, at_least=at_least)
     return map(model.tokenizer.stream, texts)
 
 
-def _likeliest(args: argparse.Namespace, model: LanguageModel, prompt: Array) -> Iterable[str]:
+def _most_probable(args: argparse.Namespace, model: LanguageModel, prompt: Array) -> Iterable[str]:
     from tinyllm.inference.beam import beam_search
 
     found = beam_search(

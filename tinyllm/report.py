@@ -2,23 +2,24 @@
 
 RUN is the directory of a run, the one that holds metrics.jsonl and the checkpoints. The page is written as a
 whole or not at all: RUN/report.html, or ./report.html where several runs are compared, or --out FILE. It
-holds curves over the steps (loss, learning rate, gradient norm, speed), events, checkpoints, configuration
+has curves over the steps (loss, learning rate, gradient norm, speed), events, checkpoints, configuration
 and environment, never more than 500 kB: of a long run each column keeps its least and its greatest value.
-With --watch the page is written again as the run goes on, and reloads itself in the browser.
+With --watch the page is updated while the run logs more, and reloads itself in the browser.
 
 Exit codes: 0, 1 if a run cannot be read or the page not written, 2 for wrong usage. Order: writing,
-watching, the command line. Nothing is imported before the options are read.
+watching, the command line. NumPy is imported only after the options are read.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from tinyllm.cli.arguments import program
 
 FILE_NAME = "report.html"
 INTERVAL = 3.0  # seconds between looks at a growing file, and between reloads
@@ -28,20 +29,23 @@ class ReportError(RuntimeError):
     """A run cannot be read or its report not written; names the path and what to do."""
 
 
-def write(directory: Path) -> Path:
+def write_report(directory: Path) -> Path:
     """Write the report of the run in `directory` and return its path.
 
     Raises ReportError where there are no metrics or nothing can be written.
     """
-    return compose([directory], directory / FILE_NAME)[0]
+    write_runs([directory], directory / FILE_NAME)
+    return directory / FILE_NAME
 
 
-def compose(directories: Sequence[Path], out: Path, refresh: bool = False) -> tuple[Path, bool]:
-    """Write the report of some runs to `out`; return it and whether all are finished; or ReportError."""
+def write_runs(directories: Sequence[Path], out: Path, refresh: bool = False) -> bool:
+    """Write one report of several runs to `out`; return whether all of them are finished; or ReportError.
+
+    With `refresh` the page of unfinished runs reloads itself.
+    """
     from tinyllm.page.history import read_run
     from tinyllm.page.report import page
-    from tinyllm.page.shell import PageError
-    from tinyllm.page.shell import write as write_page
+    from tinyllm.page.shell import PageError, write
 
     runs = []
     for directory, name in zip(directories, _names(directories), strict=True):
@@ -49,19 +53,19 @@ def compose(directories: Sequence[Path], out: Path, refresh: bool = False) -> tu
             runs.append(read_run(directory, name))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ReportError(_unreadable(directory, error)) from error
-    done = all(run.finished for run in runs)
-    follow = refresh and not done
+    finished = all(run.finished for run in runs)
+    reload = refresh and not finished
     if len(runs) == 1:
         title, notes = runs[0].name, [runs[0].status, _logged(directories[0])]
     else:
-        title, notes = f"{len(runs)} runs", ["laid over one another, step by step"]
-    if follow:
+        title, notes = f"{len(runs)} runs", ["overlaid by step"]
+    if reload:
         notes.append(f"reloads itself every {INTERVAL:g} seconds")
     try:
-        write_page(page(runs, title, notes, int(INTERVAL) if follow else 0), out)
+        write(page(runs, title, notes, int(INTERVAL) if reload else 0), out)
     except PageError as error:
         raise ReportError(str(error)) from error
-    return out, done
+    return finished
 
 
 def _names(directories: Sequence[Path]) -> list[str]:
@@ -80,11 +84,11 @@ def _logged(directory: Path) -> str:
 
 def _unreadable(directory: Path, error: Exception) -> str:
     if not directory.exists():
-        return f"{directory}: there is no such directory; name the --checkpoint-dir of a run"
+        return f"{directory}: no such directory; give the --checkpoint-dir of a run"
     if not directory.is_dir():
-        return f"{directory}: not a directory; name the --checkpoint-dir of a run"
+        return f"{directory}: not a directory; give the --checkpoint-dir of a run"
     if isinstance(error, FileNotFoundError):
-        return f"{directory}: no metrics.jsonl here, so no run has logged into this directory"
+        return f"{directory}: no metrics.jsonl here: no run has logged into this directory"
     return f"{directory}: metrics.jsonl cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
@@ -95,12 +99,11 @@ def watch(directories: Sequence[Path], out: Path) -> None:
         now = [_stamp(directory / "metrics.jsonl") for directory in directories]
         took = 0.0
         if now != before:
-            began = time.monotonic()
-            done = compose(directories, out, refresh=True)[1]
-            took, before = time.monotonic() - began, now
-            if done:
+            started = time.monotonic()
+            if write_runs(directories, out, refresh=True):
                 return
-        time.sleep(max(INTERVAL, 4 * took))  # long runs: at most a fifth of a core
+            took, before = time.monotonic() - started, now
+        time.sleep(max(INTERVAL, 4 * took))  # at most a fifth of a core, however long the run
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -113,26 +116,25 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tinyllm.report", allow_abbrev=False,
-        description="Write a training run, or several to compare, as one HTML page.",
+    parser = program("report", "Plot a training run, or several to compare them, on one HTML page.")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path,
+        help="the --checkpoint-dir of a run; several are compared",
     )  # fmt: skip
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="directory of a run (its --checkpoint-dir)"
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", type=Path, help="default: RUN/report.html, of several ./report.html"
-    )
-    parser.add_argument("--watch", action="store_true", help="write it again as the run goes on; Ctrl-C ends")
+        "--out", metavar="FILE", type=Path,
+        help="where to write it (default: RUN/report.html, or ./report.html for several)",
+    )  # fmt: skip
+    parser.add_argument("--watch", action="store_true", help="update it while the run logs more; Ctrl-C ends")
     given = parser.parse_args(argv)
     out = given.out or (given.runs[0] if len(given.runs) == 1 else Path()) / FILE_NAME
     try:
-        compose(given.runs, out, refresh=given.watch)
-        print(f"{out}{', written again as the run goes on; Ctrl-C ends' if given.watch else ''}", flush=True)
+        write_runs(given.runs, out, refresh=given.watch)
+        print(f"{out}{', updated as the run logs more; Ctrl-C ends' if given.watch else ''}", flush=True)
         if given.watch:
             with suppress(KeyboardInterrupt):
                 watch(given.runs, out)
-            compose(given.runs, out)  # what was shown last must not go on reloading itself
+            write_runs(given.runs, out)  # the last page must not continue to reload itself
     except ReportError as error:
         from tinyllm.checkpoint.metadata import printable
 

@@ -1,7 +1,7 @@
-"""`python -m tinyllm.checkpoint ls|show|verify|export|rm PATH`: look at checkpoints without a trainer.
+"""`python -m tinyllm.checkpoint ls|show|verify|export|rm PATH`: checkpoints inspected without a trainer.
 
-Exit codes: 0, 1 for a failure (CheckpointError) or a bad checkpoint, 2 for wrong usage. Order: one function a
-command, then the command line.
+Exit codes: 0, 1 for a failure (CheckpointError) or a bad checkpoint, 2 for wrong usage. Order: one function
+per command, then the command line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "state")
 def ls(path: Path, disk: Disk) -> int:
     """Print a table of a directory's checkpoints, in the order of their saving."""
     if not disk.is_directory(path):
-        raise CheckpointError(f"{printable(path)}: no such directory; name one that holds checkpoints")
+        raise CheckpointError(f"{printable(path)}: no such directory; give one with checkpoints")
     entries = Store(path, disk, _say).entries()
     if not entries:
         print(f"{printable(path)}: no checkpoints")
@@ -109,7 +109,7 @@ def verify(paths: Sequence[Path], disk: Disk) -> int:
     for file in files:
         try:
             head = reader.verify(file, disk)
-            print(f"{printable(file)}: good, {len(head.tensors)} tensors, {_bytes(head.header.file_bytes)}")
+            print(f"{printable(file)}: valid, {len(head.tensors)} tensors, {_bytes(head.header.file_bytes)}")
         except GoneError as error:
             if file in paths:
                 bad += 1
@@ -122,20 +122,18 @@ def verify(paths: Sequence[Path], disk: Disk) -> int:
 
 def export(path: Path, out: Path, disk: Disk) -> int:
     """Write the weights alone to `out`."""
-    print(
-        f"{printable(out)}: the weights of {printable(export_weights(path, out, disk))}, read back and equal"
-    )
+    print(f"{printable(out)}: the weights of {printable(export_weights(path, out, disk))}, verified")
     return 0
 
 
 def rm(path: Path, disk: Disk, force: bool) -> int:
     """Delete a checkpoint and its sidecar; the last valid one of a directory only if `force`."""
     if disk.is_directory(path):
-        raise CheckpointError(f"{printable(path)}: a directory; name the file to be removed")
+        raise CheckpointError(f"{printable(path)}: a directory; give the file to remove")
     if path.suffix != ".bin" or not (policy.label_of(path.name) or reader.read_head(path, disk)):
         raise CheckpointError(f"{printable(path)}: not the name of a checkpoint")
     if path.name not in disk.names(path.parent):
-        raise CheckpointError(f"{printable(path)}: there is no such file")
+        raise CheckpointError(f"{printable(path)}: no such file")
     notices: list[str] = []
     store = Store(path.parent, disk, notices.append)
     store.open()
@@ -143,7 +141,7 @@ def rm(path: Path, disk: Disk, force: bool) -> int:
         valid = [entry.path.name for entry in store.entries() if entry.valid]
         if valid == [path.name] and not force:
             raise CheckpointError(
-                f"{printable(path)}: the only valid checkpoint of its directory; --force removes it"
+                f"{printable(path)}: the only valid checkpoint in its directory; --force removes it"
             )
         store.settle()
         store.delete(Entry(path, policy.label_of(path.name) or ""))
@@ -164,18 +162,22 @@ def _say(text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m tinyllm.checkpoint", description="Look at checkpoints, check, export and remove them."
+        prog="tinyllm checkpoint", description="List, show, verify, export and remove checkpoints."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    about = {"ls": "list a directory", "show": "print what a checkpoint holds (a directory: its newest)",
-             "verify": "read every byte against its checksum", "export": "write the weights alone",
-             "rm": "remove a checkpoint and its sidecar"}  # fmt: skip
+    about = {"ls": "list the checkpoints of a directory",
+             "show": "print the contents of a checkpoint (of a directory: its latest)",
+             "verify": "check every byte of checkpoints against its checksum",
+             "export": "write the weights alone to another file",
+             "rm": "remove a checkpoint and its .json"}  # fmt: skip
     sub = {name: commands.add_parser(name, help=text, description=text) for name, text in about.items()}
     for name, parser_ in sub.items():
         parser_.add_argument("path", type=Path, metavar="PATH", nargs="+" if name == "verify" else None)
-    sub["show"].add_argument("--json", action="store_true", help="for programs")
-    sub["export"].add_argument("out", type=Path, metavar="OUT", help="OUT.bin or OUT.json")
-    sub["rm"].add_argument("--force", action="store_true", help="remove even the only valid one")
+    sub["show"].add_argument("--json", action="store_true", help="print JSON")
+    sub["export"].add_argument("out", type=Path, metavar="OUT", help="the file to write, .bin or .json")
+    sub["rm"].add_argument(
+        "--force", action="store_true", help="remove even the only valid checkpoint of a directory"
+    )
     given = parser.parse_args(argv)
     disk = Disk()
     reconfigure = getattr(sys.stdout, "reconfigure", None)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from tinyllm.config import ConfigError
 from tinyllm.parallel.threads import set_blas_threads
@@ -19,32 +18,40 @@ INTERRUPTED = 130  # 128 + SIGINT
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
-def prepare_streams() -> None:
-    """Write `?` for a character that a stream cannot say, instead of failing in mid-sentence.
+class Streams(NamedTuple):
+    """Where a program reads and writes: `out` is for its result alone, `err` for everything else."""
 
-    Bytes of stdin that are not UTF-8 become surrogates; whoever reads a text decides about them.
+    stdin: TextIO
+    out: TextIO
+    err: TextIO
+
+    def note(self, text: str) -> None:
+        """Write something that is not part of the result."""
+        print(f"note: {text}", file=self.err, flush=True)
+
+
+def prepared_streams(stdin: TextIO | None, out: TextIO | None, err: TextIO | None) -> Streams:
+    """Return the given streams, and those of the process where one is None.
+
+    The process's write `?` for a character that they cannot encode, instead of failing in mid-sentence.
+    Bytes of its stdin that are not UTF-8 become surrogates; the program decides about them.
     """
     for stream, errors in (
         (sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "backslashreplace"),
     ):  # fmt: skip
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=errors)
+    return Streams(stdin or sys.stdin, out or sys.stdout, err or sys.stderr)
 
 
-def run(
-    body: Callable[[argparse.Namespace, TextIO, TextIO, TextIO], int], args: argparse.Namespace,
-    blas_threads: int, stdin: TextIO | None, out: TextIO | None, err: TextIO | None,
-) -> int:  # fmt: skip
+def run(body: Callable[[Streams], int], blas_threads: int, streams: Streams) -> int:
     """Return the exit code of `body`: its own, 1 if it fails, 2 for an option, 130 for Ctrl-C.
 
-    Streams that are None are the process's. A failure is one line on `err`. A reader that closes the pipe
-    (`| head`) is told nothing.
+    A failure is one line on `err`; a reader that closes the pipe (`| head`) causes no message.
     """
     set_blas_threads(blas_threads)
-    prepare_streams()
-    err = err or sys.stderr
     try:
-        return body(args, stdin or sys.stdin, out or sys.stdout, err)
+        return body(streams)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -52,7 +59,7 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except (ValueError, RuntimeError, OSError, MemoryError) as error:
-        print(f"error: {error or type(error).__name__}", file=err)
+        print(f"error: {error or type(error).__name__}", file=streams.err)
         return 2 if isinstance(error, ConfigError) else 1
 
 
@@ -64,18 +71,13 @@ def text_of(option: str, stdin: TextIO) -> str:
     return text
 
 
-def note(text: str, err: TextIO) -> None:
-    """Say something that is no part of the answer."""
-    print(f"note: {text}", file=err, flush=True)
-
-
-def load(args: argparse.Namespace, err: TextIO) -> LanguageModel:
-    """Return the model that the options name, ready to write; CheckpointError if there is none."""
+def load(model: Path, blas_threads: int, streams: Streams) -> LanguageModel:
+    """Return the model at a path, ready to write; CheckpointError if there is none."""
     from tinyllm.inference import language_model
     from tinyllm.kernels import compile_decoding, is_decoding_warm
 
-    model = language_model.load(Path(args.model), lambda text: note(text, err), args.blas_threads)
+    found = language_model.load(model, streams.note, blas_threads)
     if not is_decoding_warm():
-        note("compiling what makes texts; it takes some seconds, once", err)
+        streams.note("compiling the generation kernels, once; this takes a few seconds")
     compile_decoding()
-    return model
+    return found

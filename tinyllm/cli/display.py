@@ -1,7 +1,7 @@
 """What a person sees of a run: one aligned line per epoch, and a progress bar where there is a terminal.
 
-Order: numbers as people write them, plain lines, the bar around them (with rich, where it is installed).
-Progress goes to stdout, notices to stderr.
+Order: numbers as people write them, plain lines, the bar below them (with rich, where it is installed).
+Progress is written to stdout, notices to stderr.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from tinyllm.run.state import TrainState
 from tinyllm.training.step import Step
 
-HEARTBEAT = 10.0  # seconds between lines while an epoch takes its time
+HEARTBEAT = 10.0  # seconds between lines during a long epoch
 
 
 def duration(seconds: float) -> str:
@@ -40,19 +40,18 @@ class Lines:
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self.out, self.err = out or sys.stdout, err or sys.stderr
-        self.what, self.done = "", 0
-        self.total = 0
-        self.began = self.spoke = time.monotonic()
+        self.what, self.done, self.total = "", 0, 0
+        self.started = self.spoke = time.monotonic()
         self.first_step: int | None = None
         self.best = math.inf
 
     def reading(self, what: str, done: int, total: int) -> None:
-        """Say now and then how many bytes of a long reading of texts are done."""
+        """Write how many bytes of a long reading are done, if nothing was written for HEARTBEAT seconds."""
         now = time.monotonic()
         if what != self.what or done < self.done:
-            self.what, self.began, self.spoke = what, now, now
+            self.what, self.started, self.spoke = what, now, now
         elif now - self.spoke >= HEARTBEAT:
-            speed = done / (now - self.began)
+            speed = done / (now - self.started)
             self.line(
                 f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {speed / 1e6:.1f} MB/s, "
                 f"ETA {duration((total - done) / speed)}"
@@ -64,18 +63,20 @@ class Lines:
         progress = state.progress
         self.total, self.first_step, self.best = progress.phase_start + steps, None, state.stopping.best
         done = progress.step - progress.phase_start
-        begun = f"at step {done:,} of" if done else "for"
-        self.line(f"\n{progress.phase}: {begun} {steps:,} steps")
+        length = f"step {done:,} of {steps:,}" if done else f"{steps:,} steps"
+        self.line(f"\n{progress.phase}: {length}")
 
     def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
         """Write a line for the step if there was none for HEARTBEAT seconds."""
         now = time.monotonic()
         if self.first_step is None:
-            self.first_step, self.began, self.spoke = state.progress.step - 1, now, now
+            self.first_step, self.started, self.spoke = state.progress.step - 1, now, now
         elif now - self.spoke >= HEARTBEAT:
             self.line(self._row(state, "step", step.loss, step, tokens_per_second))
 
-    def judged(self, state: TrainState, loss: float, step: Step | None, tokens_per_second: float) -> None:
+    def epoch_ended(
+        self, state: TrainState, loss: float, step: Step | None, tokens_per_second: float
+    ) -> None:
         """Write the epoch's line, with a star if it is the best so far."""
         mark = " *" if loss < self.best else ""
         self.best = min(self.best, loss) if loss == loss else self.best
@@ -83,7 +84,7 @@ class Lines:
 
     def evaluated(self, state: TrainState, loss: float) -> None:
         """Write the loss of the held-out part."""
-        if state.progress.index:  # in the middle of an epoch; at its end the epoch's line says it
+        if state.progress.index:  # at the end of an epoch, the epoch's line shows it
             self.line(f"{f'step {state.progress.step:,}':>12}  val {loss:.4f}  ppl {perplexity(loss)}")
 
     def notice(self, text: str) -> None:
@@ -116,7 +117,7 @@ class Lines:
 
     def _eta(self, state: TrainState) -> str:
         done = state.progress.step - (self.first_step or 0)
-        seconds = time.monotonic() - self.began
+        seconds = time.monotonic() - self.started
         return duration(seconds / max(done - 1, 1) * (self.total - state.progress.step)) if done > 1 else "?"
 
 
@@ -137,7 +138,7 @@ class Bar(Lines):
         self.task: Any = None
 
     def phase(self, state: TrainState, steps: int) -> None:
-        """Write the phase's line, and begin its bar."""
+        """Write the phase's line, and start its bar."""
         super().phase(state, steps)
         if self.task is not None:
             self.bar.remove_task(self.task)
@@ -161,7 +162,7 @@ class Bar(Lines):
         self.spoke = time.monotonic()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.bar.stop()
 
 

@@ -6,12 +6,12 @@ import sys
 from importlib import import_module
 
 PROGRAMS = {
-    "train": "train a model, or go on with a run",
+    "train": "train a model, or resume a run",
     "generate": "continue a text",
     "chat": "talk to a model",
     "checkpoint": "list, show, verify, export and remove checkpoints",
-    "report": "draw the curves of a run as one HTML page",
-    "explain": "draw attention, predictions and norms of a model as one HTML page",
+    "report": "plot the curves of a run on one HTML page",
+    "explain": "show a model's attention, predictions and norms on one HTML page",
 }
 ALIASES = {"inspect": "explain"}  # its earlier name
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     usage = "usage: tinyllm PROGRAM [options]\n\n" + "".join(f"  {p:<12}{t}\n" for p, t in PROGRAMS.items())
     if arguments in (["-h"], ["--help"]):
-        print(f"{usage}\ntinyllm PROGRAM --help says more; python -m tinyllm.PROGRAM is the same.")
+        print(f"{usage}\ntinyllm PROGRAM --help lists its options; python -m tinyllm.PROGRAM is the same.")
         return 0
     if arguments == ["--version"]:
         from tinyllm import __version__

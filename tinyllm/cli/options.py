@@ -1,101 +1,120 @@
-"""The command line of training: what can be asked for, and which requests contradict each other.
+"""The command line of training: turned once, here, into a Request and a Machine.
 
-Nothing here imports NumPy, so `--help` is instant.
+Order: the options in their groups, the checks, the values. Nothing here imports NumPy, so `--help` is
+instant.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from tinyllm import __version__
-from tinyllm.config import PHASES, Config, ConfigError, add_arguments, flag, given, replace
+from tinyllm.cli.arguments import add_config, given_config, program
+from tinyllm.cli.request import Fresh, Machine, Request, Resume, Saving
+from tinyllm.config import BUNDLED, PHASES, Changes, Config, ConfigError, flag, replace
 
 DESCRIPTION = """\
 Train a GPT on a CPU. With no options: tokenizer, pretraining and instruction tuning on the bundled
-texts, checkpoints in checkpoints/, then a few questions answered. Kill it at any instant; --resume
-goes on with the same bits."""
+texts, checkpoints in checkpoints/, then answers to ten training questions. Kill it at any moment;
+--resume continues with the same bits."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options of a training run."""
-    top = argparse.ArgumentParser("tinyllm train", description=DESCRIPTION, allow_abbrev=False)
-    top.add_argument("--version", action="version", version=f"tinyllm {__version__}")
-    texts = top.add_argument_group(
-        "texts", "files or folders of .txt, .json or .jsonl; docs/data.md says more"
-    )
-    texts.add_argument("--pretraining-data", nargs="+", metavar="PATH", help="texts of the first phase")
-    texts.add_argument("--chat-data", nargs="+", metavar="PATH", help="dialogues of the second phase")
-    texts.add_argument("--data", nargs="+", metavar="PATH", help="pretrain on these and do nothing else")
-    texts.add_argument("--phase", choices=PHASES, help="run this phase alone; with --resume, go to it")
-    keep = top.add_argument_group("checkpoints")
-    keep.add_argument("--checkpoint-dir", default="checkpoints", metavar="DIR", help="(default: checkpoints)")
-    keep.add_argument(
-        "--strategy", default="best-and-last", metavar="NAME",
-        help="best, last, periodic:N, best-and-last (the default) or best-and-periodic:N, with N in epochs",
-    )  # fmt: skip
-    keep.add_argument(
-        "--keep-best-n", type=int, default=3, metavar="N", help="best checkpoints kept a phase (default: 3)"
-    )
-    keep.add_argument(
-        "--save-every-steps", type=int, default=0, metavar="N", help="also save checkpoint_last this often"
-    )
-    keep.add_argument(
-        "--save-every-minutes", type=float, default=5, metavar="X",
-        help="also save checkpoint_last this often; 0 turns it off (default: 5)",
-    )  # fmt: skip
-    keep.add_argument(
-        "--no-async", action="store_true", help="wait for each save instead of writing beside the training"
-    )
-    again = top.add_argument_group(
-        "going on", "options given besides are changes, and are printed as old -> new"
-    )
-    again.add_argument("--resume", action="store_true", help="go on from the newest valid checkpoint")
-    again.add_argument("--resume-from", metavar="PATH", help="go on from this checkpoint")
-    again.add_argument(
-        "--resume-best", action="store_true", help="go on from the best checkpoint of the latest phase"
-    )
-    again.add_argument(
-        "--allow-new-data", action="store_true", help="go on although the texts are not the checkpoint's"
-    )
-    again.add_argument(
-        "--fresh", action="store_true", help="set an earlier run in --checkpoint-dir aside and begin anew"
-    )
-    run = top.add_argument_group("the machine")
-    run.add_argument(
-        "--workers", type=int, metavar="N", help="threads that share each batch (default: one a core)"
-    )
-    run.add_argument(
-        "--blas-threads", type=int, metavar="N",
-        help="BLAS threads of each worker (default: the cores that a batch smaller than their number leaves)",
-    )  # fmt: skip
-    run.add_argument(
-        "--recompute", action="store_true",
-        help="keep only the residual stream of each block and compute the rest again in backward: "
-        "a fraction of the memory for a quarter more time",
-    )  # fmt: skip
-    run.add_argument("--plain", action="store_true", help="plain lines, no progress bar")
-    run.add_argument("--no-samples", action="store_true", help="ask the finished model no questions")
-    add_arguments(top)
-    return top
-
-
-def options(argv: list[str] | None) -> argparse.Namespace:
-    """Parse and check; any mistake ends the program with exit code 2 and a message.
-
-    Adds to the namespace: `resuming`, `changes` (the config options that were given) and, for a fresh
-    run, `config`.
-    """
-    top = parser()
-    args = top.parse_args(argv)
-    args.resuming = args.resume or bool(args.resume_from) or args.resume_best
-    args.changes = given(args)
+def options(argv: list[str] | None) -> tuple[Request, Machine]:
+    """Parse and check; any mistake ends the program with exit code 2 and a message."""
+    parser = program("train", DESCRIPTION)
+    for add in (_add_data, _add_checkpoints, _add_resuming, _add_hardware, _add_output, add_config):
+        add(parser)
+    args = parser.parse_args(argv)
     try:
         _check(args)
-        if not args.resuming:  # else the changes are checked against the checkpoint's config
-            args.config = replace(Config(), args.changes)
+        return _request(args), Machine(args.workers, args.blas_threads, args.recompute)
     except ConfigError as error:
-        top.error(str(error))
-    return args
+        parser.error(str(error))
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "data", "files or folders of .txt, .json or .jsonl; docs/data.md describes the formats"
+    )
+    group.add_argument("--pretraining-data", nargs="+", metavar="PATH", help="texts for pretraining")
+    group.add_argument("--chat-data", nargs="+", metavar="PATH", help="dialogues for instruction tuning")
+    group.add_argument("--data", nargs="+", metavar="PATH", help="pretrain on these texts only")
+    group.add_argument(
+        "--phase", choices=PHASES, help="run only this phase; with --resume, switch to this phase"
+    )
+
+
+def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("checkpoints")
+    group.add_argument(
+        "--checkpoint-dir", type=Path, default=Path("checkpoints"), metavar="DIR",
+        help="where checkpoints, metrics and the report are kept (default: checkpoints)",
+    )  # fmt: skip
+    group.add_argument(
+        "--strategy", default="best-and-last", metavar="NAME",
+        help="which checkpoints to keep: best, last, periodic:N, best-and-last (the default) or "
+        "best-and-periodic:N, with N in epochs",
+    )  # fmt: skip
+    group.add_argument(
+        "--keep-best-n", type=int, default=3, metavar="N", help="best checkpoints kept per phase (default: 3)"
+    )
+    group.add_argument(
+        "--save-every-steps", type=int, default=0, metavar="N",
+        help="also save checkpoint_last every N updates (default: 0, off)",
+    )  # fmt: skip
+    group.add_argument(
+        "--save-every-minutes", type=float, default=5, metavar="X",
+        help="also save checkpoint_last every X minutes; 0 turns it off (default: 5)",
+    )  # fmt: skip
+    group.add_argument(
+        "--no-async", action="store_true", help="wait for each save instead of writing in the background"
+    )
+
+
+def _add_resuming(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "resuming", "other options override the checkpoint's; each change is printed as old -> new"
+    )
+    group.add_argument("--resume", action="store_true", help="continue from the latest valid checkpoint")
+    group.add_argument(
+        "--resume-from", type=Path, metavar="PATH",
+        help="continue from this checkpoint; for a folder: from its latest valid one",
+    )  # fmt: skip
+    group.add_argument(
+        "--resume-best", action="store_true", help="continue from the best checkpoint of the latest phase"
+    )
+    group.add_argument("--allow-new-data", action="store_true", help="resume even if the data differ")
+    group.add_argument(
+        "--fresh", action="store_true",
+        help="start from scratch; an earlier run in --checkpoint-dir is moved to previous-N/",
+    )  # fmt: skip
+
+
+def _add_hardware(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("hardware")
+    group.add_argument(
+        "--workers", type=int, metavar="N", help="threads that split each batch (default: one per core)"
+    )
+    group.add_argument(
+        "--blas-threads", type=int, metavar="N",
+        help="BLAS threads per worker (default: 1, or the spare cores when the batch is smaller than the "
+        "core count)",
+    )  # fmt: skip
+    group.add_argument(
+        "--recompute", action="store_true",
+        help="keep only the residual stream of each block and recompute its other activations in the "
+        "backward pass: a fraction of the memory for about 25%% more time",
+    )  # fmt: skip
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--plain", action="store_true", help="plain lines, no progress bar")
+    group.add_argument("--no-samples", action="store_true", help="skip the samples at the end")
+
+
+def _is_resume(args: argparse.Namespace) -> bool:
+    return bool(args.resume or args.resume_from or args.resume_best)
 
 
 LOWEST = {"keep_best_n": 1, "save_every_steps": 0, "save_every_minutes": 0, "workers": 1, "blas_threads": 1}
@@ -104,20 +123,42 @@ LOWEST = {"keep_best_n": 1, "save_every_steps": 0, "save_every_minutes": 0, "wor
 def _check(args: argparse.Namespace) -> None:
     """Raise ConfigError for options that contradict each other or are out of range."""
     if args.data and (args.pretraining_data or args.chat_data):
-        raise ConfigError("--data is all there is to train on: drop --pretraining-data and --chat-data")
+        raise ConfigError("--data replaces --pretraining-data and --chat-data: give one or the other")
     if args.data and args.phase == "instruction_tuning":
         raise ConfigError("--data is for pretraining: give --chat-data for instruction tuning")
     if args.pretraining_data and args.phase == "instruction_tuning":
         raise ConfigError("--phase instruction_tuning reads no --pretraining-data: drop one of them")
-    if args.chat_data and args.phase == "pretraining" and not args.resuming:
+    if args.chat_data and args.phase == "pretraining" and not _is_resume(args):
         raise ConfigError("--phase pretraining reads no --chat-data: drop one of them")
     if args.resume_from and args.resume_best:
         raise ConfigError("--resume-from and --resume-best name different checkpoints: give one of them")
-    if args.resuming and args.fresh:
-        raise ConfigError("--fresh begins anew and --resume goes on: give one of them")
-    if {"epochs", "max_steps"} <= set(args.changes["train"]):
-        raise ConfigError("--epochs and --max-steps both bound a phase: give one of them")
+    if args.fresh and _is_resume(args):
+        raise ConfigError("--fresh starts from scratch, --resume continues a run: give one of them")
+    if hasattr(args, "epochs") and hasattr(args, "max_steps"):
+        raise ConfigError("--epochs and --max-steps both limit a phase: give one of them")
     for name, low in LOWEST.items():
         value = getattr(args, name)
         if value is not None and not low <= value < float("inf"):
             raise ConfigError(f"{flag(name)}: found {value}, expected at least {low}")
+
+
+def _request(args: argparse.Namespace) -> Request:
+    """Return what the checked options ask for; ConfigError where the config of a fresh run is impossible."""
+    named = {"pretraining": args.data or args.pretraining_data, "instruction_tuning": args.chat_data}
+    sources = {
+        phase: [str(Path(path).resolve()) for path in paths] for phase, paths in named.items() if paths
+    }
+    if _is_resume(args):
+        # The options are checked later, together with those of the checkpoint's config.
+        changes = Changes(given_config(args), sources, args.phase, args.allow_new_data)
+        start: Fresh | Resume = Resume(args.resume_from, args.resume_best, changes)
+    else:
+        if not args.data:
+            sources = {**{phase: [text] for phase, text in BUNDLED.items()}, **sources}
+        if args.phase:
+            sources = {args.phase: sources[args.phase]}
+        start = Fresh(replace(Config(), given_config(args)), sources, args.fresh)
+    saving = Saving(
+        args.strategy, args.keep_best_n, args.save_every_steps, args.save_every_minutes, not args.no_async
+    )
+    return Request(start, args.checkpoint_dir, saving, args.plain, not args.no_samples)

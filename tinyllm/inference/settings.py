@@ -1,17 +1,14 @@
-"""What generate and chat let a person choose; nothing imports NumPy here, so `--help` is instant.
+"""How a text is sampled, as a value; nothing imports NumPy here, so `--help` is instant.
 
-Order: the check, Sampling, its options, the other options that both programs have.
+Order: the check of a value's range, Sampling, what the command line says of its fields.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from tinyllm.config import ConfigError, flag
-from tinyllm.parallel.threads import cores
 
 
 def check(
@@ -43,60 +40,8 @@ class Sampling:
 
 GREEDY = Sampling(temperature=0.0)
 OPTIONS = {
-    "temperature": ("X", "above 1 wilder, below 1 tamer; 0 always takes the likeliest token"),
-    "top_k": ("K", "draw among the K likeliest tokens only; 0: among all"),
-    "top_p": ("P", "draw among the fewest likeliest tokens that have probability P together; 1: among all"),
-    "repetition_penalty": ("X", "above 1 makes tokens that are in the text already less likely; 1: off"),
+    "temperature": ("X", "higher is more random; 0 always takes the most probable token"),
+    "top_k": ("K", "sample from the K most probable tokens only; 0: from all"),
+    "top_p": ("P", "nucleus sampling: the smallest set of tokens with total probability P; 1: off"),
+    "repetition_penalty": ("X", "above 1 makes tokens that are already in the text less likely; 1: off"),
 }
-
-
-def add_sampling_arguments(parser: argparse.ArgumentParser, defaults: Sampling) -> None:
-    """Add one option per field of Sampling, absent from the namespace unless given; and the seed."""
-    group = parser.add_argument_group("sampling")
-    for name, (letter, text) in OPTIONS.items():
-        value = getattr(defaults, name)
-        group.add_argument(
-            flag(name), type=type(value), default=argparse.SUPPRESS, metavar=letter,
-            help=f"{text} (default: {value:g})",
-        )  # fmt: skip
-    group.add_argument(
-        "--seed",
-        type=int,
-        default=1337,
-        metavar="N",
-        help="the same seed draws the same text (default: 1337)",
-    )
-
-
-def add_model_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the model."""
-    parser.add_argument(
-        "model", metavar="MODEL",
-        help="a .bin (a checkpoint or exported weights), or a folder of checkpoints: of it, the best of its "
-        "latest phase, or the newest that is sound",
-    )  # fmt: skip
-
-
-def add_model_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> None:
-    """Add the model, how much it may write, and the threads it may use."""
-    add_model_argument(parser)
-    parser.add_argument(
-        "--max-tokens", type=int, default=max_tokens, metavar="N",
-        help=f"longest text, in tokens (default: {max_tokens})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--blas-threads", type=int, default=cores(), metavar="N",
-        help="threads that share the work on every token (default: one a core, here %(default)s)",
-    )  # fmt: skip
-
-
-def given_sampling(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the sampling options that were given on the command line."""
-    return {name: getattr(args, name) for name in OPTIONS if hasattr(args, name)}
-
-
-def check_common(args: argparse.Namespace) -> None:
-    """Raise ConfigError where an option of both programs is out of range."""
-    check("max_tokens", args.max_tokens, low=1)
-    check("blas_threads", args.blas_threads, low=1)
-    check("seed", args.seed, low=0)

@@ -1,7 +1,7 @@
-"""How many threads share the work, and how fast they multiply; nothing heavy is imported before measuring.
+"""How many threads share the work; nothing heavy is imported.
 
 A worker runs the whole model on its share of the sequences; BLAS may use several threads inside a worker.
-Order: the choice, setting BLAS's threads, what BLAS is and does.
+Order: the choice, setting BLAS's threads, which BLAS it is.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 VARIABLES = (
@@ -81,25 +79,3 @@ def _openblas(function: str) -> Any:
     library = ctypes.CDLL(_multiarray_umath.__file__)
     names = (f"{a}openblas_{function}{b}" for a in ("scipy_", "") for b in ("64_", ""))
     return next((getattr(library, name) for name in names if hasattr(library, name)), None)
-
-
-def probe(workers: int, seconds: float = 0.2, n: int = 1024) -> float:
-    """Return the operations a second, in 10**9, of n x n products in float32 on `workers` threads at once."""
-    import numpy as np
-
-    square = np.full((n, n), 0.5, np.float32)
-    products = [np.empty_like(square) for _ in range(workers)]
-
-    def multiply(worker: int) -> int:
-        count = 0
-        while time.perf_counter() < end:
-            np.matmul(square, square, out=products[worker])
-            count += 1
-        return count
-
-    np.matmul(square, square, out=products[0])  # the first product also wakes BLAS's own threads
-    with ThreadPoolExecutor(workers) as pool:
-        began = time.perf_counter()
-        end = began + seconds
-        count = sum(pool.map(multiply, range(workers)))
-        return count * 2 * n**3 / (time.perf_counter() - began) / 1e9

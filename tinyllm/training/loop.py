@@ -1,14 +1,13 @@
 """The training loop: step, close the epoch, evaluate, judge, save, next phase.
 
 The loop asks the state what is due, does it, and asks again; it remembers nothing of its own. So a
-state that was saved between any two actions continues exactly where it was. Order: what the
-loop tells its watcher, the loop.
+state that was saved between any two actions continues exactly where it was. Order: what the loop
+reports to its watcher, its outputs and its control, the loop.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,22 +24,43 @@ from tinyllm.training.step import Engine, Step
 
 
 class Watcher(Protocol):
-    """Whoever shows the run to a person; the loop itself prints nothing."""
+    """What shows the run to a person; the loop itself prints nothing."""
 
     def phase(self, state: TrainState, steps: int) -> None:
-        """A phase begins or goes on; it has `steps` updates in all."""
+        """A phase starts or continues; it has `steps` updates in all."""
 
     def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
         """An update was made."""
 
-    def judged(self, state: TrainState, loss: float, step: Step | None, tokens_per_second: float) -> None:
-        """An epoch ended with this monitored loss."""
+    def epoch_ended(
+        self, state: TrainState, loss: float, step: Step | None, tokens_per_second: float
+    ) -> None:
+        """An epoch ended with this monitored loss; `step` is its last update, if this process made it."""
 
     def evaluated(self, state: TrainState, loss: float) -> None:
         """The held-out part was evaluated."""
 
     def notice(self, text: str) -> None:
         """Something happened that a person should know."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the results of a run are written: checkpoints, the log, the screen."""
+
+    manager: CheckpointManager
+    metrics: Metrics
+    watcher: Watcher
+
+
+class Clock(Protocol):
+    """The time, which decides when to save and flush, and no number of the state."""
+
+    def seconds(self) -> float:
+        """Return seconds since some fixed moment; they never run backwards."""
+
+    def date(self) -> datetime:
+        """Return the local date and time."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +71,28 @@ class SaveRhythm:
     minutes: float = 0.0
 
 
+@dataclass(frozen=True)
+class Control:
+    """What the loop asks from outside between two actions: the time, whether to stop, when to save."""
+
+    clock: Clock
+    stop: Callable[[], bool] = lambda: False
+    rhythm: SaveRhythm = SaveRhythm()
+
+
 class Loop:
-    """Drives a TrainState to the end of its last phase, or until `stop()` is true."""
+    """Drives a TrainState to the end of its last phase, or until `control.stop()` is true."""
 
     def __init__(
-        self, state: TrainState, datasets: Mapping[str, Dataset], engine: Engine, manager: CheckpointManager,
-        metrics: Metrics, watcher: Watcher, rhythm: SaveRhythm = SaveRhythm(),
-        stop: Callable[[], bool] = lambda: False,
+        self, state: TrainState, datasets: Mapping[str, Dataset], engine: Engine, outputs: Outputs,
+        control: Control,
     ) -> None:  # fmt: skip
-        self.state, self.datasets, self.engine, self.manager = state, datasets, engine, manager
-        self.metrics, self.watcher, self.rhythm, self.stop = metrics, watcher, rhythm, stop
+        self.state, self.datasets, self.engine = state, datasets, engine
+        self.manager, self.metrics, self.watcher = outputs.manager, outputs.metrics, outputs.watcher
+        self.clock, self.stop, self.rhythm = control.clock, control.stop, control.rhythm
         self.last_step: Step | None = None
-        self.rooms: list[Batch] = []  # of the micro-batches of a step, filled anew in each
-        self.saved_step, self.saved_time = state.progress.step, time.monotonic()
+        self.buffers: list[Batch] = []  # of the micro-batches; each step overwrites them
+        self.saved_step, self.saved_time = state.progress.step, self.clock.seconds()
         self.flushed_time = self.saved_time
         self.epoch_tokens, self.epoch_seconds = 0, 0.0
 
@@ -123,20 +152,21 @@ class Loop:
 
     def _step(self) -> None:
         state, progress, config = self.state, self.state.progress, self.state.config.train
-        began = time.perf_counter()
+        started = self.clock.seconds()
         first = progress.index * config.accumulate
         after = min(first + config.accumulate, -(-self.dataset.windows // config.batch_size))  # then: padding
-        while len(self.rooms) < after - first:
-            self.rooms.append(Batch.empty(config.batch_size, state.config.model.block_size))
+        while len(self.buffers) < after - first:
+            self.buffers.append(Batch.empty(config.batch_size, state.config.model.block_size))
         batches = [
-            self.dataset.batch(config.seed, progress.phase_epoch, number, config.batch_size, room)
-            for number, room in zip(range(first, after), self.rooms, strict=False)
+            self.dataset.batch(config.seed, progress.phase_epoch, number, config.batch_size, buffer)
+            for number, buffer in zip(range(first, after), self.buffers, strict=False)
         ]
         step = self.engine.train(state, batches)
         progress.index += 1
         progress.loss_sum += step.loss * step.tokens
         progress.loss_tokens += step.tokens
-        seconds = time.perf_counter() - began
+        now = self.clock.seconds()
+        seconds = now - started
         self.last_step = step
         self.epoch_tokens += step.tokens
         self.epoch_seconds += seconds
@@ -145,9 +175,9 @@ class Loop:
             train__loss=step.loss, train__lr=step.lr, train__grad_norm=step.grad_norm,
             train__tokens_per_second=round(step.tokens / seconds, 1),
         )  # fmt: skip
-        if time.monotonic() - self.flushed_time > 1:
+        if now - self.flushed_time > 1:
             self.metrics.flush()
-            self.flushed_time = time.monotonic()
+            self.flushed_time = now
         self.watcher.step(state, step, step.tokens / seconds)
 
     def _close_epoch(self) -> None:
@@ -179,11 +209,11 @@ class Loop:
             progress.status = "early_stopped"
         speed = self.epoch_tokens / self.epoch_seconds if self.epoch_seconds else math.nan
         self.epoch_tokens, self.epoch_seconds = 0, 0.0
-        self.watcher.judged(state, loss, self.last_step, speed)
-        self._save(forced=progress.status == "early_stopped", judged=True)
+        self.watcher.epoch_ended(state, loss, self.last_step, speed)
+        self._save(forced=progress.status == "early_stopped", epoch_end=True)
 
     def _next_phase(self) -> bool:
-        """Go on to the next phase, from the best state if this one stopped early; False after the last."""
+        """Enter the next phase, from the best state if this one stopped early; False after the last."""
         state, progress = self.state, self.state.progress
         if progress.status == "early_stopped":
             self._roll_back()
@@ -195,13 +225,13 @@ class Loop:
         return True
 
     def _roll_back(self) -> None:
-        """Take the best state's parameters, moments and timestep; the count of steps goes on."""
+        """Take the best state's parameters, moments and timestep; the step count is not rolled back."""
         state, progress = self.state, self.state.progress
         path = self.manager.get_best_checkpoint(progress.phase)
         progress.status = "rolled_back"
         self.metrics.write(step=progress.step, event="early_stop", phase=progress.phase, epoch=progress.epoch)
         stopped = (
-            f"{progress.phase} stopped early: no gain of {state.config.train.min_delta} for "
+            f"{progress.phase} stopped early: no improvement of {state.config.train.min_delta} for "
             f"{state.stopping.counter} epochs"
         )
         if path is None or state.stopping.best_epoch == progress.epoch:
@@ -233,15 +263,15 @@ class Loop:
     def _save_if_due(self) -> None:
         rhythm, step = self.rhythm, self.state.progress.step
         by_steps = rhythm.steps and step > self.saved_step and step % rhythm.steps == 0
-        by_time = rhythm.minutes and time.monotonic() - self.saved_time >= 60 * rhythm.minutes
+        by_time = rhythm.minutes and self.clock.seconds() - self.saved_time >= 60 * rhythm.minutes
         if by_steps or (by_time and step > self.saved_step):
             self._save(forced=True)
         self.manager.poll()
 
-    def _save(self, forced: bool, judged: bool = False) -> Save:
+    def _save(self, forced: bool, epoch_end: bool = False) -> Save:
         self.metrics.flush()  # no kill may leave a checkpoint that is newer than the lines before it
-        saved = self.manager.save_checkpoint(self.state, self._metadata(), epoch_end=judged, last=forced)
-        self.saved_step, self.saved_time = self.state.progress.step, time.monotonic()
+        saved = self.manager.save_checkpoint(self.state, self._metadata(), epoch_end=epoch_end, last=forced)
+        self.saved_step, self.saved_time = self.state.progress.step, self.clock.seconds()
         return saved
 
     def _metadata(self) -> CheckpointMetadata:
@@ -254,5 +284,5 @@ class Loop:
             loss = progress.train_loss
         return CheckpointMetadata(
             epoch=progress.epoch, loss=loss, learning_rate=self.state.schedule.lr(max(progress.step - 1, 0)),
-            timestamp=datetime.now().strftime("%Y-%m-%d %H:%M:%S"), phase=progress.phase,
+            timestamp=self.clock.date().strftime("%Y-%m-%d %H:%M:%S"), phase=progress.phase,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, appended and never rewritten.
+"""metrics.jsonl: one JSON object per line, appended and never rewritten.
 
 A run that was killed and resumed has logged some steps twice; `read` makes one history of them.
 """

@@ -1,6 +1,6 @@
-"""How a run begins: fresh from texts, or from a checkpoint with what may be changed changed.
+"""How a run starts: from texts, or from a checkpoint with the changes that are possible within a run.
 
-Order: sources, a fresh run, a resumed run, what a resume may change, the environment.
+Order: texts and datasets, a fresh run, a resumed run, what a resume may change, earlier runs.
 """
 
 from __future__ import annotations
@@ -8,20 +8,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
-
-import numba
-import numpy as np
+from typing import Any, Protocol
 
 from tinyllm.checkpoint import policy
-from tinyllm.config import PHASES, Config, ConfigError, flag, replace
+from tinyllm.config import BUNDLED, PHASES, Changes, Config, ConfigError, flag, replace
 from tinyllm.network import Purpose
-from tinyllm.parallel.threads import blas_core, choose, cores, set_blas_threads
 from tinyllm.run.phases import enter_phase, floor_rate, phase_schedule, phase_steps
 from tinyllm.run.state import Sources, TrainState, layout_of, rows_needed
 from tinyllm.text.batches import Dataset, prepare
@@ -29,19 +24,22 @@ from tinyllm.text.texts import Texts, strings, training_sample
 from tinyllm.text.tokenizer import Tokenizer, train_bpe, train_char
 from tinyllm.training import metrics
 
-BUNDLED = {"pretraining": "bundled:pretraining.json", "instruction_tuning": "bundled:chat.json"}
 # Changing these would make the checkpoint's cursor, shapes or records meaningless: that is another run.
 FIXED = {
     "model": {"n_layer", "n_head", "n_embd", "block_size"},
     "train": {"batch_size", "accumulate", "seed", "monitor"},
     "data": {"tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction"},
 }
-Notice = Callable[[str], None]
-Progress = Callable[[str, int, int], None]  # what is done, how many bytes of it are done, and of how many
 
 
-def unseen(what: str, done: int, total: int) -> None:
-    """The Progress of a run that nobody watches."""
+class Listener(Protocol):
+    """What shows a person the set-up of a run."""
+
+    def notice(self, text: str) -> None:
+        """Show something that a person should know."""
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` bytes were read; `what` describes the reading."""
 
 
 class DataMismatchError(RuntimeError):
@@ -63,48 +61,40 @@ def open_texts(config: Config, phase: str, sources: list[str]) -> Texts:
 
 
 def open_dataset(
-    config: Config, phase: str, sources: list[str], tokenizer: Tokenizer, directory: Path, notice: Notice,
-    progress: Progress = unseen,
-) -> Dataset:  # fmt: skip
+    config: Config, phase: str, sources: list[str], tokenizer: Tokenizer, directory: Path, listener: Listener
+) -> Dataset:
     """Return a phase's tokens, from the cache in `directory` where it fits; OSError if that is full."""
     texts = open_texts(config, phase, sources)
-    texts.progress = partial(progress, f"reading the texts of {phase}")
+    texts.progress = partial(listener.reading, f"reading the texts of {phase}")
+    cache, block_size, seed = directory / "data", config.model.block_size, config.train.seed
     try:
-        dataset = prepare(
-            texts,
-            tokenizer,
-            config.data,
-            config.model.block_size,
-            config.train.seed,
-            directory / "data",
-            phase,
-        )
+        dataset = prepare(texts, tokenizer, config.data, block_size, seed, cache, phase)
     except OSError as error:
         if error.filename:
             raise
         raise OSError(
-            f"{directory / 'data'}: the tokens of {phase} cannot be kept here: {error.strerror or error}; "
+            f"{cache}: the tokens of {phase} cannot be written: {error.strerror or error}; "
             f"free some space, or give another --checkpoint-dir"
         ) from error
     for text in texts.notices:
-        notice(text)
+        listener.notice(text)
     return dataset
 
 
 def fresh(
-    config: Config, sources: dict[str, list[str]], directory: Path, notice: Notice,
-    progress: Progress = unseen, recompute: bool = False,
+    config: Config, sources: Mapping[str, list[str]], directory: Path, listener: Listener,
+    recompute: bool = False,
 ) -> tuple[TrainState, dict[str, Dataset]]:  # fmt: skip
     """Return a new run over the phases of `sources`, its tokenizer trained on all their texts."""
     texts = [open_texts(config, phase, paths) for phase, paths in sources.items()]
     for each, phase in zip(texts, sources, strict=True):
-        each.progress = partial(progress, f"reading {phase} for the tokenizer")
+        each.progress = partial(listener.reading, f"reading {phase} for the tokenizer")
     if config.data.tokenizer == "char":
         tokenizer: Tokenizer = train_char(string for each in texts for string in strings(each))
     else:
         tokenizer = train_bpe((s for each in texts for s in training_sample(each)), config.data.vocab_size)
     datasets = {
-        phase: open_dataset(config, phase, paths, tokenizer, directory, notice, progress)
+        phase: open_dataset(config, phase, paths, tokenizer, directory, listener)
         for phase, paths in sources.items()
     }
     _check_memory(memory_needed(config, tokenizer.vocab_size, recompute))
@@ -142,42 +132,34 @@ def _check_memory(needed: int) -> None:
 
 
 def resumed(
-    state: TrainState, changes: dict[str, dict[str, Any]], sources: dict[str, list[str]], phase: str | None,
-    allow_new_data: bool, directory: Path, notice: Notice, progress: Progress = unseen,
+    state: TrainState, changes: Changes, directory: Path, listener: Listener
 ) -> dict[str, Dataset]:  # fmt: skip
-    """Prepare a loaded `state` to go on, with `changes` to its config; return the data it still needs.
+    """Prepare a loaded `state` to be trained further, with `changes`; return the data of the phases ahead.
 
-    `sources` are the texts named on the command line; the checkpoint's own are used otherwise.
     Raises ConfigError for a change that cannot be, DataMismatchError for texts other than the checkpoint's.
     """
-    if phase is not None and phase not in state.phases:
-        state.phases = tuple(p for p in PHASES if p in (*state.phases, phase))
-    current = phase or state.progress.phase
-    needed = state.phases[state.phases.index(current) :]
-    for name, paths in sources.items():
+    if changes.phase is not None and changes.phase not in state.phases:
+        state.phases = tuple(phase for phase in PHASES if phase in (*state.phases, changes.phase))
+    current = changes.phase or state.progress.phase
+    ahead = state.phases[state.phases.index(current) :]
+    for name, paths in changes.sources.items():
         if name not in state.phases:
             raise ConfigError(f"{', '.join(paths)}: this run has no {name}; --phase {name} adds it")
-        if name not in needed and paths != state.sources[name].paths:
-            notice(f"note: {name} is over, its texts are not read; --phase {name} goes back to it")
-    config = changed_config(state, changes, notice)
+        if name not in ahead and paths != state.sources[name].paths:
+            listener.notice(f"note: {name} is over, its texts are not read; --phase {name} returns to it")
+    config = changed_config(state, changes.options, listener.notice)
     datasets = {}
-    for name in needed:
+    for name in ahead:
         stored = state.sources.get(name)
-        paths = sources.get(name) or (stored.paths if stored else [BUNDLED[name]])
-        datasets[name] = dataset = open_dataset(
-            config, name, paths, state.tokenizer, directory, notice, progress
-        )
-        if stored and stored.fingerprint != dataset.fingerprint:
-            if not allow_new_data:
-                raise DataMismatchError(
-                    f"{name}: the texts in {', '.join(paths)} are not those of the checkpoint "
-                    f"(fingerprint: found {dataset.fingerprint[:12]}, expected {stored.fingerprint[:12]}); "
-                    f"give the same texts, or --allow-new-data to train on these"
-                )
-            notice(f"{name}: new texts; the epoch that was under way begins again on them")
+        paths = changes.sources.get(name) or (stored.paths if stored else [BUNDLED[name]])
+        datasets[name] = open_dataset(config, name, paths, state.tokenizer, directory, listener)
+        found = Sources(paths, datasets[name].fingerprint)
+        if stored and stored.fingerprint != found.fingerprint:
+            _check_allowed(changes, name, found, stored)
+            listener.notice(f"note: {name}: new texts; the current epoch starts over on them")
             if name == state.progress.phase:
                 state.progress.index, state.progress.loss_sum, state.progress.loss_tokens = 0, 0.0, 0
-        state.sources[name] = Sources(paths, dataset.fingerprint)
+        state.sources[name] = found
     previous, state.config = state.config, config
     if current != state.progress.phase:
         enter_phase(state, current, datasets[current].windows)
@@ -186,10 +168,21 @@ def resumed(
     return datasets
 
 
-def changed_config(state: TrainState, changes: dict[str, dict[str, Any]], notice: Notice) -> Config:
-    """Return the state's config with `changes`, each told as `old -> new`; ConfigError for a shape."""
-    told = []
-    for section, values in changes.items():
+def _check_allowed(changes: Changes, phase: str, found: Sources, stored: Sources) -> None:
+    if not changes.allow_new_data:
+        raise DataMismatchError(
+            f"{phase}: the texts in {', '.join(found.paths)} are not those of the checkpoint "
+            f"(fingerprint: found {found.fingerprint[:12]}, expected {stored.fingerprint[:12]}); "
+            f"give the same texts, or --allow-new-data to train on these"
+        )
+
+
+def changed_config(
+    state: TrainState, options: Mapping[str, Mapping[str, Any]], notice: Callable[[str], None]
+) -> Config:
+    """Return the state's config with other `options`, each shown as `old -> new`; ConfigError for a shape."""
+    changed = []
+    for section, values in options.items():
         for name, value in values.items():
             old = getattr(getattr(state.config, section), name)
             if value == old:
@@ -199,12 +192,13 @@ def changed_config(state: TrainState, changes: dict[str, dict[str, Any]], notice
                     f"{flag(name)} {value}: the checkpoint has {old}, and this cannot change within a run; "
                     f"drop {flag(name)}, or start a new run in another --checkpoint-dir"
                 )
-            told.append(f"{flag(name)}: {old} -> {value}")
-    if "epochs" in changes["train"] and state.config.train.max_steps and "max_steps" not in changes["train"]:
-        changes = {**changes, "train": {**changes["train"], "max_steps": None}}
-        told.append("--epochs takes the place of the checkpoint's --max-steps")
-    config = replace(state.config, changes)
-    for text in told:
+            changed.append(f"{flag(name)}: {old} -> {value}")
+    train = options.get("train", {})
+    if "epochs" in train and state.config.train.max_steps and "max_steps" not in train:
+        options = {**options, "train": {**train, "max_steps": None}}
+        changed.append("--epochs replaces the checkpoint's --max-steps")
+    config = replace(state.config, options)
+    for text in changed:
         notice(text)
     return config
 
@@ -250,42 +244,3 @@ def set_aside(directory: Path) -> Path:
 
 def _is_of_a_run(name: str) -> bool:
     return name in (metrics.FILE_NAME, "report.html") or bool(policy.label_of(name.partition(".corrupt")[0]))
-
-
-def threads(
-    state: TrainState, workers: int | None, blas_threads: int | None, notice: Notice
-) -> tuple[int, int]:  # fmt: skip
-    """Return (workers, BLAS threads of each), the latter set.
-
-    As given, else as the checkpoint was trained with, else as suits this machine.
-    """
-    stored = {name: n for name, n in state.environment.items() if isinstance(n, int)}
-    workers, blas_threads = workers or stored.get("workers"), blas_threads or stored.get("blas_threads")
-    chosen = choose(state.config.train.batch_size, cores(), workers, blas_threads)
-    if not set_blas_threads(chosen[1]):
-        notice(
-            f"note: this NumPy's BLAS cannot be told to use {chosen[1]} threads; pip install threadpoolctl"
-        )
-    return chosen
-
-
-def environment(workers: int, blas_threads: int) -> dict[str, str | int]:
-    """Return what bits depend on besides the state: versions, processor, threads."""
-    return {
-        "python": platform.python_version(), "numpy": np.__version__, "numba": numba.__version__,
-        "processor": _processor(), "blas_core": blas_core(),
-        "workers": workers, "blas_threads": blas_threads,
-    }  # fmt: skip
-
-
-def environment_changes(old: dict[str, str | int], new: dict[str, str | int]) -> list[str]:
-    """Return `name old -> new` for every difference that may change the last bits of a continued run."""
-    return [f"{name} {old[name]} -> {new[name]}" for name in new if name in old and old[name] != new[name]]
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "")
-    except OSError:
-        return platform.processor() or platform.machine()

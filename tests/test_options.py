@@ -1,0 +1,67 @@
+"""The command line of training becomes values: what is asked for, and the machine it is to run on."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tinyllm.cli.options import options
+from tinyllm.cli.request import Fresh, Machine, Request, Resume, Saving
+from tinyllm.config import BUNDLED, Changes, Config, TrainConfig
+
+
+def asked(line: str = "") -> Request:
+    return options(line.split())[0]
+
+
+def test_without_options_both_phases_of_the_bundled_texts_are_trained():
+    sources = {phase: [text] for phase, text in BUNDLED.items()}
+    saving = Saving("best-and-last", 3, every_steps=0, every_minutes=5, asynchronous=True)
+    expected = Request(
+        Fresh(Config(), sources, False), Path("checkpoints"), saving, plain=False, samples=True
+    )
+    assert options([]) == (expected, Machine(None, None, False))
+
+
+@pytest.mark.parametrize(
+    ("line", "sources"),
+    [
+        ("--data a b", {"pretraining": ["a", "b"]}),
+        ("--pretraining-data a", {"pretraining": ["a"], "instruction_tuning": BUNDLED["instruction_tuning"]}),
+        ("--chat-data a --phase instruction_tuning", {"instruction_tuning": ["a"]}),
+        ("--phase pretraining", {"pretraining": BUNDLED["pretraining"]}),
+    ],
+)
+def test_a_phase_has_the_texts_that_are_named_or_else_the_bundled_ones(line, sources):
+    expected = {
+        phase: [str(Path(path).resolve()) for path in paths] if isinstance(paths, list) else [paths]
+        for phase, paths in sources.items()
+    }
+    assert asked(line).start == Fresh(Config(), expected, set_aside=False)
+
+
+def test_config_options_are_the_config_of_a_fresh_run_and_the_changes_of_a_resumed_one():
+    assert asked("--fresh --epochs 3").start == Fresh(
+        Config(train=TrainConfig(epochs=3)), asked().start.sources, set_aside=True
+    )
+    given = {"model": {}, "train": {"epochs": 3}, "data": {}}
+    assert asked("--resume --epochs 3").start == Resume(None, False, Changes(given))
+    none = {section: {} for section in given}
+    assert asked("--resume-best --phase instruction_tuning --allow-new-data --chat-data /x").start == Resume(
+        None, True, Changes(none, {"instruction_tuning": ["/x"]}, "instruction_tuning", allow_new_data=True)
+    )
+    assert asked("--resume-from x.bin").start == Resume(Path("x.bin"), False, Changes(none))
+
+
+def test_the_command_that_resumes_names_the_directory_if_it_must():
+    assert asked().resume_command == "python -m tinyllm.train --resume"
+    assert asked("--checkpoint-dir d").resume_command == "python -m tinyllm.train --checkpoint-dir d --resume"
+
+
+@pytest.mark.parametrize("value", options(["--resume"]))
+def test_what_was_asked_for_cannot_change(value):
+    for field in dataclasses.fields(value):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, field.name, None)

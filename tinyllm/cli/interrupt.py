@@ -1,0 +1,42 @@
+"""Ctrl-C and SIGTERM: the first asks the loop to stop and save, a second Ctrl-C ends the process at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+AT_ONCE = "stopped at once; the checkpoints are intact: --resume continues from the latest"
+
+
+class Interrupt:
+    """Turns the first SIGINT or SIGTERM into a question the loop asks; a second SIGINT exits with 130."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        return bool(self.signal)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.signal and number == signal.SIGINT:
+            # No exception: it could land between any two lines, and leave other threads waiting for this one.
+            os.write(2, f"\n{AT_ONCE}\n".encode())
+            os._exit(130)
+        self.signal = number
+        name = signal.Signals(number).name
+        print(f"\n{name}: finishing the step and saving ...", file=sys.stderr, flush=True)

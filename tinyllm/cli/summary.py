@@ -1,0 +1,91 @@
+"""What a person reads before and after training: what is trained on what, how it ended, what the model says.
+
+Order: before the first step, when there is nothing to do, after the last step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tinyllm.cli.clock import probe
+from tinyllm.cli.request import Request
+from tinyllm.inference import samples
+from tinyllm.inference.language_model import LanguageModel
+from tinyllm.parallel.threads import cores
+from tinyllm.run.state import TrainState
+from tinyllm.text.batches import Dataset
+from tinyllm.training import setup
+
+SHOWN = 5  # answers to training questions
+LONGEST = 100  # characters of an answer
+
+
+def description(state: TrainState, datasets: Mapping[str, Dataset], request: Request) -> str:
+    """Return a few lines: the model, its tokenizer, the data, the hardware, where checkpoints are kept."""
+    model, environment = state.config.model, state.environment
+    rows = [
+        f"model        {state.layout.count:,} parameters: {model.n_layer} layers, {model.n_head} heads, "
+        f"{model.n_embd} channels, context {model.block_size}",
+        f"tokenizer    {state.config.data.tokenizer}, {state.tokenizer.vocab_size:,} tokens",
+    ]
+    for number, (phase, dataset) in enumerate(datasets.items()):
+        rows.append(
+            f"{'' if number else 'data':<12} {phase}: {dataset.tokens:,} tokens in "
+            f"{dataset.documents:,} documents, {dataset.windows:,} windows per epoch"
+        )
+    workers = int(environment["workers"])
+    rows += [
+        f"hardware     {workers} workers x {environment['blas_threads']} BLAS threads on {cores()} cores; "
+        f"BLAS core {environment['blas_core']}, sgemm at {probe(workers):.0f} GFLOP/s",
+        f"checkpoints  {request.directory}, strategy {request.saving.strategy}",
+    ]
+    return "\n".join(rows)
+
+
+def already_finished(state: TrainState, request: Request) -> str:
+    """Return why a resumed run has nothing left to do, and the command that extends it."""
+    progress, train = state.progress, state.config.train
+    if progress.status == "rolled_back":
+        why = f"stopped early (no improvement for {train.patience} epochs) and was rolled back"
+    else:
+        why = f"completed its {f'{train.max_steps:,} steps' if train.max_steps else f'{train.epochs} epochs'}"
+    extend = f"--max-steps {2 * train.max_steps}" if train.max_steps else f"--epochs {2 * train.epochs}"
+    return f"this run is finished: {progress.phase} {why}; to extend it: {request.resume_command} {extend}"
+
+
+def stopped(state: TrainState, request: Request) -> str:
+    """Return where a run was stopped and saved, and the command that resumes it."""
+    progress = state.progress
+    return f"saved at epoch {progress.epoch}, step {progress.step:,}; resume with: {request.resume_command}"
+
+
+def chat_command(state: TrainState, request: Request) -> str:
+    """Return the command line that talks to the finished model."""
+    # Trained on single questions alone, a model takes an unrelated second one for a part of the first.
+    alone = " --memory 0" if "instruction_tuning" in state.phases else ""
+    return f"python -m tinyllm.chat {request.directory / 'model_final.bin'}{alone}"
+
+
+def sample_texts(state: TrainState) -> str:
+    """Return what the finished model answers to questions of its training, or how it continues a text."""
+    phase = state.phases[-1]
+    texts = setup.open_texts(state.config, phase, state.sources[phase].paths)
+    model = LanguageModel.of(state)
+    if phase == "pretraining":
+        beginning, rest = samples.proceed(model, texts)
+        return f"sample continuation:\n  {beginning}|{rest}"
+    answers = samples.ask(model, texts)
+    rows = ["answers to training questions:", *(_shortened(answer) for answer in answers[:SHOWN])]
+    same = sum(answer.said == answer.expected for answer in answers)
+    recognised = sum(answer.is_recognisable for answer in answers)
+    rows.append(
+        f"recalled: {recognised} of {len(answers)}, {same} word for word; "
+        f"this shows memorisation, not understanding"
+    )
+    return "\n".join(rows)
+
+
+def _shortened(answer: samples.Answer) -> str:
+    prompt = answer.prompt.replace("\n", " ")
+    said = answer.said if len(answer.said) <= LONGEST else answer.said[:LONGEST] + " ..."
+    return f"  {prompt}{' ' if prompt.endswith(':') else ''}{said}".replace("\n", " ")
