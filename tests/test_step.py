@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tests.timing import in_time
+from tests.timing import PATIENCE, in_time
 from tinyllm import model
 from tinyllm.arena import Array, Layout
 from tinyllm.config import Config, ModelConfig, TrainConfig
@@ -123,7 +125,7 @@ def test_who_makes_a_gradient_and_when_changes_no_bit(recompute, rate, monkeypat
 
         leave(spare, rank, told)
         if rank == 1:
-            assert made.wait(30)  # so long rank 1 does nothing, and rank 0 comes to its end
+            assert made.wait(PATIENCE)  # so long rank 1 does nothing, and rank 0 comes to its end
 
     monkeypatch.setattr(Spare, "leave", slow)
     np.testing.assert_array_equal(rows_after(2, 2, 2, recompute, dropout=rate), alone)
@@ -211,3 +213,10 @@ else:
     if done.stdout == "no OpenBLAS\n":
         pytest.skip("NumPy is not linked with OpenBLAS")
     assert done.stdout == "2 1 True True\n"
+
+
+def test_the_probe_counts_one_product_of_each_worker_that_begins_after_the_time_is_over(monkeypatch):
+    """The clock is at 0 once, when the probe begins, and at 4 s whenever it is looked at later."""
+    moments = itertools.chain([0.0], itertools.repeat(4.0))
+    monkeypatch.setattr(threads, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    assert threads.probe(3, seconds=0.2, n=8) == 3 * 2 * 8**3 / 4 / 1e9
