@@ -8,8 +8,12 @@ from typing import TypeVar
 
 R = TypeVar("R")
 
+# How many seconds a test waits for a sign before it takes it that none will come: for what takes milliseconds
+# on an idle machine, so that a busy one makes it slow and never red.
+PATIENCE = 300.0
 
-def in_time(call: Callable[[], R], seconds: float = 60) -> R:
+
+def in_time(call: Callable[[], R], seconds: float = PATIENCE) -> R:
     """Return what `call` returns or raise what it raises; AssertionError if it has not ended by then.
 
     Threads that it has left waiting go on to wait: the test fails, but Python does not end by itself.
