@@ -15,7 +15,7 @@ from tinyllm.training import setup
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> display.Lines:
-    """Return a display that speaks whenever it may: each look at its clock is a HEARTBEAT after the one before."""
+    """Return a display that speaks whenever it may: at every look its clock is a HEARTBEAT later."""
     moments = itertools.count(0.0, display.HEARTBEAT)
     monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: next(moments)))
     return display.Lines(io.StringIO(), io.StringIO())

@@ -14,7 +14,6 @@ from tests.docs.page import ROOT, Fence, Page, is_run
 from tests.timing import PATIENCE
 
 
-
 def run(page: Page, directory: Path) -> list[str]:
     """Run a page's fences in order, in one directory; name those that print what the page does not say."""
     found, names, printed = [], {"__name__": "__main__"}, None
