@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tinyllm import __version__
 from tinyllm.cli import command
+from tinyllm.cli.main import program
 from tinyllm.config import ConfigError
 from tinyllm.inference.settings import (
     OPTIONS,
@@ -251,4 +252,4 @@ def _number(name: str, text: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program(main))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from tinyllm import __version__
 from tinyllm.cli import command
+from tinyllm.cli.main import program
 from tinyllm.config import ConfigError
 from tinyllm.inference.settings import add_model_argument, check
 from tinyllm.parallel.threads import cores
@@ -95,4 +96,4 @@ def _shortened(model: LanguageModel, size: int, shown: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program(main))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from tinyllm import __version__
 from tinyllm.cli import command
+from tinyllm.cli.main import program
 from tinyllm.config import ConfigError
 from tinyllm.inference.settings import (
     Sampling,
@@ -141,4 +142,4 @@ def _likeliest(args: argparse.Namespace, model: LanguageModel, prompt: Array) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program(main))

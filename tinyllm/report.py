@@ -7,7 +7,7 @@ and environment, never more than 500 kB: of a long run each column keeps its lea
 With --watch the page is written again as the run goes on, and reloads itself in the browser.
 
 Exit codes: 0, 1 if a run cannot be read or the page not written, 2 for wrong usage. Order: writing,
-watching, the command line. Nothing is imported before the options are read.
+watching, the command line. Nothing heavy is imported before the options are read.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from tinyllm.cli.main import program
 
 FILE_NAME = "report.html"
 INTERVAL = 3.0  # seconds between looks at a growing file, and between reloads
@@ -142,4 +144,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program(main))

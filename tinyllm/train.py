@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tinyllm import __version__
+from tinyllm.cli.main import program
 from tinyllm.cli.options import options
 from tinyllm.config import ConfigError
 from tinyllm.parallel.threads import choose, cores, probe, set_blas_threads
@@ -295,4 +296,4 @@ def _command(args: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program(main))

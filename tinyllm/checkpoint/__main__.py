@@ -18,6 +18,7 @@ from tinyllm.checkpoint.export import dump, export_weights
 from tinyllm.checkpoint.metadata import CheckpointError, Entry, GoneError, printable
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.store import Store
+from tinyllm.cli.main import program
 
 _COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "state")
 
@@ -200,4 +201,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program(main))
