@@ -21,7 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 settings.register_profile(
     "tinyllm", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],  # its clock too
+    suppress_health_check=[HealthCheck.too_slow],  # a deadline too
 )  # fmt: skip
 settings.load_profile("tinyllm")
 

@@ -381,12 +381,7 @@ def test_ctrl_c_while_a_program_starts_ends_it_with_130_and_without_a_traceback(
         runpy.run_module(program, run_name="__main__")
         """.replace("IMPORTED", repr(imported))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "")
     assert not list(tmp_path.iterdir())

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 R = TypeVar("R")
 
-# How many seconds a test waits for a sign before it takes it that none will come: for what takes milliseconds
-# on an idle machine, so that a busy one makes it slow and never red.
+# Seconds until a test that waits for a sign fails. What it waits for takes milliseconds on an idle machine, so a
+# busy one makes it slow, never red.
 PATIENCE = 300.0
 
 
