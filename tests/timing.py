@@ -8,8 +8,8 @@ from typing import TypeVar
 
 R = TypeVar("R")
 
-# Seconds until a test that waits for a sign fails. What it waits for takes milliseconds on an idle machine, so
-# a busy one makes it slow, never red.
+# Seconds until a test that waits for a sign fails. What it waits for takes milliseconds on an idle machine,
+# so a busy one makes it slow, never red.
 PATIENCE = 300.0
 
 
