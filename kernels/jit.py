@@ -93,9 +93,10 @@ def jit(function: F) -> F:
 def wide_vectors() -> None:
     """Let LLVM use 512-bit vectors in the kernel whose first line calls this, where the processor has them.
 
-    LLVM prefers 256 bits on such processors, for fear of a lower clock, which the matrix products have
-    brought about anyway. Numba has no option for it, LLVM an attribute of functions. Kernels that compute
-    much for each number call it; those that wait for memory gain nothing.
+    On some of these processors (skylake-avx512) LLVM prefers 256 bits, for fear of a lower clock, which the
+    matrix products have brought about anyway; on others (znver4) it takes 512 unasked. Numba has no option
+    for it, LLVM an attribute of functions. Kernels that compute much for each number call it; those that
+    wait for memory gain nothing.
     """
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.picture import BROWSER
+from tests.timing import PATIENCE
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -44,7 +45,7 @@ class Browser:
         os.close(self._out)
         os.close(self._in)
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1

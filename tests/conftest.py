@@ -10,7 +10,7 @@ for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 
 import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 from benchmarks.picture import BROWSER  # noqa: E402
 from tests.browser import Browser  # noqa: E402
@@ -19,7 +19,10 @@ from tests.browser import Browser  # noqa: E402
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("tinyllm", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
+settings.register_profile(
+    "tinyllm", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],  # a deadline too
+)  # fmt: skip
 settings.load_profile("tinyllm")
 
 

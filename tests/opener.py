@@ -21,11 +21,12 @@ import tinyllm.kernels
 from tests.bombs import MIB
 from tests.standin import file_bytes
 from tests.test_promises import some_state
+from tests.timing import PATIENCE
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, load_weights
 from tinyllm.checkpoint.__main__ import show
 from tinyllm.checkpoint.disk import Disk
 
-SPARE_BYTES, SECONDS = 64 * MIB, 30
+SPARE_BYTES, CPU_SECONDS = 64 * MIB, 30
 WAYS: Mapping[str, Callable[[Path], object]] = {
     "show": lambda path: show(path, Disk(), as_json=False),
     "weights": load_weights,
@@ -72,7 +73,8 @@ def main(paths: list[Path]) -> None:
                 continue
             limit = status("VmSize") + path.stat().st_size + SPARE_BYTES
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            signal.alarm(SECONDS)
+            resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+            signal.alarm(int(PATIENCE))  # one that waits uses no CPU time
             print(json.dumps(attempt(path, way)), file=answers, flush=True)
             os._exit(0)
 

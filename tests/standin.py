@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.timing import PATIENCE
 from tinyllm.arena import Array
 from tinyllm.checkpoint import CheckpointMetadata
 from tinyllm.checkpoint.disk import Disk
@@ -160,5 +161,5 @@ class GatedDisk(Disk):
 
     def sync(self, fd: int) -> None:
         self.reached.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(PATIENCE)
         super().sync(fd)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -159,9 +162,6 @@ def test_every_kernel_has_a_readable_reference():
 
 
 def test_help_imports_no_numba_and_no_numpy_but_to_read_checkpoints():
-    import subprocess
-    import sys
-
     for module in ("train", "generate", "chat", "report", "explain", "checkpoint"):
         code = (
             "import sys, runpy; sys.argv = ['x', '--help']\n"
@@ -186,3 +186,19 @@ def test_functions_are_short_and_take_few_arguments(name):
         assert count <= 7, f"{node.name} takes {count} parameters: what travels together is a value"
         lines = (node.end_lineno or 0) - node.lineno + 1
         assert lines <= 50, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("door", sorted(FLOORS[-1] - {"__main__"}))
+def test_a_door_may_be_run_as_a_file(door, tmp_path):
+    """An editor's Run button does: Python then looks for every module in tinyllm/ first."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tinyllm" / f"{door}.py"), "--help"], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage:")
+
+
+def test_no_file_or_folder_has_the_name_of_a_module_of_the_standard_library():
+    """Run as a file, a module in its folder would be imported in place of the standard library's."""
+    names = {part for name in modules() for part in name.split(".") if not part.startswith("__")}
+    assert sorted(names & sys.stdlib_module_names) == []

@@ -346,3 +346,42 @@ def test_the_first_ctrl_c_is_noted_and_the_second_ends_the_process_there():
     assert "finishing the step" in done.stderr and done.stderr.endswith(
         "--resume continues from the latest\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "imported"),
+    [
+        (["tinyllm.train", "--checkpoint-dir=none"], "numpy"),
+        (["tinyllm.generate", "none.bin"], "numpy"),
+        (["tinyllm.chat", "none.bin"], "numba"),
+        (["tinyllm.explain", "none.bin", "--prompt=a"], "numba"),
+        (["tinyllm.report", "none"], "tinyllm.page.history"),
+        (["tinyllm", "chat", "none.bin"], "tinyllm.chat"),
+    ],
+)
+def test_ctrl_c_while_a_program_starts_ends_it_with_130_and_without_a_traceback(
+    arguments, imported, tmp_path
+):
+    """It is pressed when `imported` is looked for, and once more while Python ends."""
+    code = """if True:
+        import atexit, os, runpy, signal, sys
+
+        class Presses:
+            def find_spec(self, name, path=None, target=None):
+                if name == IMPORTED:
+                    sys.meta_path.remove(self)
+                    atexit.register(press)
+                    press()
+
+        def press():
+            os.kill(os.getpid(), signal.SIGINT)
+
+        sys.meta_path.insert(0, Presses())
+        program = sys.argv.pop(1)
+        runpy.run_module(program, run_name="__main__")
+        """.replace("IMPORTED", repr(imported))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+    assert not list(tmp_path.iterdir())

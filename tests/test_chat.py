@@ -9,12 +9,13 @@ import pty
 import select
 import subprocess
 import sys
-from contextlib import suppress
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.models import KNOWN, chain_of, random_state, saved
+from tests.timing import PATIENCE
 from tinyllm import chat
 from tinyllm.config import ModelConfig
 from tinyllm.kernels import compile_decoding
@@ -219,19 +220,20 @@ def test_on_a_terminal_ctrl_d_and_exit_end_with_0_and_ctrl_c_with_130(polite, ke
             os.write(ours, "嗨\r".encode())
             read_until(ours, "你好呀")
             read_until(ours, "> ")
-            assert ended_by(process, ours, key) == code
+            wait_until_asleep(process)
+            os.write(ours, key.encode())
+            assert process.wait(PATIENCE) == code
         finally:
             process.kill()
             os.close(ours)
 
 
-def ended_by(process, terminal, key):
-    """Press the key until the program ends: one that comes while readline takes over the terminal is lost."""
-    for _ in range(30):
-        os.write(terminal, key.encode())
-        with suppress(subprocess.TimeoutExpired):
-            return process.wait(1)
-    return None
+def wait_until_asleep(process):
+    """Return when the program waits for a key: Python overlooks a Ctrl-C that comes just before it does."""
+    deadline = time.monotonic() + PATIENCE
+    while (state := Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]) != "S":
+        assert state not in "ZX" and time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def own_terminal(descriptor):
@@ -247,5 +249,5 @@ def read_until(descriptor, text):
     """Read from a terminal until `text` has appeared."""
     seen = b""
     while text.encode() not in seen:
-        assert select.select([descriptor], [], [], 30)[0], f"no {text!r} within 30 s after {seen!r}"
+        assert select.select([descriptor], [], [], PATIENCE)[0], f"no {text!r} after {seen!r}"
         seen += os.read(descriptor, 1)

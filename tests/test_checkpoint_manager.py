@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.standin import GatedDisk, QuickDisk, Standin, metadata, names
+from tests.timing import PATIENCE
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, CheckpointStrategy, policy
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.metadata import Entry
@@ -292,7 +293,7 @@ def test_a_save_returns_before_it_is_durable_and_takes_a_snapshot(tmp_path):
         with pytest.raises(TimeoutError):
             saved.result(timeout=0.01)
         disk.gate.set()
-        path = saved.result(20)
+        path = saved.result(PATIENCE)
         assert CheckpointManager.load_checkpoint(path, Standin)[0].bits() == Standin(1).bits()
 
 
@@ -300,11 +301,11 @@ def test_a_waiting_last_is_replaced_by_a_newer_one_and_ends_as_that_does(tmp_pat
     disk = GatedDisk()
     with manager_of(tmp_path, S.LAST, disk=disk, asynchronous=True) as manager:
         first = manager.save_checkpoint(Standin(1), metadata(1))
-        assert disk.reached.wait(20)
+        assert disk.reached.wait(PATIENCE)
         waiting = [manager.save_checkpoint(Standin(seed), metadata(seed)) for seed in (2, 3, 4)]
         assert not any(saved.done for saved in (first, *waiting))
         disk.gate.set()
-        assert {saved.result(20) for saved in waiting} == {tmp_path / "checkpoint_last.bin"}
+        assert {saved.result(PATIENCE) for saved in waiting} == {tmp_path / "checkpoint_last.bin"}
         assert seed_of(manager.get_last_checkpoint()) == 4
         assert manager.list_checkpoints()[0].sequence == 2  # 2 and 3 were never written
 
@@ -313,7 +314,7 @@ def test_a_waiting_best_is_not_replaced_but_waited_for(tmp_path):
     disk = GatedDisk()
     with manager_of(tmp_path, disk=disk, asynchronous=True) as manager:
         manager.save_checkpoint(Standin(1), metadata(1, 5.0))
-        assert disk.reached.wait(20)
+        assert disk.reached.wait(PATIENCE)
         manager.save_checkpoint(Standin(2), metadata(2, 4.0))
         threading.Timer(0.1, disk.gate.set).start()
         manager.save_checkpoint(Standin(3), metadata(3, 6.0))
@@ -387,7 +388,7 @@ def test_a_failure_is_heard_of_exactly_once(tmp_path, how):
     saved = manager.save_checkpoint(Standin(1), metadata(1))
     manager.list_checkpoints()
     with pytest.raises(CheckpointError, match=r"checkpoint_last\.bin: not saved: the platter is scratched"):
-        saved.result(20) if how == "result" else getattr(manager, how)()
+        saved.result(PATIENCE) if how == "result" else getattr(manager, how)()
     manager.close()
     assert manager.failures == 1
     manager_of(tmp_path).close()  # the lock was given back
@@ -424,7 +425,7 @@ def test_a_state_that_cannot_be_copied_fails_the_save_it_would_have_replaced(tmp
     disk = GatedDisk()
     with manager_of(tmp_path, S.LAST, disk=disk, asynchronous=True) as manager:
         manager.save_checkpoint(Standin(1), metadata(1))
-        assert disk.reached.wait(20)
+        assert disk.reached.wait(PATIENCE)
         replaced = manager.save_checkpoint(Standin(2), metadata(2))
         odd = Standin(3)
         odd.arrays["params/bias"] = odd.arrays["params/bias"].astype("complex64")
@@ -432,7 +433,7 @@ def test_a_state_that_cannot_be_copied_fails_the_save_it_would_have_replaced(tmp
             manager.save_checkpoint(odd, metadata(3))
         disk.gate.set()
         with pytest.raises(CheckpointError, match="complex64"):
-            replaced.result(20)
+            replaced.result(PATIENCE)
         manager.save_checkpoint(Standin(4), metadata(4))
         assert seed_of(manager.get_last_checkpoint()) == 4
 

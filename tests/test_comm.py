@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.timing import in_time
+from tests.timing import PATIENCE, in_time
 from tinyllm.parallel.team import Team, WorkQueue
 
 
@@ -71,7 +71,7 @@ def test_an_idle_rank_takes_what_a_busy_one_has_left():
     def own(rank: int) -> None:
         if rank == 1:
             queue.put(1, task)
-            assert taken.wait(30)  # rank 1 itself is busy here, so only rank 0 can set it
+            assert taken.wait(PATIENCE)  # rank 1 itself is busy here, so only rank 0 can set it
             queue.finish(1)
 
     run(queue, 2, own)
@@ -102,7 +102,7 @@ def test_an_error_in_a_task_that_another_rank_runs_is_raised():
     def own(rank: int) -> None:
         if rank == 1:
             queue.put(1, task)
-            assert begun.wait(30)
+            assert begun.wait(PATIENCE)
             queue.finish(1)
 
     with pytest.raises(ValueError, match="broken on 0"):

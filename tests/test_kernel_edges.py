@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 
-import llvmlite.binding as llvm
 import numba
 import numpy as np
 import pytest
@@ -59,21 +58,21 @@ def wide(y, x):
         y[i] = elementary.exp(x[i])
 
 
-def vectors_of(function, y: Array, x: Array) -> int:
-    """Compile a function anew, since Numba shows no code of the cache's; count its 512-bit operands."""
+def asks_for_512_bits(function, y: Array, x: Array) -> bool:
+    """Compile a function without the cache, whose code Numba cannot show; run it; look at LLVM's version."""
     kernel = numba.njit(**jit.OPTIONS)(function)
     kernel(y, x)
-    (code,) = kernel.inspect_asm().values()
-    return code.count("zmm")
+    (code,) = kernel.inspect_llvm().values()
+    return '"prefer-vector-width"="512"' in code
 
 
-@pytest.mark.skipif(not llvm.get_host_cpu_features().get("avx512f"), reason="no vectors of 512 bits")
 @pytest.mark.skipif(jit.config.DISABLE_JIT, reason="nothing is compiled")
-def test_a_kernel_that_asks_for_wide_vectors_gets_them():
+def test_a_kernel_asks_llvm_for_wide_vectors_if_it_says_so_and_not_otherwise():
+    """What LLVM makes of that depends on the processor; for some it takes 512 bits unasked."""
     x = np.linspace(-9, 9, 1000, dtype=np.float32)
     y, z = np.empty_like(x), np.empty_like(x)
-    assert vectors_of(wide, y, x) > 10 > vectors_of(exp_all.py_func, z, x)
-    np.testing.assert_array_equal(y, z)
+    assert asks_for_512_bits(wide, y, x) and not asks_for_512_bits(exp_all.py_func, z, x)
+    np.testing.assert_allclose(y, z, rtol=3e-7)  # each is right to 1.5e-7
 
 
 # attention

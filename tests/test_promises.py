@@ -20,6 +20,7 @@ import pytest
 
 from tests.runs import SMALL, Run, Silent, same_state
 from tests.test_bad_input import TINY, TRAIN, call
+from tests.timing import PATIENCE
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy
 from tinyllm.config import Config, DataConfig, TrainConfig
 from tinyllm.parallel.team import Team
@@ -331,7 +332,7 @@ def test_a_kill_at_any_moment_leaves_a_loadable_checkpoint(world, tmp_path):
             [sys.executable, "-m", "tinyllm", *command, "--save-every-steps", "1"],
             cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not last.exists() or CheckpointManager.load_checkpoint(last)[0].progress.step <= reached:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)

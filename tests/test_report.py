@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.logged_run import PHASES, log_run, save, write_lines
+from tests.timing import PATIENCE
 from tinyllm import report
 from tinyllm.page.curves import decimate, duration, figures, labels, log_ticks, ticks, trend
 from tinyllm.page.history import Phase, read_run
@@ -345,7 +346,7 @@ def test_several_runs_are_overlaid_under_the_names_in_which_they_differ(tmp_path
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tinyllm.report", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_help_imports_no_numpy():

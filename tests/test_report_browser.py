@@ -12,6 +12,7 @@ import pytest
 from benchmarks import picture
 from tests.browser import FLAGS, Browser
 from tests.logged_run import PHASES, log_run, save
+from tests.timing import PATIENCE
 from tinyllm import report
 
 
@@ -44,7 +45,7 @@ def test_the_dumped_page_has_its_numbers_and_charts(tmp_path):
         "--dump-dom",
         path.as_uri(),
     ]
-    dumped = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    dumped = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE).stdout
     evaluations = [line["eval/loss"] for line in lines if "eval/loss" in line]
     assert f"<b>{evaluations[-1]:.4f}</b>" in dumped
     assert dumped.count('<figure class="chart"') == 4 and dumped.count("<path class=") >= 6

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tests.timing import in_time
+from tests.timing import PATIENCE, in_time
 from tinyllm import model
 from tinyllm.arena import Array, Layout
+from tinyllm.cli import clock
 from tinyllm.config import Config, ModelConfig, TrainConfig
 from tinyllm.network import Purpose
 from tinyllm.parallel import threads
@@ -126,7 +129,7 @@ def test_who_makes_a_gradient_and_when_changes_no_bit(recompute, rate, monkeypat
 
         put(queue, rank, noted)
         if rank == 1:
-            assert made.wait(30)  # so long rank 1 does nothing, and rank 0 comes to its end
+            assert made.wait(PATIENCE)  # so long rank 1 does nothing, and rank 0 comes to its end
 
     monkeypatch.setattr(WorkQueue, "put", slow)
     np.testing.assert_array_equal(rows_after(2, 2, 2, recompute, dropout=rate), alone)
@@ -198,8 +201,6 @@ def test_a_resumed_run_keeps_its_threads_where_none_are_given(workers, blas_thre
 
 def test_a_loaded_openblas_takes_another_number_of_threads_and_tells_its_core():
     code = """
-import os
-os.environ["OPENBLAS_NUM_THREADS"] = "2"
 import numpy
 from tinyllm.cli.clock import probe
 from tinyllm.parallel import threads
@@ -207,11 +208,20 @@ get = threads._openblas("get_num_threads")
 if get is None:
     print("no OpenBLAS")
 else:
-    before = get()
-    assert threads.set_blas_threads(1)
-    print(before, get(), threads.blas_core() not in ("", "unknown"), probe(1, 0.01, 64) > 0)
+    found = []
+    for n in (2, 1):
+        assert threads.set_blas_threads(n)
+        found.append(get())
+    print(*found, threads.blas_core() not in ("", "unknown"), probe(1, 0.01, 64) > 0)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     if done.stdout == "no OpenBLAS\n":
         pytest.skip("NumPy is not linked with OpenBLAS")
     assert done.stdout == "2 1 True True\n"
+
+
+def test_the_probe_counts_one_product_of_each_worker_that_begins_after_the_time_is_over(monkeypatch):
+    """The clock is at 0 once, when the probe begins, and at 4 s whenever it is looked at later."""
+    moments = itertools.chain([0.0], itertools.repeat(4.0))
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    assert clock.probe(3, seconds=0.2, n=8) == 3 * 2 * 8**3 / 4 / 1e9

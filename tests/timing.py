@@ -8,8 +8,12 @@ from typing import TypeVar
 
 R = TypeVar("R")
 
+# Seconds until a test that waits for a sign fails. What it waits for takes milliseconds on an idle machine,
+# so a busy one makes it slow, never red.
+PATIENCE = 300.0
 
-def in_time(call: Callable[[], R], seconds: float = 60) -> R:
+
+def in_time(call: Callable[[], R], seconds: float = PATIENCE) -> R:
     """Return what `call` returns or raise what it raises; AssertionError if it has not ended by then.
 
     Threads that it has left waiting go on to wait: the test fails, but Python does not end by itself.

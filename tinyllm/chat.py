@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tinyllm import __version__
 from tinyllm.cli import command
 from tinyllm.cli.arguments import add_writing, checked_sampling, program
+from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError
 from tinyllm.inference.settings import OPTIONS, Sampling, check
 
@@ -241,4 +242,4 @@ def _number(name: str, text: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

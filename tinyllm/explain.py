@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from tinyllm.cli import command
 from tinyllm.cli.arguments import add_model, program
+from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError
 from tinyllm.inference.settings import check
 from tinyllm.parallel.threads import cores
@@ -99,4 +100,4 @@ def _shortened(model: LanguageModel, size: int, shown: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

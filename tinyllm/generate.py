@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from tinyllm.cli import command
 from tinyllm.cli.arguments import add_writing, checked_sampling, given_sampling, program
+from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError, flag
 from tinyllm.inference.settings import Sampling, check
 
@@ -130,4 +131,4 @@ def _most_probable(args: argparse.Namespace, model: LanguageModel, prompt: Array
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -7,7 +7,7 @@ and environment, never more than 500 kB: of a long run each column keeps its lea
 With --watch the page is updated while the run logs more, and reloads itself in the browser.
 
 Exit codes: 0, 1 if a run cannot be read or the page not written, 2 for wrong usage. Order: writing,
-watching, the command line. NumPy is imported only after the options are read.
+watching, the command line. Nothing heavy is imported before the options are read.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tinyllm.cli.arguments import program
+from tinyllm.cli.interrupt import exit_code
 
 FILE_NAME = "report.html"
 INTERVAL = 3.0  # seconds between looks at a growing file, and between reloads
@@ -144,4 +145,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyllm import __version__
-from tinyllm.cli.interrupt import AT_ONCE, Interrupt
+from tinyllm.cli.interrupt import AT_ONCE, Interrupt, exit_code
 from tinyllm.cli.options import options
 from tinyllm.cli.request import Fresh, Machine, Request, Resume
 from tinyllm.config import ConfigError
@@ -210,4 +210,4 @@ def _conclude(state: TrainState, request: Request, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

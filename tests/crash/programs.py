@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.crash.disk import Image, ModelDisk, Record
 from tests.crash.session import DIRECTORY, TUNING, Asked, Session
 from tests.standin import Died, Standin
+from tests.timing import PATIENCE
 from tinyllm.checkpoint import CheckpointError, CheckpointStrategy
 
 S = CheckpointStrategy
@@ -110,19 +111,19 @@ def two_in_flight(session: Session) -> None:
     def before(action: str, path: Path | None) -> None:
         if action == "create" and not begun.is_set():
             begun.set()
-            assert gate.wait(20)
+            assert gate.wait(PATIENCE)
         noted(action, path)
 
     session.asynchronous = True
     with session.open():
         disk.before = before
         session.save(2.0, last=True)
-        assert begun.wait(20)
+        assert begun.wait(PATIENCE)
         session.save(2.1, epoch_end=False, last=True)
         session.save(1.5, last=True)
         gate.set()
         assert session.saves[-1].future is not None
-        session.saves[-1].future.result(20)
+        session.saves[-1].future.result(PATIENCE)
     session.asynchronous = False
 
 

@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 from tests.docs.page import ROOT, Fence, Page, is_run
-
-SECONDS = 60  # the longest a sh fence may take on a busy machine
+from tests.timing import PATIENCE
 
 
 def run(page: Page, directory: Path) -> list[str]:
@@ -49,7 +48,7 @@ def _python(page: Page, fence: Fence, names: dict[str, str]) -> str:
 def _sh(page: Page, fence: Fence, directory: Path) -> str:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", fence.code], cwd=directory, timeout=SECONDS, text=True,
+        ["bash", "-euo", "pipefail", "-c", fence.code], cwd=directory, timeout=PATIENCE, text=True,
         env=os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip

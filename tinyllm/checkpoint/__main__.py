@@ -18,6 +18,7 @@ from tinyllm.checkpoint.export import dump, export_weights
 from tinyllm.checkpoint.metadata import CheckpointError, Entry, GoneError, printable
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.store import Store
+from tinyllm.cli.interrupt import exit_code
 
 _COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "state")
 
@@ -202,4 +203,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -50,7 +50,7 @@ class Lines:
         now = time.monotonic()
         if what != self.what or done < self.done:
             self.what, self.started, self.spoke = what, now, now
-        elif now - self.spoke >= HEARTBEAT:
+        elif done and now - self.spoke >= HEARTBEAT:
             speed = done / (now - self.started)
             self.line(
                 f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {speed / 1e6:.1f} MB/s, "

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: the first asks the loop to stop and save, a second Ctrl-C ends the process at once."""
+"""Ctrl-C and SIGTERM: the first asks the loop to stop and save, a second Ctrl-C ends the process at once.
+
+Order: the loop's question, the exit code of every program.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -40,3 +44,16 @@ class Interrupt:
         self.signal = number
         name = signal.Signals(number).name
         print(f"\n{name}: finishing the step and saving ...", file=sys.stderr, flush=True)
+
+
+def exit_code(main: Callable[[], int]) -> int:
+    """Return the exit code of `main`, which is the whole process; 130 for a Ctrl-C that it lets through.
+
+    From then on Ctrl-C is ignored: Python is ending, and would be killed by it or show a traceback.
+    """
+    try:
+        return main()
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

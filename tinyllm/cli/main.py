@@ -1,9 +1,14 @@
-"""`tinyllm train|generate|chat|checkpoint|report|explain`: one name for the programs of this package."""
+"""`tinyllm train|generate|chat|checkpoint|report|explain`: one name for the programs of this package.
+
+It imports little, so that Ctrl-C is heard early.
+"""
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
+
+from tinyllm.cli.interrupt import exit_code
 
 PROGRAMS = {
     "train": "train a model, or resume a run",
@@ -17,24 +22,27 @@ ALIASES = {"inspect": "explain"}  # its earlier name
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Hand the arguments to the program that the first one names; return its exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if arguments and arguments[0] in ALIASES:
-        arguments = [ALIASES[arguments[0]], *arguments[1:]]
-    if arguments and arguments[0] in PROGRAMS:
-        name = "tinyllm.checkpoint.__main__" if arguments[0] == "checkpoint" else f"tinyllm.{arguments[0]}"
-        code: int = import_module(name).main(arguments[1:])
+    """Hand the arguments to the program that the first one names; return its exit code.
+
+    Without `argv` this is the process's own command line, and the process ends with it.
+    """
+    if argv is None:
+        return exit_code(lambda: main(sys.argv[1:]))
+    name = ALIASES.get(argv[0], argv[0]) if argv else ""
+    if name in PROGRAMS:
+        module = "tinyllm.checkpoint.__main__" if name == "checkpoint" else f"tinyllm.{name}"
+        code: int = import_module(module).main(argv[1:])
         return code
     usage = "usage: tinyllm PROGRAM [options]\n\n" + "".join(f"  {p:<12}{t}\n" for p, t in PROGRAMS.items())
-    if arguments in (["-h"], ["--help"]):
+    if argv in (["-h"], ["--help"]):
         print(f"{usage}\ntinyllm PROGRAM --help lists its options; python -m tinyllm.PROGRAM is the same.")
         return 0
-    if arguments == ["--version"]:
+    if argv == ["--version"]:
         from tinyllm import __version__
 
         print(f"tinyllm {__version__}")
         return 0
-    found = f"error: unknown program {arguments[0]!r}\n" if arguments else ""
+    found = f"error: unknown program {name!r}\n" if argv else ""
     print(f"{found}{usage}", end="", file=sys.stderr)
     return 2
 

@@ -167,18 +167,19 @@ class Loop:
         progress.loss_tokens += step.tokens
         now = self.clock.seconds()
         seconds = now - started
+        speed = _speed(step.tokens, seconds)
         self.last_step = step
         self.epoch_tokens += step.tokens
         self.epoch_seconds += seconds
         self.metrics.write(
             step=progress.step, epoch=progress.epoch, phase=progress.phase, tokens=progress.tokens,
             train__loss=step.loss, train__lr=step.lr, train__grad_norm=step.grad_norm,
-            train__tokens_per_second=round(step.tokens / seconds, 1),
+            train__tokens_per_second=round(speed, 1),
         )  # fmt: skip
         if now - self.flushed_time > 1:
             self.metrics.flush()
             self.flushed_time = now
-        self.watcher.step(state, step, step.tokens / seconds)
+        self.watcher.step(state, step, speed)
 
     def _close_epoch(self) -> None:
         progress = self.state.progress
@@ -207,7 +208,7 @@ class Loop:
         progress.judged = progress.step
         if state.stopping.is_over(config.patience):
             progress.status = "early_stopped"
-        speed = self.epoch_tokens / self.epoch_seconds if self.epoch_seconds else math.nan
+        speed = _speed(self.epoch_tokens, self.epoch_seconds)
         self.epoch_tokens, self.epoch_seconds = 0, 0.0
         self.watcher.epoch_ended(state, loss, self.last_step, speed)
         self._save(forced=progress.status == "early_stopped", epoch_end=True)
@@ -286,3 +287,8 @@ class Loop:
             epoch=progress.epoch, loss=loss, learning_rate=self.state.schedule.lr(max(progress.step - 1, 0)),
             timestamp=self.clock.date().strftime("%Y-%m-%d %H:%M:%S"), phase=progress.phase,
         )  # fmt: skip
+
+
+def _speed(tokens: int, seconds: float) -> float:
+    """Return tokens per second; NaN where there was no step, or the clock did not move."""
+    return tokens / seconds if seconds else math.nan
