@@ -200,7 +200,7 @@ def entries_of(draw: list[tuple[str, int, int, float]]) -> list[Entry]:
 )
 def test_retention_takes_only_bests_that_n_better_ones_outlive_and_never_the_newest(drawn, n):
     entries = entries_of(drawn)
-    gone = policy.victims(entries, n)
+    gone = policy.to_delete(entries, n)
     newest = max((entry.sequence for entry in entries), default=0)
     for victim in gone:
         assert victim.label == "best"
@@ -211,7 +211,7 @@ def test_retention_takes_only_bests_that_n_better_ones_outlive_and_never_the_new
             and (entry.metadata.loss, -entry.sequence) <= (victim.metadata.loss, -victim.sequence)
         ]  # fmt: skip
         assert len(better) >= n
-    assert not policy.victims([entry for entry in entries if entry not in gone], n)
+    assert not policy.to_delete([entry for entry in entries if entry not in gone], n)
 
 
 # ---- restart
@@ -445,7 +445,7 @@ def test_close_writes_what_is_waiting_and_nothing_can_be_saved_after(tmp_path):
     manager.close()
     assert all(saved.done for saved in saves)
     assert seed_of(tmp_path / "checkpoint_last.bin") == 5
-    with pytest.raises(CheckpointError, match="no more"):
+    with pytest.raises(CheckpointError, match="closed"):
         manager.save_checkpoint(Standin(6), metadata(6))
     assert not any(thread.name == "checkpoint-writer" for thread in threading.enumerate())
 

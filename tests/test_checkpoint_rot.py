@@ -227,7 +227,7 @@ def test_when_all_are_rotten_nothing_is_loaded_and_nothing_deleted(tmp_path):
             data[-1] ^= 1
             (tmp_path / name).write_bytes(data)
         assert manager.get_last_checkpoint() is None
-        assert any("no sound one is left" in notice for notice in manager.notices)
+        assert any("no valid one is left" in notice for notice in manager.notices)
     assert {f"{LAST}.corrupt", f"{BEST}.corrupt"} <= names(tmp_path)
     with pytest.raises(CheckpointError, match="no checkpoint here"):
         CheckpointManager.load_checkpoint(tmp_path, Standin)

@@ -98,7 +98,7 @@ def test_what_the_run_already_holds_is_not_asked_for_again(tmp_path):
         assert manager.notices == []
 
 
-def test_a_document_that_could_not_be_saved_is_refused_before_the_run(tmp_path):
+def test_a_state_that_could_not_be_saved_is_refused_before_the_run(tmp_path):
     with run(tmp_path, QuickDisk()) as manager, pytest.raises(CheckpointError, match="bytes of memory"):
         manager.reserve(Standin(1, extra=[[] for _ in range(300_000)]))
 
@@ -126,7 +126,7 @@ def test_nothing_that_is_kept_is_deleted_for_room(tmp_path):
         for epoch, loss in enumerate([3.0, 2.0], 1):
             manager.save_checkpoint(state(epoch), metadata(epoch, loss))
         before, disk.room = {path: path.read_bytes() for path in tmp_path.glob("*.*")}, 40_000
-        with pytest.raises(CheckpointError, match="all that were saved before are still there"):
+        with pytest.raises(CheckpointError, match="earlier checkpoints are still there"):
             manager.save_checkpoint(state(3), metadata(3, 1.0))
         assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
         disk.room = 1 << 30

@@ -61,7 +61,7 @@ def shown(directory: Path) -> Page:
 def test_a_run_of_100_000_steps_stays_under_the_limit(tmp_path):
     log_run(tmp_path, 100_000)
     assert 100_000 < report.write(tmp_path).stat().st_size < LIMIT
-    assert "the least and the greatest value of every 50 steps" in Page(tmp_path / "report.html").words
+    assert "the minimum and the maximum of every 50 steps" in Page(tmp_path / "report.html").words
 
 
 def test_many_runs_stay_under_the_limit(tmp_path):
@@ -313,7 +313,7 @@ def test_a_bad_checkpoint_is_shown_as_bad_and_missing_sidecars_do_not_matter(tmp
     (tmp_path / "checkpoint_last.bin").unlink()
     before = sorted(path.name for path in tmp_path.iterdir())
     page = shown(tmp_path)
-    assert "checkpoint_best_epoch_1_loss_2.5000.bin bad" in re.sub(r"\s+", " ", page.words)
+    assert "checkpoint_best_epoch_1_loss_2.5000.bin invalid" in re.sub(r"\s+", " ", page.words)
     assert "4712" in page.words and str(tmp_path) not in page.words
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "report.html"])
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyllm.config import ConfigError
-from tinyllm.inference.sampling import BUCKETS, REACH, SamplingError, draw, likely
+from tinyllm.inference.sampling import BUCKETS, REACH, SamplingError, candidates, sample
 from tinyllm.inference.settings import GREEDY, Sampling
 from tinyllm.rng import generator
 
@@ -29,14 +29,14 @@ samplings = st.builds(
 def distribution(logits, sampling, seen=()):
     """Return the probabilities of all tokens."""
     probabilities = np.zeros(len(logits))
-    tokens, kept = likely(logits, sampling, seen)
+    tokens, kept = candidates(logits, sampling, seen)
     assert (np.diff(tokens) > 0).all()
     probabilities[tokens] = kept
     return probabilities
 
 
 def draw_of(probabilities, u):
-    return draw(np.arange(len(probabilities)), probabilities, u)
+    return sample(np.arange(len(probabilities)), probabilities, u)
 
 
 def by_definition(logits, sampling, seen):
@@ -87,13 +87,13 @@ def test_what_buckets_keep_is_what_sorting_the_whole_vocabulary_keeps(seed, V, s
     weights = np.exp(-distances[order])
     if p < 1:
         order = order[: np.searchsorted(weights.cumsum(), p * weights.sum() * (1 - 1e-12)) + 1]
-    tokens, _ = likely(logits, Sampling(temperature, k, p))
+    tokens, _ = candidates(logits, Sampling(temperature, k, p))
     np.testing.assert_array_equal(tokens, np.sort(order))
 
 
 def test_tokens_beyond_the_last_bucket_are_sorted_too():
     logits = -2 * REACH * np.arange(5.0)[[3, 0, 4, 2, 1]]
-    assert likely(logits, Sampling(top_k=3))[0].tolist() == [1, 3, 4]
+    assert candidates(logits, Sampling(top_k=3))[0].tolist() == [1, 3, 4]
     assert BUCKETS > 2
 
 

@@ -65,10 +65,10 @@ def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> i
     from tinyllm.inference import language_model
     from tinyllm.inference.tracing import trace
     from tinyllm.kernels import compile_all, is_warm
-    from tinyllm.page.explain import page
-    from tinyllm.page.shell import write
+    from tinyllm.page.explain import explain_page
+    from tinyllm.page.shell import write_page
 
-    model, file = language_model.load_with_file(Path(args.model), lambda said: command.note(said, err))
+    model, file = language_model.load_model_with_file(Path(args.model), lambda said: command.note(said, err))
     if not is_warm():
         command.note("compiling the kernels; it takes some seconds, once", err)
     compile_all()
@@ -79,7 +79,8 @@ def _run(args: argparse.Namespace, stdin: TextIO, out: TextIO, err: TextIO) -> i
         notes.append(_shortened(model, len(prompt), len(found.tokens)))
         command.note(notes[-1], err)
     path = args.out or (Path(args.model) if Path(args.model).is_dir() else file.parent) / FILE_NAME
-    write(page(found, model.tokenizer.pieces, "/".join(file.resolve().parts[-2:]), notes), path)
+    title = "/".join(file.resolve().parts[-2:])
+    write_page(explain_page(found, model.tokenizer.pieces, title, notes), path)
     print(path, file=out, flush=True)
     return 0
 

@@ -39,9 +39,8 @@ def write(directory: Path) -> Path:
 def compose(directories: Sequence[Path], out: Path, refresh: bool = False) -> tuple[Path, bool]:
     """Write the report of some runs to `out`; return it and whether all are finished; or ReportError."""
     from tinyllm.page.history import read_run
-    from tinyllm.page.report import page
-    from tinyllm.page.shell import PageError
-    from tinyllm.page.shell import write as write_page
+    from tinyllm.page.report import report_page
+    from tinyllm.page.shell import PageError, write_page
 
     runs = []
     for directory, name in zip(directories, _names(directories), strict=True):
@@ -54,11 +53,11 @@ def compose(directories: Sequence[Path], out: Path, refresh: bool = False) -> tu
     if len(runs) == 1:
         title, notes = runs[0].name, [runs[0].status, _logged(directories[0])]
     else:
-        title, notes = f"{len(runs)} runs", ["laid over one another, step by step"]
+        title, notes = f"{len(runs)} runs", ["overlaid by step"]
     if follow:
         notes.append(f"reloads itself every {INTERVAL:g} seconds")
     try:
-        write_page(page(runs, title, notes, int(INTERVAL) if follow else 0), out)
+        write_page(report_page(runs, title, notes, int(INTERVAL) if follow else 0), out)
     except PageError as error:
         raise ReportError(str(error)) from error
     return out, done

@@ -274,10 +274,10 @@ def _samples(state: TrainState) -> None:
     texts = setup.open_texts(state.config, phase, state.sources[phase].paths)
     model = LanguageModel.of(state)
     if phase == "pretraining":
-        beginning, rest = samples.proceed(model, texts)
+        beginning, rest = samples.sample_continuation(model, texts)
         print(f"\nhow it goes on after the first words of its texts:\n  {beginning}|{rest}")
         return
-    answers = samples.ask(model, texts)
+    answers = samples.answer_training_questions(model, texts)
     print("\nquestions of its training, answered:")
     for answer in answers[:5]:
         prompt = answer.prompt.replace("\n", " ")

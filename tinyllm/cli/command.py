@@ -74,7 +74,7 @@ def load(args: argparse.Namespace, err: TextIO) -> LanguageModel:
     from tinyllm.inference import language_model
     from tinyllm.kernels import compile_decoding, is_decoding_warm
 
-    model = language_model.load(Path(args.model), lambda text: note(text, err), args.blas_threads)
+    model = language_model.load_model(Path(args.model), lambda text: note(text, err), args.blas_threads)
     if not is_decoding_warm():
         note("compiling what makes texts; it takes some seconds, once", err)
     compile_decoding()

@@ -1,4 +1,4 @@
-"""What generate and chat let a person choose; nothing imports NumPy here, so `--help` is instant.
+"""The options of generate and chat; nothing imports NumPy here, so `--help` is instant.
 
 Order: the check, Sampling, its options, the other options that both programs have.
 """
@@ -17,9 +17,9 @@ from tinyllm.parallel.threads import cores
 def check(
     name: str, value: float, *, low: float | None = None, above: float | None = None, high: float = math.inf
 ) -> None:
-    """Raise ConfigError, in the command line's words, unless `value` is finite and within the bounds."""
-    at_least = f"at least {low}" if low is not None else f"more than {above}"
-    expected = at_least + (f" and at most {high}" if high < math.inf else "")
+    """Raise ConfigError, which names the option, unless `value` is finite and within the bounds."""
+    lower = f"at least {low}" if low is not None else f"more than {above}"
+    expected = lower + (f" and at most {high}" if high < math.inf else "")
     fits = math.isfinite(value) and value <= high
     if not fits or (low is not None and value < low) or (above is not None and value <= above):
         raise ConfigError(f"{flag(name)}: found {value}, expected {expected}")
@@ -27,7 +27,7 @@ def check(
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn; all four combine, and ConfigError is raised for a value out of range."""
+    """How the next token is sampled; all four combine, and ConfigError names a value out of range."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -43,10 +43,10 @@ class Sampling:
 
 GREEDY = Sampling(temperature=0.0)
 OPTIONS = {
-    "temperature": ("X", "above 1 wilder, below 1 tamer; 0 always takes the likeliest token"),
-    "top_k": ("K", "draw among the K likeliest tokens only; 0: among all"),
-    "top_p": ("P", "draw among the fewest likeliest tokens that have probability P together; 1: among all"),
-    "repetition_penalty": ("X", "above 1 makes tokens that are in the text already less likely; 1: off"),
+    "temperature": ("X", "higher is more random; 0 always takes the most probable token"),
+    "top_k": ("K", "sample from the K most probable tokens; 0: off"),
+    "top_p": ("P", "nucleus sampling: the smallest set of tokens with total probability P; 1: off"),
+    "repetition_penalty": ("X", "above 1 makes tokens that occurred before less probable; 1: off"),
 }
 
 
@@ -64,7 +64,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, defaults: Sampling) 
         type=int,
         default=1337,
         metavar="N",
-        help="the same seed draws the same text (default: 1337)",
+        help="the same seed gives the same text (default: 1337)",
     )
 
 
@@ -72,21 +72,21 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     """Add the model."""
     parser.add_argument(
         "model", metavar="MODEL",
-        help="a .bin (a checkpoint or exported weights), or a folder of checkpoints: of it, the best of its "
-        "latest phase, or the newest that is sound",
+        help="a .bin (a checkpoint or exported weights), or a folder of checkpoints: its best of the latest "
+        "phase, or else its newest",
     )  # fmt: skip
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> None:
-    """Add the model, how much it may write, and the threads it may use."""
+    """Add the model, the longest text, and the threads."""
     add_model_argument(parser)
     parser.add_argument(
         "--max-tokens", type=int, default=max_tokens, metavar="N",
-        help=f"longest text, in tokens (default: {max_tokens})",
+        help=f"maximum length of a text, in tokens (default: {max_tokens})",
     )  # fmt: skip
     parser.add_argument(
         "--blas-threads", type=int, default=cores(), metavar="N",
-        help="threads that share the work on every token (default: one a core, here %(default)s)",
+        help="threads that share the work on every token (default: one per core, here %(default)s)",
     )  # fmt: skip
 
 
