@@ -66,7 +66,7 @@ def plain_beam_search(weights, beams, penalty):
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), beams=st.integers(1, 5), penalty=st.sampled_from([0.0, 0.7, 1.0, 2.0]))
-def test_narrow_beams_keep_the_likeliest_texts_of_each_length(seed, beams, penalty):
+def test_narrow_beams_keep_the_most_probable_texts_of_each_length(seed, beams, penalty):
     weights = tiny(seed)
     found = beam_search(Decoder(weights, beams), PROMPT, END, LONGEST, penalty)
     texts = [(*each.tokens, END) if each.ended else each.tokens for each in found]

@@ -102,7 +102,7 @@ def test_export_writes_the_weights_alone(run, tmp_path, capsys, suffix):
     }
 
 
-def test_weights_under_a_checkpoint_name_are_listed_but_never_gone_on_from(run, capsys):
+def test_weights_under_a_checkpoint_name_are_listed_but_never_resumed_from(run, capsys):
     printed(capsys, "export", run, run / "model_final.bin")
     assert "weights only" in printed(capsys, "ls", run)[1]
     with CheckpointManager(run, read_only=True) as manager:

@@ -210,8 +210,8 @@ def test_no_hostile_text_speaks_to_the_terminal(tmp_path, capsys, command):
             main(["show", str(tmp_path / f"checkpoint_epoch_{number}.bin")])
     if command != "show":
         main([command, str(tmp_path)])
-    told = capsys.readouterr()
-    for text in (told.out, told.err):
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err):
         assert all(character == "\n" or character.isprintable() for character in text)
         assert max(map(len, text.splitlines()), default=0) < 20_000
-    assert "\\x1b" in told.out + told.err
+    assert "\\x1b" in printed.out + printed.err

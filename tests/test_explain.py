@@ -186,7 +186,7 @@ def test_a_map_is_a_png_as_opaque_as_the_root_of_its_weights(browser, tmp_path):
 # ---- predictions
 
 
-def test_losses_ranks_and_the_likeliest_tokens_are_those_of_the_logits(page, truth):
+def test_losses_ranks_and_top_tokens_are_those_of_the_logits(page, truth):
     ids, _, logits, p = truth
     expected = losses(logits[:-1], ids[1:])
     shown = page.titles(r"(?:bytes .*; )?position \d+; probability (.*), loss (.*) nats, rank (.*)")

@@ -15,7 +15,7 @@ from tinyllm.inference.settings import GREEDY
 
 
 def says(path, prompt):
-    """Return (what the model at `path` goes on with, what was noted while it was loaded)."""
+    """Return (what the model at `path` generates, the notices of its loading)."""
     notes: list[str] = []
     model = load_model(path, notes.append)
     tokens = model.generate(model.prompt(prompt), GREEDY, 20, (0,))

@@ -142,7 +142,7 @@ def test_an_unfinished_run_says_how_many_steps_are_planned(tmp_path):
 # ---- charts
 
 
-def test_every_event_is_marked_on_the_charts_and_told_in_the_table(tmp_path):
+def test_every_event_is_marked_on_the_charts_and_listed_in_the_table(tmp_path):
     log_run(tmp_path, 400)
     page = shown(tmp_path)
     marks = [mark["data-x"] for mark in page.all("i", **{"class": "event"})]
@@ -353,7 +353,7 @@ def test_help_imports_no_numpy():
     )
 
 
-def test_the_command_writes_where_it_is_told(tmp_path):
+def test_the_command_writes_to_the_given_path(tmp_path):
     log_run(tmp_path, 20)
     assert run(tmp_path).stdout == f"{tmp_path / 'report.html'}\n"
     assert run(tmp_path, tmp_path, "--out", tmp_path / "x.html").returncode == 0

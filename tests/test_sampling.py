@@ -103,12 +103,12 @@ def test_top_p_keeps_the_smallest_set_whose_mass_reaches_p(logits, p):
     kept = np.flatnonzero(distribution(np.array(logits), Sampling(top_p=p)))
     assert whole[kept].sum() >= p - 1e-12
     largest = np.sort(whole)[::-1]
-    assert largest[: len(kept) - 1].sum() < p + 1e-12  # one fewer, even the likeliest, would not do
+    assert largest[: len(kept) - 1].sum() < p + 1e-12  # one fewer, even the most probable, would not do
     if len(kept) < len(logits):
         assert whole[kept].min() >= np.delete(whole, kept).max()  # the most probable, not the least
 
 
-def test_top_p_and_top_k_keep_the_likeliest_tokens():
+def test_top_p_and_top_k_keep_the_most_probable_tokens():
     logits = np.log([0.1, 0.5, 0.15, 0.25])
     np.testing.assert_allclose(distribution(logits, Sampling(top_p=0.6)), [0, 2 / 3, 0, 1 / 3])
     np.testing.assert_allclose(distribution(logits, Sampling(top_k=2)), [0, 2 / 3, 0, 1 / 3])
@@ -116,14 +116,14 @@ def test_top_p_and_top_k_keep_the_likeliest_tokens():
 
 
 @given(logits=logits_lists, sampling=samplings)
-def test_temperature_0_takes_the_likeliest_token_and_of_equals_the_lowest_id(logits, sampling):
+def test_temperature_0_takes_the_most_probable_token_and_of_equals_the_lowest_id(logits, sampling):
     greedy = Sampling(0.0, sampling.top_k, sampling.top_p)
     found = distribution(np.array(logits), greedy)
     assert found[logits.index(max(logits))] == found.sum() == 1
 
 
 @given(logits=logits_lists)
-def test_a_tiny_temperature_is_shared_by_the_likeliest_and_raises_no_warning(logits):
+def test_a_tiny_temperature_leaves_only_the_most_probable_and_raises_no_warning(logits):
     found = distribution(np.array(logits), Sampling(temperature=5e-324))
     best = np.array(logits) == max(logits)
     np.testing.assert_array_equal(found, best / best.sum())

@@ -106,7 +106,7 @@ class CheckpointManager:
     def save_checkpoint(
         self, state: State, metadata: CheckpointMetadata, *, epoch_end: bool = True, last: bool = False
     ) -> Save:
-        """Save this state as one file under all the names that the strategy gives it, or not at all.
+        """Save this state as one file under all the names that the strategy gives it, if any.
 
         `epoch_end` False marks a save in the middle of an epoch: never best, never periodic. `last` writes
         checkpoint_last whatever the strategy. Raises CheckpointError, with nothing saved, if an earlier
@@ -219,9 +219,8 @@ class CheckpointManager:
 
     def _best_loss(self, phase: str) -> float | None:
         """The lowest loss of a phase, pending saves included."""
-        outstanding = (
-            self._writer.outstanding()
-        )  # before `_entries`: a finished save moves from here to there
+        # Read before `_entries`: a save that is just finished moves from the one to the other.
+        outstanding = self._writer.outstanding()
         return policy.best_loss([*outstanding, *self._entries], phase)
 
     def _current_entries(self) -> list[Entry]:

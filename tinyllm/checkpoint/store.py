@@ -175,7 +175,7 @@ class Store:
             ) from error
 
     def make_durable(self) -> None:
-        """Sync the directory, so that a deletion cannot outlive a rename before it; or CheckpointError."""
+        """Sync the directory, so that no deletion is durable before an earlier rename; or CheckpointError."""
         try:
             self.disk.sync_directory(self.directory)
         except OSError as error:
@@ -231,7 +231,7 @@ class Store:
             )
 
     def first_intact(self, candidates: Iterable[Entry]) -> Entry | None:
-        """Return the first entry whose every byte is valid; damaged ones before it are set aside."""
+        """Return the first entry whose bytes all match their checksums; damaged ones are set aside."""
         for entry in candidates:
             try:
                 reader.verify(entry.path, self.disk)

@@ -1,4 +1,4 @@
 """The bundled texts, written for this project: the default run trains on them.
 
-`training.setup` finds them as files of this folder; nothing else depends on them. docs/data.md describes them.
+Only `training.setup` opens them, as files of this folder. docs/data.md describes them.
 """
