@@ -164,7 +164,7 @@ def _norms(norms: Sequence[Norms]) -> str:
         layers.setdefault(".".join(parts[: 1 + (parts[0] == "blocks")]), []).append(each)
     known = [quantity for quantity in QUANTITIES if getattr(norms[0], quantity) is not None]
     sums = [
-        [name, f"{sum(math.prod(each.shape) for each in found):,}", *(_layer_norm(found, q) for q in known)]
+        [name, f"{sum(math.prod(each.shape) for each in found):,}", *(_joint_norm(found, q) for q in known)]
         for name, found in layers.items()
     ]
     tensors = [
@@ -181,7 +181,7 @@ def _norms(norms: Sequence[Norms]) -> str:
     )
 
 
-def _layer_norm(norms: Sequence[Norms], quantity: str) -> float | None:
+def _joint_norm(norms: Sequence[Norms], quantity: str) -> float | None:
     """Return the norm of all tensors of a layer together, from the norm of each."""
     values = [getattr(each, quantity) for each in norms]
     return None if None in values else math.hypot(*values)

@@ -174,7 +174,7 @@ def _comparison(runs: Sequence[Run], name: str) -> str:
         return ""
     rows = []
     for key in keys:
-        cells = [escaped(_plain(values[key]), 100) if key in values else "–" for values in sections]
+        cells = [escaped(_setting(values[key]), 100) if key in values else "–" for values in sections]
         differs = ' class="differs"' if len(set(cells)) > 1 else ""
         rows.append(
             f"<tr{differs}><th>{escaped(key, 60)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
@@ -185,7 +185,7 @@ def _comparison(runs: Sequence[Run], name: str) -> str:
     return f'<div class="scroll" tabindex="0"><table class="settings">{body}</table></div>'
 
 
-def _plain(value: Any) -> str:
+def _setting(value: Any) -> str:
     if value is None:
         return "not set"
     if isinstance(value, bool):
