@@ -66,7 +66,7 @@ class Saved:
     def __init__(self, step: int, status: str = "running", **sections: Any) -> None:
         self.step, self.status, self.sections = step, status, sections
 
-    def document(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         progress = {"step": self.step, "status": self.status, "tokens": 100 * self.step}
         return {"progress": progress, "schedule": {"end": 2 * self.step}, **self.sections}
 

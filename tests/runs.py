@@ -132,9 +132,9 @@ class Run:
 
 def same_state(one: TrainState, other: TrainState) -> None:
     """Assert that two states are equal to the last bit."""
-    assert one.document() == other.document() or _without_nan(one) == _without_nan(other)
+    assert one.to_dict() == other.to_dict() or _without_nan(one) == _without_nan(other)
     assert np.array_equal(one.rows.view(np.uint32), other.rows.view(np.uint32))
 
 
 def _without_nan(state: TrainState) -> str:
-    return repr(state.document())  # NaN != NaN, but it is written the same
+    return repr(state.to_dict())  # NaN != NaN, but it is written the same

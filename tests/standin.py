@@ -20,7 +20,7 @@ from tinyllm.checkpoint.image import Image, pack_map
 
 
 class Standin:
-    """Looks to a checkpoint as TrainState does: a document and named tensors drawn from `seed`."""
+    """Looks to a checkpoint as TrainState does: plain fields, and named tensors drawn from `seed`."""
 
     def __init__(self, seed: int = 0, epoch: int = 1, extra: Any = None, shapes: Any = None) -> None:
         rng = np.random.default_rng(seed)
@@ -32,7 +32,7 @@ class Standin:
             for name, shape in shapes.items()
         }
 
-    def document(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         about = {"step": self.seed, "epoch": self.epoch, "phase": "pretraining", "status": "running"}
         shapes = {name: [str(a.dtype), *a.shape] for name, a in self.arrays.items()}
         return {"progress": {**about, "tokens": 10 * self.seed}, "shapes": shapes, "extra": self.extra}
@@ -41,16 +41,16 @@ class Standin:
         return self.arrays
 
     @classmethod
-    def blank(cls, document: dict[str, Any]) -> Standin:
-        state = cls(document["progress"]["step"], document["progress"]["epoch"], document["extra"])
+    def from_dict(cls, fields: dict[str, Any]) -> Standin:
+        state = cls(fields["progress"]["step"], fields["progress"]["epoch"], fields["extra"])
         state.arrays = {
-            name: np.full(shape, 77, dtype=dtype) for name, (dtype, *shape) in document["shapes"].items()
+            name: np.full(shape, 77, dtype=dtype) for name, (dtype, *shape) in fields["shapes"].items()
         }
         return state
 
     def bits(self) -> tuple[Any, ...]:
-        """Everything, comparable and hashable; NaN in the document compares by repr."""
-        return repr(self.document()), *((name, a.shape, a.tobytes()) for name, a in self.arrays.items())
+        """Everything, comparable and hashable; NaN in the fields compares by repr."""
+        return repr(self.to_dict()), *((name, a.shape, a.tobytes()) for name, a in self.arrays.items())
 
 
 def metadata(epoch: int = 1, loss: float = 1.0, phase: str = "pretraining") -> CheckpointMetadata:
@@ -59,7 +59,7 @@ def metadata(epoch: int = 1, loss: float = 1.0, phase: str = "pretraining") -> C
 
 def file_bytes(state: Any, about: CheckpointMetadata | None = None, sequence: int = 1) -> bytes:
     image = Image()
-    image.fill(pack_map(state.document(), about or metadata()), state.tensors())
+    image.fill(pack_map(state.to_dict(), about or metadata()), state.tensors())
     return bytes(image.seal(sequence))
 
 

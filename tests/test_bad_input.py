@@ -81,7 +81,7 @@ resume from a missing file | {resume}-from {bad}/missing.bin | 1 | missing.bin, 
 resume from a text | {resume}-from {facts} | 1 | facts.json, checkpoint, --resume alone
 resume from a torn file | {resume}-from {bad}/torn.bin | 1 | torn.bin, bytes, --resume alone
 resume from a rotten file | {resume}-from {bad}/rotten.bin | 1 | rotten.bin, checksum, --resume alone
-resume from weights alone | {resume}-from {bad}/weights.bin | 1 | weights.bin, Adam, cannot go on
+resume from weights alone | {resume}-from {bad}/weights.bin | 1 | weights.bin, Adam, cannot resume
 resume with a rate that is none | {resume} --lr nan | 2 | --lr, nan, finite
 resume with other shapes | {resume} --n-embd 16 | 2 | --n-embd 16, has 8, cannot change
 resume with another seed | {resume} --seed 7 | 2 | --seed 7, cannot change
@@ -92,7 +92,7 @@ other texts | {resume} --epochs 3 --chat-data {facts} | 1 | not those of, --allo
 diverging | {train} --lr 1e30 --grad-clip 0 --warmup 0 --epochs 9 | 1 | step, not finite, bad tensor, --lr
 model missing | generate {bad}/missing.bin --prompt x | 1 | missing.bin
 model a text | generate {facts} --prompt x | 1 | facts.json
-model nowhere | generate {bad}/folder --prompt x | 1 | folder, holds no
+model nowhere | generate {bad}/folder --prompt x | 1 | folder, no valid checkpoint
 model torn | generate {bad}/torn.bin --prompt x | 1 | torn.bin
 temperature negative | generate {good} --prompt x --temperature -1 | 2 | --temperature, at least 0
 top-p of 2 | generate {good} --prompt x --top-p 2 | 2 | --top-p, at most 1
@@ -238,7 +238,7 @@ def test_a_disk_too_full_for_the_log_names_it(world, tmp_path):
 def test_a_disk_that_is_full_later_keeps_what_was_saved(world, tmp_path):
     run = copied(world["good"], tmp_path)
     before, logged = contents(run), (run / "metrics.jsonl").read_bytes()
-    assert "those before it are still there" in on_a_small_disk([*resume(run), "--epochs", "3"], 30_000)
+    assert "earlier checkpoints are still there" in on_a_small_disk([*resume(run), "--epochs", "3"], 30_000)
     assert (run / "metrics.jsonl").read_bytes().startswith(logged)
     for grown in ("metrics.jsonl", "report.html"):  # what a run goes on writing
         before.pop(grown)

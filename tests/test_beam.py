@@ -46,7 +46,7 @@ def test_wide_beams_find_the_best_of_all_texts_in_order(seed, penalty):
     scores = {text: log_probability(weights, text) / len(text) ** penalty for text in every_text()}
     expected = sorted(scores, key=lambda text: -scores[text])
     beams = len(expected)
-    found = beam_search(weights, PROMPT, END, beams, LONGEST, penalty)
+    found = beam_search(Decoder(weights, beams), PROMPT, END, LONGEST, penalty)
     texts = [(*each.tokens, END) if each.ended else each.tokens for each in found]
     assert texts == expected
     for text, each in zip(texts, found, strict=True):
@@ -66,12 +66,12 @@ def plain_beam_search(weights, beams, penalty):
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), beams=st.integers(1, 5), penalty=st.sampled_from([0.0, 0.7, 1.0, 2.0]))
-def test_narrow_beams_keep_the_likeliest_texts_of_each_length(seed, beams, penalty):
+def test_narrow_beams_keep_the_most_probable_texts_of_each_length(seed, beams, penalty):
     weights = tiny(seed)
-    found = beam_search(weights, PROMPT, END, beams, LONGEST, penalty)
+    found = beam_search(Decoder(weights, beams), PROMPT, END, LONGEST, penalty)
     texts = [(*each.tokens, END) if each.ended else each.tokens for each in found]
     assert texts == plain_beam_search(weights, beams, penalty)
-    assert found == beam_search(weights, PROMPT, END, beams, LONGEST, penalty)
+    assert found == beam_search(Decoder(weights, beams), PROMPT, END, LONGEST, penalty)
 
 
 @settings(max_examples=25)
@@ -84,13 +84,13 @@ def test_one_beam_that_cannot_end_is_greedy_even_beyond_the_window(seed):
         greedy.append(int(logits.argmax()))
         logits = decoder.step([0], [greedy[-1]])[0]
     assert len(PROMPT) + longest > CONFIG.block_size
-    (found,) = beam_search(weights, PROMPT, -1, 1, longest)
+    (found,) = beam_search(Decoder(weights), PROMPT, -1, longest)
     assert found.tokens == tuple(greedy)
 
 
 def test_length_normalisation_lets_a_longer_text_win():
     def length_of_best(weights, penalty):
-        return len(beam_search(weights, PROMPT, END, 40, LONGEST, penalty)[0].tokens)
+        return len(beam_search(Decoder(weights, 40), PROMPT, END, LONGEST, penalty)[0].tokens)
 
     lengths = [(length_of_best(each, 0.0), length_of_best(each, 1.0)) for each in map(tiny, range(10))]
     assert all(plain <= normalised for plain, normalised in lengths)
@@ -101,4 +101,4 @@ def test_weights_that_are_not_numbers_raise():
     weights = tiny(0)
     weights.params.norm.bias[0] = np.nan
     with pytest.raises(SamplingError, match="broken"):
-        beam_search(weights, PROMPT, END, 2, LONGEST)
+        beam_search(Decoder(weights, 2), PROMPT, END, LONGEST)

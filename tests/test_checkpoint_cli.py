@@ -47,7 +47,7 @@ def test_ls_lines_up_every_checkpoint_in_the_order_of_saving_the_bad_ones_first(
     assert lines[5].split()[1:5] == ["pretraining", "3", "9", "2.2500"]
     starts = [line.index("pretraining") for line in lines[2:]]
     assert len(set(starts)) == 1
-    assert "checkpoint_epoch_8.bin: 6 bytes are no checkpoint" in err
+    assert "checkpoint_epoch_8.bin: 6 bytes are not a checkpoint" in err
 
 
 def test_show_prints_digests_that_anyone_can_compute(run, capsys):
@@ -55,7 +55,7 @@ def test_show_prints_digests_that_anyone_can_compute(run, capsys):
     found = json.loads(out)
     assert code == 0
     assert found["file"] == str(run / "checkpoint_last.bin")
-    assert found["metadata"] == metadata(3, 2.25).document()
+    assert found["metadata"] == metadata(3, 2.25).to_dict()
     assert found["progress"]["step"] == 9
     for role in ("params", "m", "v"):
         arrays = [array.tobytes() for name, array in Standin(9).tensors().items() if name.startswith(role)]
@@ -90,8 +90,8 @@ def test_export_writes_the_weights_alone(run, tmp_path, capsys, suffix):
     assert printed(capsys, "export", run, out)[0] == 0
     expected = {name: array for name, array in Standin(9).tensors().items() if name.startswith("params/")}
     if suffix == ".bin":
-        document, weights = load_weights(out)
-        assert document == Standin(9, 9).document()
+        fields, weights = load_weights(out)
+        assert fields == Standin(9, 9).to_dict()
         with pytest.raises(CheckpointError, match="weights only"):
             CheckpointManager.load_checkpoint(out, Standin)
     else:
@@ -102,7 +102,7 @@ def test_export_writes_the_weights_alone(run, tmp_path, capsys, suffix):
     }
 
 
-def test_weights_under_a_checkpoint_name_are_listed_but_never_gone_on_from(run, capsys):
+def test_weights_under_a_checkpoint_name_are_listed_but_never_resumed_from(run, capsys):
     printed(capsys, "export", run, run / "model_final.bin")
     assert "weights only" in printed(capsys, "ls", run)[1]
     with CheckpointManager(run, read_only=True) as manager:
@@ -146,7 +146,7 @@ def test_what_a_hostile_name_says_to_the_terminal_is_spelt_out(tmp_path, capsys)
     path = tmp_path / "x\x1b]0;owned\x07\u202e.bin"
     path.write_bytes(file_bytes(Standin(1, extra=None)))
     hostile = Standin(2)
-    hostile.document = lambda: {
+    hostile.to_dict = lambda: {
         "progress": {"step": 1, "status": "\x1b[2J"},
         "config": {"\x1b[1m": "\x1b[0m\n"},
     }

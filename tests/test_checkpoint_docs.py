@@ -46,8 +46,8 @@ def test_the_reader_needs_msgpack_and_the_standard_library_and_thirty_lines():
 def test_the_reader_finds_what_tinyllm_finds():
     found, tensors = documented_read(GOLDEN)
     state, metadata = CheckpointManager.load_checkpoint(GOLDEN)
-    assert found["metadata"] == metadata.document()
-    assert repr(found["document"]) == repr(state.document())
+    assert found["metadata"] == metadata.to_dict()
+    assert repr(found["document"]) == repr(state.to_dict())
     assert list(tensors) == list(state.tensors())
     for name, array in state.tensors().items():
         dtype, shape, payload = tensors[name]

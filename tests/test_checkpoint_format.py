@@ -38,7 +38,7 @@ def parse(data: bytes, size: int | None = None) -> format.Head:
     return parse_head(header, data[HEADER_BYTES : HEADER_BYTES + header.map_bytes + header.index_bytes], "it")
 
 
-GOOD_MAP = pack_map(Standin().document(), metadata())
+GOOD_MAP = pack_map(Standin().to_dict(), metadata())
 GOOD_INDEX = msgpack.packb([])
 
 
@@ -78,8 +78,8 @@ def test_any_msgpack_library_walks_the_whole_file_and_finds_every_payload():
     data = file_bytes(state, metadata(2, 0.5), sequence=9)
     objects = list(msgpack.Unpacker(io.BytesIO(data), raw=False))
     assert len(objects[0]) == HEADER_BYTES - 2
-    assert objects[1]["document"] == state.document()
-    assert objects[1]["metadata"] == metadata(2, 0.5).document()
+    assert objects[1]["document"] == state.to_dict()
+    assert objects[1]["metadata"] == metadata(2, 0.5).to_dict()
     for name, dtype, shape, [[offset, length, codec, store, crc]] in objects[2]:
         payload = data[offset : offset + length]
         assert (codec, store, zlib.crc32(payload)) == (0, 0, crc)
@@ -102,12 +102,12 @@ def test_every_payload_can_be_mapped_at_a_64_byte_boundary(tmp_path):
 
 @given(st.integers(0, 10_000), st.integers(1, 10_000))
 def test_a_payload_follows_at_the_next_boundary_that_a_pad_can_reach(end, nbytes):
-    ((offset, length),) = format.place(end, nbytes)
-    lead = format.lead(end, nbytes)
-    assert (offset, length) == (end + len(lead), nbytes)
+    ((offset, length),) = format.chunk_spans(end, nbytes)
+    prefix = format.chunk_prefix(end, nbytes)
+    assert (offset, length) == (end + len(prefix), nbytes)
     assert offset % 64 == 0
-    assert len(lead) <= 70
-    pads = list(msgpack.Unpacker(io.BytesIO(lead + bytes(nbytes))))
+    assert len(prefix) <= 70
+    pads = list(msgpack.Unpacker(io.BytesIO(prefix + bytes(nbytes))))
     assert all(not any(pad) for pad in pads)
 
 
@@ -115,13 +115,13 @@ def test_a_file_is_hardly_larger_than_its_tensors():
     shapes = {f"block{layer}.{name}": (64, 96) for layer in range(12) for name in "abcdefghijkl"}
     state = Standin(shapes=shapes)
     raw = sum(array.nbytes for array in state.tensors().values())
-    assert len(file_bytes(state)) <= raw * 1.001 + 65536 + len(pack_map(state.document(), metadata()))
+    assert len(file_bytes(state)) <= raw * 1.001 + 65536 + len(pack_map(state.to_dict(), metadata()))
 
 
 def test_the_same_snapshot_gives_the_same_bytes_whatever_the_buffer_held_before():
     image, small, large = Image(), Standin(1), Standin(2, shapes={"w": (50, 50)})
     for state in (large, small, large):
-        image.fill(pack_map(state.document(), metadata()), state.tensors())
+        image.fill(pack_map(state.to_dict(), metadata()), state.tensors())
         assert bytes(image.seal(1)) == file_bytes(state)
 
 
@@ -197,43 +197,43 @@ def entry(name: Any = "params/w", dtype: Any = "float32", shape: Any = (4,), chu
     return msgpack.packb([[name, dtype, shape, [[1, 16, 0, 0, 0]] if chunks is None else chunks]])
 
 
-def with_document(document: Any, **changes: Any) -> bytes:
-    whole = {"kind": "state", "epoch_end": True, "metadata": metadata().document(), "document": document}
+def map_with(fields: Any, **changes: Any) -> bytes:
+    whole = {"kind": "state", "epoch_end": True, "metadata": metadata().to_dict(), "document": fields}
     return msgpack.packb({**whole, **changes})
 
 
-DOCUMENT = {"progress": {"step": 1, "status": "running"}}
+FIELDS = {"progress": {"step": 1, "status": "running"}}
 HOSTILE_MAPS = {
     "empty": (b"", "middle of an object"),
     "not a map": (msgpack.packb([1]), "expected a map"),
-    "trailing bytes": (GOOD_MAP + b"\xc0", "its object takes"),
+    "trailing bytes": (GOOD_MAP + b"\xc0", "its object ends"),
     "a key twice": (b"\x82\xa1a\x01\xa1a\x02", "twice"),
     "bytes as a key": (b"\x81\xc4\x01a\x01", "text"),
     "a number as a key": (b"\x81\x01\x01", "msgpack"),
-    "a timestamp": (msgpack.packb(msgpack.Timestamp(1)), "begins no object"),
-    "an extension": (msgpack.packb(msgpack.ExtType(5, b"x" * 9)), "begins no object"),
+    "a timestamp": (msgpack.packb(msgpack.Timestamp(1)), "not the start"),
+    "an extension": (msgpack.packb(msgpack.ExtType(5, b"x" * 9)), "not the start"),
     "broken UTF-8": (b"\x81\xa1\xff\x01", "msgpack"),
     "announces 2^32 items": (b"\xdd\xff\xff\xff\xff", "announces"),
     "announces 2^32 bytes": (b"\xc6\xff\xff\xff\xff", "middle of an object"),
     "nests without end": (b"\x91" * 1000 + b"\xc0", "nested"),
     "nested announcements": (b"\xdd\x00\x00\x7f\xff" * 60 + b"\xc0" * 32767, "middle of an object"),
     "announces millions in all": (b"\xdd\x00\x10\x00\x00" * 5 + b"\xc0" * (1 << 20), "more than"),
-    "unused byte": (b"\xc1", "begins no object"),
-    "no kind": (with_document(DOCUMENT, kind=None), "kind"),
-    "no document": (with_document(None), "document"),
-    "no progress": (with_document({}), "progress"),
-    "a negative step": (with_document({"progress": {"step": -1, "status": "running"}}), "step"),
-    "True as a step": (with_document({"progress": {"step": True, "status": "running"}}), "step"),
-    "no status": (with_document({"progress": {"step": 1}}), "status"),
-    "metadata missing": (with_document(DOCUMENT, metadata=None), "metadata"),
-    "metadata with more": (with_document(DOCUMENT, metadata={**metadata().document(), "x": 1}), "metadata"),
-    "text as loss": (with_document(DOCUMENT, metadata={**metadata().document(), "loss": "1"}), "loss"),
+    "unused byte": (b"\xc1", "not the start"),
+    "no kind": (map_with(FIELDS, kind=None), "kind"),
+    "no document": (map_with(None), "document"),
+    "no progress": (map_with({}), "progress"),
+    "a negative step": (map_with({"progress": {"step": -1, "status": "running"}}), "step"),
+    "True as a step": (map_with({"progress": {"step": True, "status": "running"}}), "step"),
+    "no status": (map_with({"progress": {"step": 1}}), "status"),
+    "metadata missing": (map_with(FIELDS, metadata=None), "metadata"),
+    "metadata with more": (map_with(FIELDS, metadata={**metadata().to_dict(), "x": 1}), "metadata"),
+    "text as loss": (map_with(FIELDS, metadata={**metadata().to_dict(), "loss": "1"}), "loss"),
     "an escape as phase": (
-        with_document(DOCUMENT, metadata={**metadata().document(), "phase": "\x1b[2J"}),
+        map_with(FIELDS, metadata={**metadata().to_dict(), "phase": "\x1b[2J"}),
         "phase",
     ),
     "an infinite rate": (
-        with_document(DOCUMENT, metadata={**metadata().document(), "learning_rate": float("inf")}),
+        map_with(FIELDS, metadata={**metadata().to_dict(), "learning_rate": float("inf")}),
         "learning_rate",
     ),
 }
@@ -306,7 +306,7 @@ def test_refusing_a_bomb_costs_little_memory():
 
 @given(st.binary(max_size=200))
 @example(b"\xdf\xff\xff\xff\xff")
-def test_any_bytes_are_one_plain_document_or_a_value_error(data):
+def test_any_bytes_are_one_plain_value_or_a_value_error(data):
     try:
         found = plain.unpack(data)
     except ValueError:
@@ -315,8 +315,8 @@ def test_any_bytes_are_one_plain_document_or_a_value_error(data):
 
 
 @given(PLAIN)
-def test_what_is_packed_is_what_is_unpacked(document):
-    assert repr(plain.unpack(plain.pack(document))) == repr(document)
+def test_what_is_packed_is_what_is_unpacked(value):
+    assert repr(plain.unpack(plain.pack(value))) == repr(value)
 
 
 @given(st.binary(max_size=400), st.integers(0, 400))
@@ -343,9 +343,11 @@ def test_nan_and_infinity_are_never_saved_and_named(role, value):
 def test_nan_in_a_file_is_refused_on_reading_even_with_right_checksums(tmp_path, monkeypatch):
     state = Standin(1)
     state.arrays["m/bias"][0] = np.nan
-    check = format.check
+    crc_and_finite = format.crc_and_finite
     with monkeypatch.context() as patch:
-        patch.setattr("tinyllm.checkpoint.image.check", lambda *args: (check(*args)[0], True))
+        patch.setattr(
+            "tinyllm.checkpoint.image.crc_and_finite", lambda *args: (crc_and_finite(*args)[0], True)
+        )
         data = file_bytes(state)
     path = tmp_path / "nan.bin"
     path.write_bytes(data)
@@ -357,16 +359,16 @@ def test_nan_in_a_file_is_refused_on_reading_even_with_right_checksums(tmp_path,
 def test_a_value_that_cannot_be_stored_is_named_by_its_path(value):
     state = Standin(1, extra={"deep": [1, {"er": value}]})
     with pytest.raises(CheckpointError, match=r"document\.extra\.deep\.1\.er"):
-        pack_map(state.document(), metadata())
+        pack_map(state.to_dict(), metadata())
 
 
-def test_a_key_that_is_no_text_and_a_document_too_deep_are_refused():
+def test_a_key_that_is_no_text_and_values_nested_too_deep_are_refused():
     deep: Any = None
     for _ in range(70):
         deep = [deep]
     for extra in ({1: 2}, {b"a": 2}, deep):
         with pytest.raises(CheckpointError):
-            pack_map(Standin(1, extra=extra).document(), metadata())
+            pack_map(Standin(1, extra=extra).to_dict(), metadata())
 
 
 @pytest.mark.parametrize("name", ["", "n" * 513, "params/\x1b[2J", "a\nb"])
@@ -392,7 +394,7 @@ def test_a_dtype_that_cannot_be_stored_is_named():
 )  # fmt: skip
 def test_metadata_names_the_field_that_is_wrong(field, value):
     with pytest.raises(ValueError, match=field):
-        type(metadata())(**{**metadata().document(), field: value})
+        type(metadata())(**{**metadata().to_dict(), field: value})
 
 
 # ---- loading only a part, and loading what does not fit
@@ -404,34 +406,34 @@ def test_load_weights_returns_the_parameters_alone_even_when_the_moments_are_rot
     data[-1] ^= 1  # in v
     path = tmp_path / "state.bin"
     path.write_bytes(data)
-    document, weights = export.load_weights(path)
-    assert document == state.document()
+    fields, weights = export.load_weights(path)
+    assert fields == state.to_dict()
     assert weights.keys() == {"wte", "bias"}
     assert all(np.array_equal(weights[name], state.arrays[f"params/{name}"]) for name in weights)
 
 
 @pytest.mark.parametrize("change", ["missing", "more", "shape", "dtype"])
-def test_tensors_that_do_not_fit_the_document_are_named(tmp_path, change):
+def test_tensors_that_do_not_fit_the_fields_are_named(tmp_path, change):
     state = Standin(1)
-    document = state.document()
-    shapes = document["shapes"]
+    fields = state.to_dict()
+    shapes = fields["shapes"]
     if change == "missing":
         shapes["params/other"] = ["float32", 2]
     elif change == "more":
         del shapes["params/bias"]
     else:
         shapes["params/bias"] = ["float32", 6] if change == "shape" else ["float64", 5]
-    state.document = lambda: document  # type: ignore[method-assign]
+    state.to_dict = lambda: fields  # type: ignore[method-assign]
     path = tmp_path / "misfit.bin"
     path.write_bytes(file_bytes(state))
-    with pytest.raises(CheckpointError, match=r"misfit\.bin: params/.*: the document asks for"):
+    with pytest.raises(CheckpointError, match=r"misfit\.bin: params/.*: the document implies"):
         CheckpointManager.load_checkpoint(path, Standin)
 
 
-def test_a_document_that_makes_no_state_is_a_checkpoint_error(tmp_path: Path):
+def test_fields_that_make_no_state_are_a_checkpoint_error(tmp_path: Path):
     class Picky(Standin):
         @classmethod
-        def blank(cls, document: dict[str, Any]) -> Standin:
+        def from_dict(cls, fields: dict[str, Any]) -> Standin:
             raise ValueError("vocabulary of -3")
 
     path = tmp_path / "picky.bin"

@@ -1,6 +1,6 @@
 """Files made to harm are refused by name, in little time and memory, and say nothing to the terminal.
 
-Order: bombs under limits, drawn documents, drawn bytes, what is no file, the terminal.
+Order: bombs under limits, drawn values, drawn bytes, what is no file, the terminal.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def test_what_is_refused_for_its_memory_could_be_built_with_more():
     assert len(plain.unpack(packed, 1 << 30)) == 200_000
 
 
-# ---- drawn documents
+# ---- drawn values
 
 VALUES: Any = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=8)
@@ -88,16 +88,16 @@ REST = REAL[HEAD.header.index_at + HEAD.header.index_bytes :]
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """Return every (container, key) in a document."""
+    """Return every (container, key) in nested values."""
     keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     return [place for key in keys for place in [(value, key), *places(value[key])]]
 
 
-def edited(document: Any, draw: Any) -> Any:
-    """Return the document with one to three places replaced, deleted or exchanged."""
-    document = copy.deepcopy(document)
+def edited(value: Any, draw: Any) -> Any:
+    """Return the value with one to three places replaced, deleted or exchanged."""
+    value = copy.deepcopy(value)
     for _ in range(draw(st.integers(1, 3))):
-        found = places(document)
+        found = places(value)
         if not found:
             break
         container, key = found[draw(st.integers(0, len(found) - 1))]
@@ -109,7 +109,7 @@ def edited(document: Any, draw: Any) -> Any:
         else:
             other, its_key = found[draw(st.integers(0, len(found) - 1))]
             container[key] = copy.deepcopy(other[its_key])
-    return document
+    return value
 
 
 def opened(data: bytes) -> None:
@@ -129,7 +129,7 @@ def opened(data: bytes) -> None:
 
 @settings(max_examples=150)
 @given(st.data())
-def test_a_real_document_with_drawn_changes_is_loaded_or_refused_by_name(data):
+def test_real_values_with_drawn_changes_are_loaded_or_refused_by_name(data):
     packed_map, packed_index = msgpack.packb(REAL_MAP), msgpack.packb(REAL_INDEX)
     if data.draw(st.booleans()):
         packed_map = msgpack.packb(edited(REAL_MAP, data.draw))
@@ -210,8 +210,8 @@ def test_no_hostile_text_speaks_to_the_terminal(tmp_path, capsys, command):
             main(["show", str(tmp_path / f"checkpoint_epoch_{number}.bin")])
     if command != "show":
         main([command, str(tmp_path)])
-    told = capsys.readouterr()
-    for text in (told.out, told.err):
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err):
         assert all(character == "\n" or character.isprintable() for character in text)
         assert max(map(len, text.splitlines()), default=0) < 20_000
-    assert "\\x1b" in told.out + told.err
+    assert "\\x1b" in printed.out + printed.err

@@ -19,13 +19,13 @@ from tests.standin import KillingDisk, Standin, metadata
 from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
 
 def run(directory, k):
-    told = os.open(directory.parent / f"{directory.name}.durable", os.O_WRONLY | os.O_CREAT, 0o666)
+    durable = os.open(directory.parent / f"{directory.name}.durable", os.O_WRONLY | os.O_CREAT, 0o666)
     with CheckpointManager(directory, keep_best_n=1, asynchronous=False, disk=KillingDisk(k)) as manager:
         for epoch in (1, 2, 3):
             manager.save_checkpoint(Standin(epoch, epoch), metadata(epoch, 4.0 - epoch))
-            os.write(told, b"x")
+            os.write(durable, b"x")
         manager.save_final(Standin(4, 4), metadata(4, 0.5))
-        os.write(told, b"x")
+        os.write(durable, b"x")
 
 for k in range(1, 999):
     child = os.fork()

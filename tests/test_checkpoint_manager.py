@@ -201,24 +201,24 @@ def entries_of(draw: list[tuple[str, int, int, float]]) -> list[Entry]:
 )
 def test_retention_takes_only_bests_that_n_better_ones_outlive_and_never_the_newest(drawn, n):
     entries = entries_of(drawn)
-    gone = policy.victims(entries, n)
+    gone = policy.to_delete(entries, n)
     newest = max((entry.sequence for entry in entries), default=0)
-    for victim in gone:
-        assert victim.label == "best"
-        assert victim.sequence != newest
+    for deleted in gone:
+        assert deleted.label == "best"
+        assert deleted.sequence != newest
         better = [
             entry for entry in entries
-            if entry not in gone and entry.label == "best" and entry.metadata.phase == victim.metadata.phase
-            and (entry.metadata.loss, -entry.sequence) <= (victim.metadata.loss, -victim.sequence)
+            if entry not in gone and entry.label == "best" and entry.metadata.phase == deleted.metadata.phase
+            and (entry.metadata.loss, -entry.sequence) <= (deleted.metadata.loss, -deleted.sequence)
         ]  # fmt: skip
         assert len(better) >= n
-    assert not policy.victims([entry for entry in entries if entry not in gone], n)
+    assert not policy.to_delete([entry for entry in entries if entry not in gone], n)
 
 
 # ---- restart
 
 
-def test_a_restart_knows_the_best_the_sequence_and_what_is_surplus(tmp_path):
+def test_a_restart_knows_the_best_the_sequence_and_what_to_delete(tmp_path):
     with manager_of(tmp_path) as manager:
         train(manager, [3.0, 2.0, 1.0])
     with manager_of(tmp_path, keep_best_n=1) as manager:
@@ -243,7 +243,7 @@ def test_the_newest_is_found_by_sequence_under_any_name_and_never_by_clock(tmp_p
         assert seed_of(manager.get_best_checkpoint()) == 3
 
 
-def test_save_final_goes_where_it_is_told_and_can_be_gone_on_from(tmp_path):
+def test_save_final_writes_to_the_given_path_and_can_be_resumed_from(tmp_path):
     with manager_of(tmp_path / "run", asynchronous=True) as manager:
         path = manager.save_final(Standin(4, 4), metadata(4), tmp_path / "models" / "final_v1.bin")
         assert path == tmp_path / "models" / "final_v1.bin"
@@ -271,7 +271,7 @@ def test_a_directory_stands_for_its_newest_valid_checkpoint(tmp_path):
         CheckpointManager.load_checkpoint(tmp_path / "none.bin", Standin)
 
 
-def test_an_epoch_trained_anew_takes_its_file_name_again(tmp_path):
+def test_an_epoch_trained_again_replaces_its_file(tmp_path):
     with manager_of(tmp_path, S.periodic(1)) as manager:
         train(manager, [3.0, 2.0])
         manager.save_checkpoint(Standin(77), metadata(2, 2.0))
@@ -446,7 +446,7 @@ def test_close_writes_what_is_waiting_and_nothing_can_be_saved_after(tmp_path):
     manager.close()
     assert all(saved.done for saved in saves)
     assert seed_of(tmp_path / "checkpoint_last.bin") == 5
-    with pytest.raises(CheckpointError, match="no more"):
+    with pytest.raises(CheckpointError, match="closed"):
         manager.save_checkpoint(Standin(6), metadata(6))
     assert not any(thread.name == "checkpoint-writer" for thread in threading.enumerate())
 

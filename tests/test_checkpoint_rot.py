@@ -194,7 +194,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("reopened", [False, True])
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_the_newest_other_sound_checkpoint_is_taken_with_a_notice_and_the_bad_one_set_aside(
+def test_the_newest_valid_checkpoint_is_taken_with_a_notice_and_the_damaged_one_set_aside(
     tmp_path, damage, reopened
 ):
     manager = CheckpointManager(tmp_path, asynchronous=False, disk=QuickDisk())
@@ -209,8 +209,8 @@ def test_the_newest_other_sound_checkpoint_is_taken_with_a_notice_and_the_bad_on
         found = manager.get_last_checkpoint()
         assert found == tmp_path / BEST
         assert manager.load_checkpoint(found, Standin)[0].bits() == Standin(1, 1).bits()
-        told = " ".join(manager.notices)
-        assert f"{LAST}: " in told and f"set aside as {LAST}.corrupt" in told
+        notices = " ".join(manager.notices)
+        assert f"{LAST}: " in notices and f"set aside as {LAST}.corrupt" in notices
         manager.save_checkpoint(Standin(3, 3), metadata(3, 5.0))
         again = manager.get_last_checkpoint()
         assert again == tmp_path / LAST and manager.load_checkpoint(again, Standin)[0].seed == 3
@@ -227,13 +227,13 @@ def test_when_all_are_rotten_nothing_is_loaded_and_nothing_deleted(tmp_path):
             data[-1] ^= 1
             (tmp_path / name).write_bytes(data)
         assert manager.get_last_checkpoint() is None
-        assert any("no sound one is left" in notice for notice in manager.notices)
+        assert any("no valid one is left" in notice for notice in manager.notices)
     assert {f"{LAST}.corrupt", f"{BEST}.corrupt"} <= names(tmp_path)
     with pytest.raises(CheckpointError, match="no checkpoint here"):
         CheckpointManager.load_checkpoint(tmp_path, Standin)
 
 
-def test_files_with_swapped_names_are_told_apart_by_what_they_hold(tmp_path):
+def test_files_with_swapped_names_are_distinguished_by_what_they_hold(tmp_path):
     with CheckpointManager(tmp_path, asynchronous=False, disk=QuickDisk()) as manager:
         for epoch, loss in ((1, 3.0), (2, 4.0)):
             manager.save_checkpoint(Standin(epoch, epoch), metadata(epoch, loss))

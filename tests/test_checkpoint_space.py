@@ -82,11 +82,11 @@ def test_what_is_reserved_is_enough_for_the_save(tmp_path):
 @pytest.mark.parametrize(("strategy", "at_once"), [("last", 2), ("best", 4), ("best-and-last", 5)])
 def test_room_for_one_but_not_for_all_that_is_kept_is_a_notice(tmp_path, strategy, at_once):
     disk, chosen = Narrow(), CheckpointStrategy.parse(strategy)
-    for copies, told in ((at_once - 1, True), (at_once + 0.9, False)):
+    for copies, noticed in ((at_once - 1, True), (at_once + 0.9, False)):
         with run(tmp_path / f"{copies}", disk, strategy=chosen) as manager:
             disk.room = int(copies * 53_000) + RESERVE_BYTES
             manager.reserve(state(1))
-            assert any(f"but not for {at_once}" in notice for notice in manager.notices) == told
+            assert any(f"but not for {at_once}" in notice for notice in manager.notices) == noticed
 
 
 def test_what_the_run_already_holds_is_not_asked_for_again(tmp_path):
@@ -98,7 +98,7 @@ def test_what_the_run_already_holds_is_not_asked_for_again(tmp_path):
         assert manager.notices == []
 
 
-def test_a_document_that_could_not_be_saved_is_refused_before_the_run(tmp_path):
+def test_a_state_that_could_not_be_saved_is_refused_before_the_run(tmp_path):
     with run(tmp_path, QuickDisk()) as manager, pytest.raises(CheckpointError, match="bytes of memory"):
         manager.reserve(Standin(1, extra=[[] for _ in range(300_000)]))
 
@@ -106,7 +106,7 @@ def test_a_document_that_could_not_be_saved_is_refused_before_the_run(tmp_path):
 # ---- before a save
 
 
-def test_what_is_surplus_goes_first_and_only_if_room_is_needed(tmp_path):
+def test_old_checkpoints_are_deleted_first_and_only_if_room_is_needed(tmp_path):
     disk = Narrow()
     with run(tmp_path, disk, keep_best_n=3) as manager:
         for epoch, loss in enumerate([3.0, 2.0, 1.0], 1):
@@ -126,7 +126,7 @@ def test_nothing_that_is_kept_is_deleted_for_room(tmp_path):
         for epoch, loss in enumerate([3.0, 2.0], 1):
             manager.save_checkpoint(state(epoch), metadata(epoch, loss))
         before, disk.room = {path: path.read_bytes() for path in tmp_path.glob("*.*")}, 40_000
-        with pytest.raises(CheckpointError, match="all that were saved before are still there"):
+        with pytest.raises(CheckpointError, match="earlier checkpoints are still there"):
             manager.save_checkpoint(state(3), metadata(3, 1.0))
         assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
         disk.room = 1 << 30
@@ -134,7 +134,7 @@ def test_nothing_that_is_kept_is_deleted_for_room(tmp_path):
         assert seed_of(manager.get_best_checkpoint()) == 3
 
 
-def test_an_asynchronous_save_without_room_is_told_at_the_next_occasion(tmp_path):
+def test_an_asynchronous_save_without_room_is_raised_at_the_next_call(tmp_path):
     disk = Narrow()
     with run(tmp_path, disk, asynchronous=True) as manager:
         manager.save_checkpoint(state(1), metadata(1, 3.0)).result()

@@ -285,7 +285,7 @@ def test_what_a_platform_lacks_is_said_once_and_saves_work_without_it(tmp_path):
         for epoch in (1, 2):
             manager.save_checkpoint(Standin(epoch, epoch), metadata(epoch, 4.0 - epoch))
         assert len(manager.notices) == 4
-        assert all(word in " ".join(manager.notices) for word in ("links", "reserved", "durable", "locks"))
+        assert all(word in " ".join(manager.notices) for word in ("links", "reserved", "sync", "locks"))
         assert loaded(manager.get_last_checkpoint()) == loaded(manager.get_best_checkpoint()) == 2
     assert (tmp_path / LAST).stat().st_ino != (
         tmp_path / "checkpoint_best_epoch_2_loss_2.0000.bin"

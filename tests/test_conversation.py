@@ -1,4 +1,4 @@
-"""A conversation stays within the window, goes on in it, and its answers end where they should."""
+"""A conversation stays within the window, continues in it, and its answers end where they should."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def test_with_a_memory_of_n_the_model_sees_the_last_n_exchanges(exchanges, memor
 
 @settings(max_examples=10)
 @given(seed=st.integers(0, 1000))
-def test_a_conversation_goes_on_as_one_that_is_taken_up_anew(seed):
+def test_a_conversation_continues_as_one_restored_from_its_turns(seed):
     talk = talker(seed, block_size=100)
     for question in ("one", "二", "three", "four"):
-        anew = talker(seed, block_size=100)
-        anew.turns = list(talk.turns)
+        restored = talker(seed, block_size=100)
+        restored.turns = list(talk.turns)
         said = "".join(talk.answer(talk.prompt(question)))
-        assert said == "".join(anew.answer(anew.prompt(question)))
+        assert said == "".join(restored.answer(restored.prompt(question)))
         talk.remember(question, said)
 
 
@@ -110,7 +110,7 @@ def test_an_answer_does_not_end_before_it_begins():
     assert answer(model, "嗨") != ""
 
 
-def test_to_ask_again_is_to_draw_anew():
+def test_asking_again_samples_another_answer():
     talk = talker(max_tokens=20)
     talk.sampling = Sampling(temperature=5.0)
     assert "".join(talk.answer(talk.prompt("hi"))) != "".join(talk.answer(talk.prompt("hi")))

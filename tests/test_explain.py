@@ -28,7 +28,7 @@ from tinyllm.inference.tracing import NUMBERS, POSITIONS, room, trace
 from tinyllm.layers import attention
 from tinyllm.network import Pass
 from tinyllm.page.heat import opacity, png
-from tinyllm.page.tokens import token, tokens
+from tinyllm.page.tokens import token_html, tokens_html
 from tinyllm.run.state import Workspace
 from tinyllm.text.tokenizer import BPETokenizer
 
@@ -189,7 +189,7 @@ def test_a_map_is_a_png_as_opaque_as_the_root_of_its_weights(browser, tmp_path):
 # ---- predictions
 
 
-def test_losses_ranks_and_the_likeliest_tokens_are_those_of_the_logits(page, truth):
+def test_losses_ranks_and_top_tokens_are_those_of_the_logits(page, truth):
     ids, _, logits, p = truth
     expected = losses(logits[:-1], ids[1:])
     shown = page.titles(r"(?:bytes .*; )?position \d+; probability (.*), loss (.*) nats, rank (.*)")
@@ -243,21 +243,21 @@ def test_a_file_of_weights_only_has_no_moments_and_says_so(file, tmp_path):
     export_weights(file, tmp_path / "w.bin")
     assert run(tmp_path / "w.bin", "--prompt=a")[0] == 0
     shown = Page(tmp_path / "explain.html").words["norms"]
-    assert "holds no moments" in shown and "gradient" in shown
+    assert "without Adam's moments" in shown and "gradient" in shown
 
 
 # ---- tokens and hostile text
 
 
 def test_a_part_of_a_character_is_that_character_and_which_bytes():
-    found = tokens([b"\xe6\x9c", b"\x88", b"ok", b"\xe6"], ["a", "", "", ""], [""] * 4)
+    found = tokens_html([b"\xe6\x9c", b"\x88", b"ok", b"\xe6"], ["a", "", "", ""], [""] * 4)
     assert found[0] == '<span class="token part" title="bytes E6 9C, 1–2 of 3; a">月<sub>1–2</sub></span>'
     assert "月<sub>3</sub>" in found[1] and ">ok<" in found[2] and ">E6<" in found[3]
 
 
 def test_spaces_ends_of_lines_and_control_characters_can_be_seen():
-    assert ">␣the<" in token(b" the") and ">↵↵<" in token(b"\n\n") and ">⟨end⟩<" in token(b"")
-    assert r">\x1b\u202e<" in token("\x1b\u202e".encode())
+    assert ">␣the<" in token_html(b" the") and ">↵↵<" in token_html(b"\n\n") and ">⟨end⟩<" in token_html(b"")
+    assert r">\x1b\u202e<" in token_html("\x1b\u202e".encode())
 
 
 def test_any_tokens_are_shown_in_their_number(state):
@@ -265,7 +265,7 @@ def test_any_tokens_are_shown_in_their_number(state):
     for seed in range(20):
         drawn = np.random.default_rng(seed).integers(0, len(pieces), 30)
         chosen = [pieces[i] for i in drawn]
-        assert len(tokens(chosen, [""] * 30, [""] * 30)) == 30
+        assert len(tokens_html(chosen, [""] * 30, [""] * 30)) == 30
 
 
 def test_hostile_text_stays_text(file, tmp_path):
@@ -274,7 +274,7 @@ def test_hostile_text_stays_text(file, tmp_path):
     found = Page(out)
     assert [each.get("id") for tag, each in found.elements if tag == "script"] == ["weights", None]
     assert not any(tag == "img" or "onerror" in each for tag, each in found.elements)
-    whole = token(HOSTILE.encode()[:20])
+    whole = token_html(HOSTILE.encode()[:20])
     assert "<script" not in whole and "&lt;/script&gt;" in whole
 
 

@@ -59,7 +59,7 @@ def test_pointing_at_a_cell_reads_the_weight_of_the_chosen_head(browser, world):
         point(browser, t, s, n)
         words, _, value = browser.ask(READ).partition(": ")
         assert float(value) == pytest.approx(float(attention[head // 3, head % 3, t, s]), rel=1e-5)
-        assert f"({t}) looks at" in words and words.endswith(f"({s})")
+        assert f"({t}) attends to" in words and words.endswith(f"({s})")
         assert browser.ask("document.querySelector('#map h2').textContent") == (
             f"Layer {head // 3}, head {head % 3}"
         )
@@ -83,7 +83,7 @@ def test_the_keyboard_moves_over_the_map_and_is_heard(browser, world):
         browser.press(key)
     n = attention.shape[2]
     heard = browser.ask("document.getElementById('spoken').textContent")
-    assert f"({n - 2}) looks at" in heard and "(1): " in heard
+    assert f"({n - 2}) attends to" in heard and "(1): " in heard
     assert float(heard.split(": ")[-1]) == pytest.approx(float(attention[0, 0, n - 2, 1]), rel=1e-5)
 
 

@@ -17,7 +17,7 @@ from tests.models import chain_of, chain_state, random_state, saved
 from tinyllm import generate
 from tinyllm.config import ModelConfig
 from tinyllm.inference.beam import beam_search
-from tinyllm.inference.language_model import load
+from tinyllm.inference.language_model import load_model
 from tinyllm.kernels import compile_decoding
 from tinyllm.text.tokenizer import BPETokenizer
 
@@ -141,8 +141,8 @@ def test_the_same_seed_draws_the_same_text_and_another_another(wild):
 
 
 def test_beams_write_the_best_text_that_the_search_finds(wild):
-    model = load(wild)
-    best = beam_search(model.weights, model.prompt("hi"), 256, 3, 5)[0]
+    model = load_model(wild)
+    best = beam_search(model.decoder(3), model.prompt("hi"), 256, 5)[0]
     expected = model.tokenizer.decode(best.tokens) + "\n"
     assert run(wild, "--prompt=hi", "--beams=3", "--max-tokens=5")[1] == expected
 
@@ -188,7 +188,7 @@ def test_what_fails_is_one_line_on_stderr_and_ends_with_1(abc, tmp_path):
     for argv, message in [
         ([tmp_path / "missing.bin"], "missing.bin"),
         ([broken], "broken.bin"),
-        ([tmp_path], "holds no"),
+        ([tmp_path], "no valid checkpoint here"),
         ([abc, "--prompt=aÄ"], "found 'Ä'"),
         ([saved(nan, tmp_path / "nan"), "--prompt=a"], "weights are broken"),
     ]:

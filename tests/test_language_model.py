@@ -10,15 +10,15 @@ import pytest
 from tests.models import chain_of, saved
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy, export_weights
 from tinyllm.inference import writing
-from tinyllm.inference.language_model import LanguageModel, begins_texts, load
+from tinyllm.inference.language_model import LanguageModel, load_model, texts_start_with_end
 from tinyllm.inference.settings import GREEDY
 
 
 def says(path, prompt):
-    """Return (what the model at `path` goes on with, what was noted while it was loaded)."""
+    """Return (what the model at `path` generates, the notices of its loading)."""
     notes: list[str] = []
-    model = load(path, notes.append)
-    tokens = model.write(model.prompt(prompt), GREEDY, 20, (0,))
+    model = load_model(path, notes.append)
+    tokens = model.generate(model.prompt(prompt), GREEDY, 20, (0,))
     return "".join(model.tokenizer.stream(tokens)), "\n".join(notes)
 
 
@@ -75,13 +75,13 @@ def test_a_folder_with_a_damaged_best_gives_the_next_and_says_so(tmp_path):
     ],
 )
 def test_a_prompt_begins_with_end_of_text_unless_training_saw_streams_only(sources, documents, begins):
-    document = {
+    fields = {
         "config": {"data": {"documents": documents}},
         "sources": {phase: {"paths": paths, "fingerprint": ""} for phase, paths in sources.items()},
     }
-    assert begins_texts(document) == begins
+    assert texts_start_with_end(fields) == begins
     state = chain_of("ab")
-    model = dataclasses.replace(LanguageModel.of(state), begins_texts=begins)
+    model = dataclasses.replace(LanguageModel.of(state), prepends_end=begins)
     end = state.tokenizer.end_of_text
     np.testing.assert_array_equal(model.prompt("ab"), [end, 0, 1] if begins else [0, 1])
     np.testing.assert_array_equal(model.prompt(""), [end])
@@ -89,21 +89,21 @@ def test_a_prompt_begins_with_end_of_text_unless_training_saw_streams_only(sourc
 
 def test_a_model_in_memory_writes_what_its_file_writes(tmp_path):
     state = chain_of("abc")
-    model = load(saved(state, tmp_path))
+    model = load_model(saved(state, tmp_path))
     live = LanguageModel.of(state)
     np.testing.assert_array_equal(live.weights.row, model.weights.row)
-    assert live.config == model.config and live.begins_texts == model.begins_texts
+    assert live.config == model.config and live.prepends_end == model.prepends_end
 
 
 def test_the_repetition_penalty_counts_prompt_and_text_but_not_their_end(monkeypatch):
-    seen, real = [], writing.likely
+    seen, real = [], writing.candidates
 
     def noted(logits, sampling, tokens):
         seen.append(set(tokens))
         return real(logits, sampling, tokens)
 
-    monkeypatch.setattr(writing, "likely", noted)
+    monkeypatch.setattr(writing, "candidates", noted)
     model = LanguageModel.of(chain_of("abcdefg"))
-    list(model.write(model.prompt("ef"), GREEDY, 10, (0,)))
+    list(model.generate(model.prompt("ef"), GREEDY, 10, (0,)))
     e, f, g = model.tokenizer.encode("efg")
     assert seen == [{e, f}, {e, f, g}]

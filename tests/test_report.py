@@ -67,7 +67,7 @@ def shown(directory: Path) -> Page:
 def test_a_run_of_100_000_steps_stays_under_the_limit(tmp_path):
     log_run(tmp_path, 100_000)
     assert 100_000 < report.write_report(tmp_path).stat().st_size < LIMIT
-    assert "the least and the greatest value of every 50 steps" in Page(tmp_path / "report.html").words
+    assert "the minimum and the maximum of every 50 steps" in Page(tmp_path / "report.html").words
 
 
 def test_many_runs_stay_under_the_limit(tmp_path):
@@ -148,7 +148,7 @@ def test_an_unfinished_run_says_how_many_steps_are_planned(tmp_path):
 # ---- charts
 
 
-def test_every_event_is_marked_on_the_charts_and_told_in_the_table(tmp_path):
+def test_every_event_is_marked_on_the_charts_and_listed_in_the_table(tmp_path):
     log_run(tmp_path, 400)
     page = shown(tmp_path)
     marks = [mark["data-x"] for mark in page.all("i", **{"class": "event"})]
@@ -319,7 +319,7 @@ def test_a_bad_checkpoint_is_shown_as_bad_and_missing_sidecars_do_not_matter(tmp
     (tmp_path / "checkpoint_last.bin").unlink()
     before = sorted(path.name for path in tmp_path.iterdir())
     page = shown(tmp_path)
-    assert "checkpoint_best_epoch_1_loss_2.5000.bin bad" in re.sub(r"\s+", " ", page.words)
+    assert "checkpoint_best_epoch_1_loss_2.5000.bin invalid" in re.sub(r"\s+", " ", page.words)
     assert "4712" in page.words and str(tmp_path) not in page.words
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "report.html"])
 
@@ -359,7 +359,7 @@ def test_help_imports_no_numpy():
     )
 
 
-def test_the_command_writes_where_it_is_told(tmp_path):
+def test_the_command_writes_to_the_given_path(tmp_path):
     log_run(tmp_path, 20)
     assert run(tmp_path).stdout == f"{tmp_path / 'report.html'}\n"
     assert run(tmp_path, tmp_path, "--out", tmp_path / "x.html").returncode == 0

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyllm.config import ConfigError
-from tinyllm.inference.sampling import BUCKETS, REACH, SamplingError, draw, likely
+from tinyllm.inference.sampling import BUCKETS, REACH, SamplingError, candidates, sample
 from tinyllm.inference.settings import GREEDY, Sampling
 from tinyllm.rng import generator
 
@@ -29,14 +29,14 @@ samplings = st.builds(
 def distribution(logits, sampling, seen=()):
     """Return the probabilities of all tokens."""
     probabilities = np.zeros(len(logits))
-    tokens, kept = likely(logits, sampling, seen)
+    tokens, kept = candidates(logits, sampling, seen)
     assert (np.diff(tokens) > 0).all()
     probabilities[tokens] = kept
     return probabilities
 
 
 def draw_of(probabilities, u):
-    return draw(np.arange(len(probabilities)), probabilities, u)
+    return sample(np.arange(len(probabilities)), probabilities, u)
 
 
 def by_definition(logits, sampling, seen):
@@ -87,13 +87,13 @@ def test_what_buckets_keep_is_what_sorting_the_whole_vocabulary_keeps(seed, V, s
     weights = np.exp(-distances[order])
     if p < 1:
         order = order[: np.searchsorted(weights.cumsum(), p * weights.sum() * (1 - 1e-12)) + 1]
-    tokens, _ = likely(logits, Sampling(temperature, k, p))
+    tokens, _ = candidates(logits, Sampling(temperature, k, p))
     np.testing.assert_array_equal(tokens, np.sort(order))
 
 
 def test_tokens_beyond_the_last_bucket_are_sorted_too():
     logits = -2 * REACH * np.arange(5.0)[[3, 0, 4, 2, 1]]
-    assert likely(logits, Sampling(top_k=3))[0].tolist() == [1, 3, 4]
+    assert candidates(logits, Sampling(top_k=3))[0].tolist() == [1, 3, 4]
     assert BUCKETS > 2
 
 
@@ -103,12 +103,12 @@ def test_top_p_keeps_the_smallest_set_whose_mass_reaches_p(logits, p):
     kept = np.flatnonzero(distribution(np.array(logits), Sampling(top_p=p)))
     assert whole[kept].sum() >= p - 1e-12
     largest = np.sort(whole)[::-1]
-    assert largest[: len(kept) - 1].sum() < p + 1e-12  # one fewer, even the likeliest, would not do
+    assert largest[: len(kept) - 1].sum() < p + 1e-12  # one fewer, even the most probable, would not do
     if len(kept) < len(logits):
         assert whole[kept].min() >= np.delete(whole, kept).max()  # the most probable, not the least
 
 
-def test_top_p_and_top_k_keep_the_likeliest_tokens():
+def test_top_p_and_top_k_keep_the_most_probable_tokens():
     logits = np.log([0.1, 0.5, 0.15, 0.25])
     np.testing.assert_allclose(distribution(logits, Sampling(top_p=0.6)), [0, 2 / 3, 0, 1 / 3])
     np.testing.assert_allclose(distribution(logits, Sampling(top_k=2)), [0, 2 / 3, 0, 1 / 3])
@@ -116,14 +116,14 @@ def test_top_p_and_top_k_keep_the_likeliest_tokens():
 
 
 @given(logits=logits_lists, sampling=samplings)
-def test_temperature_0_takes_the_likeliest_token_and_of_equals_the_lowest_id(logits, sampling):
+def test_temperature_0_takes_the_most_probable_token_and_of_equals_the_lowest_id(logits, sampling):
     greedy = Sampling(0.0, sampling.top_k, sampling.top_p)
     found = distribution(np.array(logits), greedy)
     assert found[logits.index(max(logits))] == found.sum() == 1
 
 
 @given(logits=logits_lists)
-def test_a_tiny_temperature_is_shared_by_the_likeliest_and_raises_no_warning(logits):
+def test_a_tiny_temperature_leaves_only_the_most_probable_and_raises_no_warning(logits):
     found = distribution(np.array(logits), Sampling(temperature=5e-324))
     best = np.array(logits) == max(logits)
     np.testing.assert_array_equal(found, best / best.sum())

@@ -1,6 +1,6 @@
-"""Every text round-trips, every id decodes, and a document gives back the very same tokenizer.
+"""Every text round-trips, every id decodes, and `to_dict` gives back the very same tokenizer.
 
-Order: training, encoding, decoding, the character tokenizer, documents, errors.
+Order: training, encoding, decoding, the character tokenizer, to a dict and back, errors.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def test_training_does_not_depend_on_the_hash_seed() -> None:
 
 
 def test_what_is_learnt_from_a_text_never_changes() -> None:
-    """Another pattern, tie-break or document is another SPLIT_VERSION or kind, or old checkpoints break."""
+    """Another pattern, tie-break or dict is another SPLIT_VERSION or kind, or old checkpoints break."""
     assert TRAINED.fingerprint() == "4c4ff5a10758d801f7be180aca6dc5c58d5711a24f05a09113969b242e8a9c5f"
 
 
@@ -185,14 +185,14 @@ def test_an_unknown_character_is_named_with_its_place_and_a_remedy(character: st
     assert "--tokenizer bpe" in message
 
 
-# Documents -------------------------------------------------------------------------------------------------
+# To a dict and back --------------------------------------------------------------------------------------
 
 
 @given(mixed_text.filter(bool), st.integers(257, 300))
-def test_a_document_gives_back_the_same_tokenizer(text: str, vocab_size: int) -> None:
+def test_to_dict_gives_back_the_same_tokenizer(text: str, vocab_size: int) -> None:
     for trained in (train_bpe([text], vocab_size), train_char([text])):
-        stored = msgpack.unpackb(msgpack.packb(trained.document()))
-        again = Tokenizer.from_document(stored)
+        stored = msgpack.unpackb(msgpack.packb(trained.to_dict()))
+        again = Tokenizer.from_dict(stored)
         assert again == trained
         assert again.fingerprint() == trained.fingerprint()
         assert again.encode(text).tolist() == trained.encode(text).tolist()
@@ -203,12 +203,12 @@ def test_different_tokenizers_have_different_fingerprints() -> None:
     assert len({one.fingerprint() for one in tokenizers}) == len(tokenizers)
 
 
-def bpe_document(*merges: Any, **changes: Any) -> dict[str, Any]:
+def bpe_fields(*merges: Any, **changes: Any) -> dict[str, Any]:
     return {"kind": "bpe", "split": 1, "merges": list(merges), **changes}
 
 
 @pytest.mark.parametrize(
-    ("document", "message"),
+    ("fields", "message"),
     [
         (None, "kind"),
         ([], "kind"),
@@ -216,25 +216,25 @@ def bpe_document(*merges: Any, **changes: Any) -> dict[str, Any]:
         ({"kind": "word"}, "kind.*'word'"),
         ({"kind": ["bpe"]}, "kind"),
         ({"kind": "bpe"}, "fields kind, merges, split"),
-        (bpe_document(extra=1), "fields"),
-        (bpe_document(split=2), "split: found 2"),
-        (bpe_document(split=True), "split: found True"),
-        (bpe_document(merges=None), "list of integers"),
-        (bpe_document(merges={}), "list of integers"),
-        (bpe_document(97, "98"), "list of integers"),
-        (bpe_document(97, True), "list of integers"),
-        (bpe_document(97, 98.0), "list of integers"),
-        (bpe_document([97, 98]), "list of integers"),
-        (bpe_document(97, 98, 99), "pairs, found 3"),
-        (bpe_document(97, 256), "merge 0 joins 97 and 256; expected ids below 256"),
-        (bpe_document(-1, 97), "merge 0"),
-        (bpe_document(97, 98, 257, 97), "merge 1 joins 257 and 97"),
-        (bpe_document(97, 98, 97, 98), "twice"),
-        (bpe_document(97, 1 << 70), "merge 0"),
-        (bpe_document(97, 97, *(i for n in range(256, 356) for i in (n, n))), "merge 6 .*longest chunk"),
-        (bpe_document(97, 0xE4), "whole characters"),
-        (bpe_document(0x80, 0xE4), "whole characters"),
-        (bpe_document(*range(2 << 20)), "merges, expected at most"),
+        (bpe_fields(extra=1), "fields"),
+        (bpe_fields(split=2), "split: found 2"),
+        (bpe_fields(split=True), "split: found True"),
+        (bpe_fields(merges=None), "list of integers"),
+        (bpe_fields(merges={}), "list of integers"),
+        (bpe_fields(97, "98"), "list of integers"),
+        (bpe_fields(97, True), "list of integers"),
+        (bpe_fields(97, 98.0), "list of integers"),
+        (bpe_fields([97, 98]), "list of integers"),
+        (bpe_fields(97, 98, 99), "pairs, found 3"),
+        (bpe_fields(97, 256), "merge 0 joins 97 and 256; expected ids below 256"),
+        (bpe_fields(-1, 97), "merge 0"),
+        (bpe_fields(97, 98, 257, 97), "merge 1 joins 257 and 97"),
+        (bpe_fields(97, 98, 97, 98), "twice"),
+        (bpe_fields(97, 1 << 70), "merge 0"),
+        (bpe_fields(97, 97, *(i for n in range(256, 356) for i in (n, n))), "merge 6 .*longest chunk"),
+        (bpe_fields(97, 0xE4), "whole characters"),
+        (bpe_fields(0x80, 0xE4), "whole characters"),
+        (bpe_fields(*range(2 << 20)), "merges, expected at most"),
         ({"kind": "char"}, "fields"),
         ({"kind": "char", "characters": "abc"}, "list of integers"),
         ({"kind": "char", "characters": []}, "at least one"),
@@ -244,9 +244,9 @@ def bpe_document(*merges: Any, **changes: Any) -> dict[str, Any]:
         ({"kind": "char", "characters": [1, 0x110000]}, "0x10FFFF"),
     ],
 )
-def test_a_hostile_document_is_refused_with_its_fault(document: Any, message: str) -> None:
+def test_hostile_fields_are_refused_with_their_fault(fields: Any, message: str) -> None:
     with pytest.raises(TokenizerError, match=message):
-        Tokenizer.from_document(document)
+        Tokenizer.from_dict(fields)
 
 
 @given(
@@ -254,7 +254,7 @@ def test_a_hostile_document_is_refused_with_its_fault(document: Any, message: st
 )
 def test_any_merges_are_refused_or_make_a_tokenizer_that_round_trips(merges: Any) -> None:
     try:
-        made = Tokenizer.from_document(bpe_document(merges=merges))
+        made = Tokenizer.from_dict(bpe_fields(merges=merges))
     except TokenizerError:
         return
     assert made.decode(made.encode(PROSE)) == PROSE

@@ -48,8 +48,8 @@ def test_a_reader_beside_a_writer_that_saves_and_deletes_always_finds_a_whole_ch
             assert state.bits() == Standin(state.seed, state.seed).bits() and about.epoch == state.seed
             assert state.seed >= newest
             newest, reads = state.seed, reads + 1
-            document, weights = load_weights(tmp_path)
-            seed = document["progress"]["step"]
+            fields, weights = load_weights(tmp_path)
+            seed = fields["progress"]["step"]
             assert weights["wte"].tobytes() == Standin(seed).arrays["params/wte"].tobytes()
             with CheckpointManager(tmp_path, read_only=True) as manager:
                 assert manager.get_last_checkpoint() and manager.get_best_checkpoint()
@@ -62,7 +62,7 @@ def test_a_reader_beside_a_writer_that_saves_and_deletes_always_finds_a_whole_ch
     assert CheckpointManager.load_checkpoint(tmp_path, Standin)[0].seed == int(last)
 
 
-@pytest.mark.parametrize("read", [load_weights, language_model.load, CheckpointManager.load_checkpoint])
+@pytest.mark.parametrize("read", [load_weights, language_model.load_model, CheckpointManager.load_checkpoint])
 def test_a_file_that_was_named_and_is_not_there_is_looked_for_once(tmp_path, monkeypatch, read):
     looks, look = [], Disk.open
     monkeypatch.setattr(Disk, "open", lambda disk, path: looks.append(path) or look(disk, path))

@@ -32,18 +32,18 @@ def test_texts_are_the_same_alone_and_together_past_the_window_too(texts, togeth
     model = language_model()
     model.weights.params.norm.bias[0] = 3 if ends else 0  # some end early, and others take their places
     prompts = [model.prompt(text) for text in texts]
-    alone = [list(model.write(prompt, SAMPLING, max_tokens, (7, i))) for i, prompt in enumerate(prompts)]
+    alone = [list(model.generate(prompt, SAMPLING, max_tokens, (7, i))) for i, prompt in enumerate(prompts)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing, "TOGETHER", together)
-        assert [list(tokens) for tokens in model.write_all(prompts, SAMPLING, max_tokens, 7)] == alone
+        patch.setattr(writing, "MAX_TOGETHER", together)
+        assert [list(tokens) for tokens in model.generate_all(prompts, SAMPLING, max_tokens, 7)] == alone
 
 
 def test_every_token_of_every_text_is_drawn_by_a_chance_of_its_own(monkeypatch):
     model, chances = language_model(), []
-    draw = writing.draw
-    monkeypatch.setattr(writing, "draw", lambda tokens, p, u: chances.append(u) or draw(tokens, p, u))
+    sample = writing.sample
+    monkeypatch.setattr(writing, "sample", lambda tokens, p, u: chances.append(u) or sample(tokens, p, u))
     for seed in (1, 2):
-        for tokens in model.write_all([model.prompt("a")] * 2, SAMPLING, 10, seed, at_least=10):
+        for tokens in model.generate_all([model.prompt("a")] * 2, SAMPLING, 10, seed, min_tokens=10):
             assert len(list(tokens)) == 10
     assert len(set(chances)) == len(chances) == 2 * 2 * 10
 
@@ -51,8 +51,8 @@ def test_every_token_of_every_text_is_drawn_by_a_chance_of_its_own(monkeypatch):
 def test_texts_are_the_same_in_whatever_order_they_are_read():
     model = language_model()
     prompts = [model.prompt(text) for text in ("a", "bb", "ccc")]
-    in_order = [list(tokens) for tokens in model.write_all(prompts, SAMPLING, 20, 1)]
-    backwards = [list(tokens) for tokens in reversed(model.write_all(prompts, SAMPLING, 20, 1))]
+    in_order = [list(tokens) for tokens in model.generate_all(prompts, SAMPLING, 20, 1)]
+    backwards = [list(tokens) for tokens in reversed(model.generate_all(prompts, SAMPLING, 20, 1))]
     assert backwards[::-1] == in_order
     assert len(set(map(tuple, in_order))) == 3
 
@@ -63,7 +63,7 @@ def test_one_pass_serves_all_texts_and_a_repeated_prompt_is_read_once(monkeypatc
     monkeypatch.setattr(Decoder, "extend", lambda d, b, t: read.append(t.size) or extend(d, b, t))
     monkeypatch.setattr(Decoder, "step", lambda d, s, t: passes.append(len(s)) or step(d, s, t))
     prompts = [model.prompt("ab")] * 3 + [model.prompt("abc")]
-    for tokens in model.write_all(prompts, SAMPLING, 10, 0, at_least=10):
+    for tokens in model.generate_all(prompts, SAMPLING, 10, 0, min_tokens=10):
         assert len(list(tokens)) == 10
     assert read == [3, 4]
     assert passes == [4] * 9
@@ -73,7 +73,7 @@ def test_a_text_that_has_max_tokens_costs_no_further_pass(monkeypatch):
     model, passes = language_model(), []
     step = Decoder.step
     monkeypatch.setattr(Decoder, "step", lambda d, s, t: passes.append(1) or step(d, s, t))
-    assert len(list(model.write(model.prompt("a"), SAMPLING, 5, (0,), at_least=5))) == 5
+    assert len(list(model.generate(model.prompt("a"), SAMPLING, 5, (0,), min_tokens=5))) == 5
     assert len(passes) == 4
 
 
@@ -81,7 +81,7 @@ def test_the_first_text_is_there_before_the_others_are_written(monkeypatch):
     model, steps = language_model(), []
     step = Decoder.step
     monkeypatch.setattr(Decoder, "step", lambda d, s, t: steps.append(1) or step(d, s, t))
-    first, _ = model.write_all([model.prompt("a"), model.prompt("b")], SAMPLING, 10, 0, at_least=10)
+    first, _ = model.generate_all([model.prompt("a"), model.prompt("b")], SAMPLING, 10, 0, min_tokens=10)
     next(first)
     assert not steps
     next(first)
@@ -94,10 +94,11 @@ def test_logits_of_a_text_are_its_own(monkeypatch):
     end = model.tokenizer.end_of_text
     prompt = model.prompt("a")
     logits = Decoder(model.weights).extend(0, prompt).copy()
-    texts = [writing.Text(prompt, Sampling(temperature=0), (0, i), end, 1, at_least=i) for i in (1, 0)]
+    greedy = Sampling(temperature=0)
+    texts = [writing.Continuation(prompt, greedy, (0, i), end, 1, min_tokens=i) for i in (1, 0)]
     noted = []
     answer = np.zeros(1, np.int64), np.ones(1)
-    monkeypatch.setattr(writing, "likely", lambda row, *_: noted.append(row.copy()) or answer)
-    list(writing.write_all(Decoder(model.weights, 2), texts))
+    monkeypatch.setattr(writing, "candidates", lambda row, *_: noted.append(row.copy()) or answer)
+    list(writing.generate_all(Decoder(model.weights, 2), texts))
     assert noted[0][end] == -np.inf
     np.testing.assert_array_equal(noted[1], logits)

@@ -150,31 +150,29 @@ class Config:
         if self.train.eval_every and not self.data.val_fraction:
             raise ConfigError("--eval-every: there is no validation data; give --val-fraction, such as 0.1")
 
-    def document(self) -> dict[str, dict[str, Any]]:
+    def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return the config as nested plain dicts, as they are stored in a checkpoint."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_document(cls, document: dict[str, Any]) -> Config:
+    def from_dict(cls, fields: dict[str, Any]) -> Config:
         """Rebuild a Config; unknown or missing fields and wrong types raise ConfigError."""
-        if not isinstance(document, dict) or set(document) != set(SECTIONS):
+        if not isinstance(fields, dict) or set(fields) != set(SECTIONS):
             raise ConfigError(f"config: expected the sections {', '.join(SECTIONS)}")
-        return cls(
-            **{name: from_fields(SECTIONS[name], document[name], f"config.{name}") for name in SECTIONS}
-        )
+        return cls(**{name: from_fields(SECTIONS[name], fields[name], f"config.{name}") for name in SECTIONS})
 
 
 SECTIONS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "data": DataConfig}
 S = TypeVar("S")
 
 
-def from_fields(kind: type[S], document: Any, name: str) -> S:
+def from_fields(kind: type[S], stored: Any, name: str) -> S:
     """Build the dataclass `kind` from a plain dict of exactly its fields and types; ConfigError otherwise."""
     hints = get_type_hints(kind)
-    if not isinstance(document, dict) or set(document) != set(hints):
+    if not isinstance(stored, dict) or set(stored) != set(hints):
         raise ConfigError(f"{name}: expected the fields {', '.join(hints)}")
     values = {}
-    for field, value in document.items():
+    for field, value in stored.items():
         hint = hints[field]
         allowed = [get_origin(t) or t for t in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
         if float in allowed and type(value) is int:

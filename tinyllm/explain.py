@@ -68,10 +68,10 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     from tinyllm.inference import language_model
     from tinyllm.inference.tracing import trace
     from tinyllm.kernels import compile_all, is_warm
-    from tinyllm.page.explain import page
-    from tinyllm.page.shell import write
+    from tinyllm.page.explain import explain_page
+    from tinyllm.page.shell import write_page
 
-    model, file = language_model.load_with_file(Path(args.model), streams.note)
+    model, file = language_model.load_model_with_file(Path(args.model), streams.note)
     if not is_warm():
         streams.note("compiling the kernels, once; this takes about 10 seconds")
     compile_all()
@@ -82,7 +82,8 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
         notes.append(_shortened(model, len(prompt), len(found.tokens)))
         streams.note(notes[-1])
     path = args.out or (Path(args.model) if Path(args.model).is_dir() else file.parent) / FILE_NAME
-    write(page(found, model.tokenizer.pieces, "/".join(file.resolve().parts[-2:]), notes), path)
+    title = "/".join(file.resolve().parts[-2:])
+    write_page(explain_page(found, model.tokenizer.pieces, title, notes), path)
     print(path, file=streams.out, flush=True)
     return 0
 

@@ -115,18 +115,16 @@ def _texts(args: argparse.Namespace, model: LanguageModel, prompts: list[Array])
     """Return the pieces of each prompt's text."""
     if args.beams > 1:
         return (_most_probable(args, model, prompt) for prompt in prompts)
-    at_least = args.max_tokens if args.ignore_end else 0
-    texts = model.write_all(prompts, args.sampling, args.max_tokens, args.seed, at_least=at_least)
+    min_tokens = args.max_tokens if args.ignore_end else 0
+    texts = model.generate_all(prompts, args.sampling, args.max_tokens, args.seed, min_tokens=min_tokens)
     return map(model.tokenizer.stream, texts)
 
 
 def _most_probable(args: argparse.Namespace, model: LanguageModel, prompt: Array) -> Iterable[str]:
     from tinyllm.inference.beam import beam_search
 
-    found = beam_search(
-        model.weights, prompt, model.tokenizer.end_of_text, args.beams, args.max_tokens, args.length_penalty,
-        args.blas_threads,
-    )  # fmt: skip
+    end = model.tokenizer.end_of_text
+    found = beam_search(model.decoder(args.beams), prompt, end, args.max_tokens, args.length_penalty)
     return filter(None, [model.tokenizer.decode(found[0].tokens)])
 
 

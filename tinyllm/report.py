@@ -45,8 +45,8 @@ def write_runs(directories: Sequence[Path], out: Path, refresh: bool = False) ->
     With `refresh` the page of unfinished runs reloads itself.
     """
     from tinyllm.page.history import read_run
-    from tinyllm.page.report import page
-    from tinyllm.page.shell import PageError, write
+    from tinyllm.page.report import report_page
+    from tinyllm.page.shell import PageError, write_page
 
     runs = []
     for directory, name in zip(directories, _names(directories), strict=True):
@@ -63,7 +63,7 @@ def write_runs(directories: Sequence[Path], out: Path, refresh: bool = False) ->
     if reload:
         notes.append(f"reloads itself every {INTERVAL:g} seconds")
     try:
-        write(page(runs, title, notes, int(INTERVAL) if reload else 0), out)
+        write_page(report_page(runs, title, notes, int(INTERVAL) if reload else 0), out)
     except PageError as error:
         raise ReportError(str(error)) from error
     return finished

@@ -28,7 +28,9 @@ def build(shape: Shape, threads: int, work: list[int]) -> tuple[Callable[[], flo
     begun = prompts(shape, todo).astype(np.int32)
 
     def step() -> float:
-        texts = [writing.Text(prompt, GREEDY, (0, i), -1, todo.tokens) for i, prompt in enumerate(begun)]
-        return sum(token or 0 for _, token in writing.write_all(decoder, texts))
+        texts = [
+            writing.Continuation(prompt, GREEDY, (0, i), -1, todo.tokens) for i, prompt in enumerate(begun)
+        ]
+        return sum(token or 0 for _, token in writing.generate_all(decoder, texts))
 
     return step, f"NumPy {np.__version__}, Numba {numba.__version__}"

@@ -81,7 +81,7 @@ class TinyLLM(Asynchronous):
         self.manager = CheckpointManager(directory / "tinyllm", CheckpointStrategy.LAST)
         self.path = self.manager.directory / "checkpoint_last.bin"
         self.manager.reserve(state)
-        self.into = TrainState.blank(state.document())
+        self.into = TrainState.from_dict(state.to_dict())
         self.into.rows.fill(0)
 
     def begin(self) -> Wait:
@@ -90,7 +90,7 @@ class TinyLLM(Asynchronous):
     def load(self) -> object:
         return reader.read_state(self.path, Disk(), self)
 
-    def blank(self, document: dict[str, Any]) -> TrainState:
+    def from_dict(self, fields: dict[str, Any]) -> TrainState:
         """Stand in for TrainState, with memory that was touched before."""
         return self.into
 

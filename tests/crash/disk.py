@@ -137,7 +137,8 @@ class ModelDisk(Disk):
     def write(self, fd: int, data: memoryview, offset: int) -> int:
         self._begin("write")
         content = self._content[self.opened[fd]]
-        content.extend(bytes(max(0, offset - len(content))))
+        if len(data):  # as POSIX has it, writing nothing does not extend a file
+            content.extend(bytes(max(0, offset - len(content))))
         content[offset : offset + len(data)] = data
         self.log.append(Write(self.opened[fd], offset, bytes(data)))
         return len(data)

@@ -81,9 +81,9 @@ def nothing_right(session: Session) -> None:
     disk = session.disk
     for name in (f"{TEMP_PREFIX}9-9", "checkpoint_epoch_98.bin"):
         disk.close(disk.create(DIRECTORY / name))
-    sound = max((name for name in disk.names(DIRECTORY) if name.endswith(".bin")),
+    newest = max((name for name in disk.names(DIRECTORY) if name.endswith(".bin")),
                 key=lambda name: len(disk.content(DIRECTORY / name)))  # fmt: skip
-    rotten = bytearray(disk.content(DIRECTORY / sound))
+    rotten = bytearray(disk.content(DIRECTORY / newest))
     rotten[-1] ^= 1
     fd = disk.create(DIRECTORY / "model_final.bin")
     disk.write(fd, memoryview(rotten), 0)
@@ -129,7 +129,7 @@ def strike(program: Program, strategy: CheckpointStrategy, k: int, fault: int | 
     A write fault at another action than a write strikes nothing.
     """
     session = prepared(program, strategy)
-    acked = frozenset(session.told)
+    acked = frozenset(session.durable)
     session.attach(FaultyModelDisk(session.disk.base, k, fault))
     disk, raised, notices = session.disk, [], list[str]()
     assert isinstance(disk, FaultyModelDisk)
@@ -150,7 +150,7 @@ def strike(program: Program, strategy: CheckpointStrategy, k: int, fault: int | 
     session.note_durable()
     recording = Recording(disk.base, disk.log, session.saves, acked, disk.at)
     temps = [name for name in left if name.startswith(TEMP_PREFIX)]
-    lost = [asked.number for asked in session.saves if asked.labels and asked.number not in session.told]
+    lost = [asked.number for asked in session.saves if asked.labels and asked.number not in session.durable]
     return Struck(recording, disk.struck or ("", ""), raised, notices, descriptors, temps, lost)
 
 

@@ -51,7 +51,7 @@ def directories_believed() -> AbstractContextManager[Any]:
 
 
 def no_settling() -> AbstractContextManager[Any]:
-    return patch.object(Store, "settle", lambda self: None)
+    return patch.object(Store, "make_durable", lambda self: None)
 
 
 def deleted_first() -> AbstractContextManager[Any]:
@@ -60,7 +60,7 @@ def deleted_first() -> AbstractContextManager[Any]:
     def early(self: CheckpointManager, job: Any) -> None:
         known = self._entries
         self._entries = [*known, *(replace(entry, sequence=self._sequence + 1) for entry in job.entries)]
-        self._delete_surplus()
+        self._apply_retention()
         self._entries = [entry for entry in known if entry in self._entries]
         write(self, job)
 
@@ -146,9 +146,9 @@ def copies_unsynced() -> AbstractContextManager[Any]:
 
 
 def pins_forgotten() -> AbstractContextManager[Any]:
-    victims = policy.victims
+    to_delete = policy.to_delete
     return patch.object(
-        policy, "victims", lambda entries, n: victims([replace(e, pinned=False) for e in entries], n)
+        policy, "to_delete", lambda entries, n: to_delete([replace(e, pinned=False) for e in entries], n)
     )
 
 
@@ -156,13 +156,13 @@ def phases_together() -> AbstractContextManager[Any]:
     """The best N of all phases are kept, not of each."""
     best_first = policy.best_first
 
-    def victims(entries: Sequence[Any], n: int) -> list[Any]:
+    def to_delete(entries: Sequence[Any], n: int) -> list[Any]:
         best = [entry for entry in entries if entry.label == "best" and entry.metadata]
         phases = {entry.metadata.phase for entry in best}
         found = [entry for phase in phases for entry in best_first(best, phase)]
         return sorted(found, key=lambda entry: entry.metadata.loss)[n:]
 
-    return patch.object(policy, "victims", victims)
+    return patch.object(policy, "to_delete", to_delete)
 
 
 def sidecars_believed() -> AbstractContextManager[Any]:
@@ -178,7 +178,7 @@ def no_checksums() -> Iterator[None]:
     def blind(payload: Any, dtype: str, crc: int = 0) -> tuple[int, bool]:
         return 0, True
 
-    with patch.object(reader, "check", blind), patch.object(image_module, "check", blind):
+    with patch.object(reader, "crc_and_finite", blind), patch.object(image_module, "crc_and_finite", blind):
         yield
 
 

@@ -134,7 +134,7 @@ nothing and leaves no temp file, and the next save works.
 A cell is *crash points: states in kill, ordered, posix*. Two saves in flight are the asynchronous
 writer's: one is written while two more are asked for. *Recovery itself* is crashed at every point, its
 recovery again, and so on until no state is new: any number of crashes in a row. *Killed, then a full
-disk*: the run is killed before each of its actions in turn and another goes on, with nothing synced by
+disk*: the run is killed before each of its actions in turn and another resumes, with nothing synced by
 the kill and room only after retention; then the power is cut at every point.
 
 {_STRATEGIES}
@@ -142,7 +142,7 @@ CRASHES
 
 ## One fault, then a crash
 
-Each action of a run fails once, one after the other (reading, locking and listing too); the run goes on,
+Each action of a run fails once, one after the other (reading, locking and listing too); the run continues,
 saves once more, and is then crashed at every point after the fault. An fsync that failed has lost its
 file's bytes for good. *Short write* takes half of what it is given, *write of nothing* takes none. "-"
 is not enumerated: where a save has two names there are too many states. Every other error number

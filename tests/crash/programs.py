@@ -128,7 +128,7 @@ def two_in_flight(session: Session) -> None:
 
 
 def little_room(session: Session) -> None:
-    """The disk is full until something surplus is deleted; where nothing is, the save fails at first."""
+    """The disk is full until an old checkpoint is deleted; where there is none, the save fails at first."""
     disk = session.disk
     with session.open():
         noted = disk.before
@@ -202,7 +202,7 @@ def prepared(program: Program, strategy: CheckpointStrategy) -> Session:
 def record(program: Program, strategy: CheckpointStrategy) -> Recording:
     """Run a program to its end."""
     session = prepared(program, strategy)
-    acked = frozenset(session.told)
+    acked = frozenset(session.durable)
     program.during(session)
     session.note_durable()
     return Recording(session.disk.base, session.disk.log, session.saves, acked)
@@ -215,7 +215,7 @@ def killed(program: Program, strategy: CheckpointStrategy) -> Iterator[Recording
     """
     for action in itertools.count(1):
         session = prepared(program, strategy)
-        acked, disk, noted = frozenset(session.told), session.disk, session.disk.before
+        acked, disk, noted = frozenset(session.durable), session.disk, session.disk.before
         disk.before = _deadly(disk, action)
         try:
             program.during(session)

@@ -1,4 +1,4 @@
-"""One run of a CheckpointManager on a ModelDisk, which remembers what it asked to be saved and was told.
+"""One run of a CheckpointManager on a ModelDisk; it remembers its saves and which were reported durable.
 
 An epoch's number is its save's number. Order: what a save is of, one save, the run.
 """
@@ -49,7 +49,7 @@ class Session:
     keep: int
     asynchronous: bool = False
     saves: list[Asked] = field(default_factory=list)
-    told: set[int] = field(default_factory=set)  # numbers of the saves that were reported durable
+    durable: set[int] = field(default_factory=set)  # numbers of the saves that were reported durable
     epoch: int = 0
     manager: CheckpointManager | None = None
 
@@ -57,7 +57,7 @@ class Session:
         self.attach(self.disk)
 
     def attach(self, disk: ModelDisk) -> None:
-        """Go on with this disk, and note in its log what has become durable before each action."""
+        """Continue with this disk, and note in its log what has become durable before each action."""
         self.disk, first = disk, disk.before
 
         def before(action: str, path: Path | None) -> None:
@@ -68,8 +68,8 @@ class Session:
 
     def note_durable(self) -> None:
         for asked in self.saves:
-            if asked.future and asked.future.done and asked.number not in self.told:
-                self.told.add(asked.number)
+            if asked.future and asked.future.done and asked.number not in self.durable:
+                self.durable.add(asked.number)
                 if asked.future._error is None:
                     self.disk.log.append(Durable(asked.number))
 

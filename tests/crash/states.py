@@ -44,7 +44,7 @@ def image_of(state: State) -> Image:
 
 
 def _state(names: dict[Slot, int], files: dict[int, bytes]) -> State:
-    """Return the sorted paths below the root; temp files are numbered anew, for they are all alike."""
+    """Return the sorted paths below the root; temp files are numbered again, since they are all alike."""
     found: list[tuple[str, bytes | None]] = []
     below: dict[int, list[tuple[str, int]]] = {}
     for (directory, name), number in names.items():
@@ -66,7 +66,7 @@ def _state(names: dict[Slot, int], files: dict[int, bytes]) -> State:
 
 
 class History:
-    """A disk's log so far, told apart into what is durable and what may be so or not."""
+    """A disk's log so far, split into what is durable and what may be."""
 
     def __init__(self, base: Image) -> None:
         self._names, self._files = dict(base.names), dict(base.files)  # what the living system sees

@@ -1,4 +1,4 @@
-"""What must hold in every state after a crash: (a), (b), (c) of the promise, and that a run goes on.
+"""What must hold in every state after a crash: (a), (b), (c) of the promise, and that a run can resume.
 
     (a)  a load returns the newest save that was reported durable, or a newer one, bit for bit
     (b)  nothing that is loaded, and no sidecar, mixes two saves or is of none

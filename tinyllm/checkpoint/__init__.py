@@ -1,6 +1,8 @@
-"""Checkpoints that survive any instant of dying; `CheckpointManager` is all that a trainer needs.
+"""From a training state to files that survive a crash at any instant, and back.
 
-From the bottom up: metadata and plain (words), format and image (bytes), disk (the operating system),
+From outside use the names below. Code that only reads may also use `policy`, `reader`, `format`, `metadata`
+and a `Disk`; only the manager, `export_weights` and the command line write files.
+From the bottom up: metadata and plain (values), format and image (bytes), disk (the operating system),
 commit, reader, store and newest (files), policy (decisions), writer (the thread), manager, the command line.
 """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.disk import Disk
-from tinyllm.checkpoint.export import dump, export_weights
+from tinyllm.checkpoint.export import export_weights, to_json
 from tinyllm.checkpoint.metadata import CheckpointError, Entry, GoneError, printable
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.store import Store
@@ -76,20 +76,20 @@ def show(path: Path, disk: Disk, as_json: bool) -> int:
         "sequence": head.header.sequence,
         "kind": head.kind,
         "tensors": len(head.tensors),
-        "metadata": head.metadata.document(),
-        "progress": head.document["progress"],
-        "config": head.document.get("config"),
+        "metadata": head.metadata.to_dict(),
+        "progress": head.fields["progress"],
+        "config": head.fields.get("config"),
         "sha256": sha256,
     }
     if as_json:
-        print(dump(found, indent=2))
+        print(to_json(found, indent=2))
         return 0
     for name, value in found.items():
         if not isinstance(value, dict):
             print(f"{name:<14}{printable(value)}")
             continue
         for line_name, line in value.items():
-            text = dump(line) if isinstance(line, dict | list) else line
+            text = to_json(line) if isinstance(line, dict | list) else line
             title = name if line_name == next(iter(value)) else ""
             print(f"{title:<14}{printable(line_name)}: {printable(text)}")
     return 0
@@ -144,7 +144,7 @@ def rm(path: Path, disk: Disk, force: bool) -> int:
             raise CheckpointError(
                 f"{printable(path)}: the only valid checkpoint in its directory; --force removes it"
             )
-        store.settle()
+        store.make_durable()
         store.delete(Entry(path, policy.label_of(path.name) or ""))
     finally:
         store.close()

@@ -1,8 +1,8 @@
 """Making bytes durable under one or more names of a directory, each replaced in one instant.
 
 Temp file in the same directory, preallocate, write, fsync; link and rename; fsync the directory: only
-then is it committed. No name is ever without a file in between, and a failed fsync is never tried again
-on the same file. What fails is an OSError. Order: `commit`, its parts, `make_directories`.
+then is it committed. No name is ever without a file in between, and a failed fsync is never retried
+on the same file. Every failure is an OSError. Order: `commit`, its parts, `make_directories`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _number = itertools.count()
 def commit(disk: Disk, data: memoryview, targets: Sequence[Path], notice: Notice) -> None:
     """Make `data` durable under all `targets` of one directory, or raise OSError and leave no temp file.
 
-    Each target is replaced in one instant; where links exist all of them are one file.
+    Each target is replaced in one instant; where hard links are supported all of them are one file.
     """
     directory, temps = targets[0].parent, []
     try:
@@ -40,16 +40,14 @@ def commit(disk: Disk, data: memoryview, targets: Sequence[Path], notice: Notice
             if disk.link(temps[0], twin):
                 temps.append(twin)
             else:
-                notice(f"{printable(directory)}: no hard links here; each name gets its own copy")
+                notice(f"{printable(directory)}: hard links are not supported; each name gets its own copy")
                 temps.append(_write_temp(disk, data, directory, notice))
             disk.rename(temps[-1], target)
             temps.pop()
         disk.rename(temps[0], targets[0])
         temps.pop()
         if not disk.sync_directory(directory):
-            notice(
-                f"{printable(directory)}: names cannot be made durable here; a power cut may lose the newest"
-            )
+            notice(f"{printable(directory)}: no directory sync here; a power cut may lose the newest save")
     except BaseException:
         for temp in temps:
             with suppress(OSError):
@@ -63,7 +61,7 @@ def _write_temp(disk: Disk, data: memoryview, directory: Path, notice: Notice) -
     try:
         try:
             if not disk.preallocate(fd, len(data)):
-                notice(f"{printable(directory)}: space cannot be reserved here; a full disk shows late")
+                notice(f"{printable(directory)}: space cannot be reserved; a full disk is noticed late")
             _write_large(disk, fd, data)
             disk.sync(fd)
         except BaseException:
@@ -79,10 +77,10 @@ def _write_temp(disk: Disk, data: memoryview, directory: Path, notice: Notice) -
 
 
 def _write_large(disk: Disk, fd: int, data: memoryview) -> None:
-    """Write `data`, all whole blocks past the page cache where that can be.
+    """Write `data`, bypassing the page cache for all whole blocks where that is supported.
 
-    The training needs the memory bandwidth that a copy to the cache would take, and nobody reads the file
-    soon. Where the system changes its mind (EINVAL) everything is written again through the cache.
+    Training needs the memory bandwidth that a copy to the cache would take, and nothing reads the file
+    soon. If the system refuses a direct write after all (EINVAL), everything is written through the cache.
     """
     whole = len(data) // _BLOCK_BYTES * _BLOCK_BYTES
     done = 0
@@ -103,7 +101,7 @@ def _address(data: memoryview) -> int:
 
 
 def write_all(disk: Disk, fd: int, data: memoryview, offset: int = 0) -> None:
-    """Write `data` to the file from `offset` of both on, however little the system takes at a time."""
+    """Write `data[offset:]` to the file at `offset`, however little the system takes at a time."""
     while offset < len(data):
         count = disk.write(fd, data[offset : offset + _WRITE_BYTES], offset)
         if count <= 0:
@@ -112,9 +110,9 @@ def write_all(disk: Disk, fd: int, data: memoryview, offset: int = 0) -> None:
 
 
 def make_directories(disk: Disk, path: Path) -> None:
-    """Make `path` and what is missing above it, each durable in its parent.
+    """Make `path` and its missing parents, each durable in the directory above it.
 
-    Those that are there already are made durable too: who made them may have been killed before that.
+    Existing ones are synced too: the process that made them may have been killed before its sync.
     """
     if path.parent == path:
         return
@@ -131,5 +129,5 @@ def make_directories(disk: Disk, path: Path) -> None:
 
 
 def temp_name(disk: Disk, directory: Path) -> Path:
-    """Return a name in `directory` that nothing else uses and that recovery sweeps."""
+    """Return a name in `directory` that nothing else uses and that recovery deletes."""
     return directory / f"{TEMP_PREFIX}{disk.identity()[0]}-{next(_number)}"

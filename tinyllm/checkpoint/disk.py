@@ -2,8 +2,8 @@
 
 Each method of Disk is one action, so that a test may put another Disk in its place: one that traces,
 fails or dies at the n-th action, or keeps files in memory and shows every state a crash may leave.
-What a platform does not offer is answered with False or None, and whoever asked says so in a notice;
-every other trouble is an OSError. Order: files, names, the directory, the lock.
+What a platform does not support is answered with False, and the caller says so in a notice; every other
+failure is an OSError. Order: files, names, the directory, the lock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NO_LINKS = _UNSUPPORTED | {errno.EPERM, errno.EMLINK, errno.EXDEV}
 
 
 class Disk:
-    """The real one; threads may read and write side by side."""
+    """The real file system; threads may read and write at the same time."""
 
     _seeking = threading.Lock()  # where a file's position has to be set first
 
@@ -47,7 +47,7 @@ class Disk:
         return fd, status.st_size
 
     def preallocate(self, fd: int, size: int) -> bool:
-        """Reserve `size` bytes, so that a full disk shows now; False where that is not offered."""
+        """Reserve `size` bytes, so that a full disk shows now; False where that is not supported."""
         if not size or not hasattr(os, "posix_fallocate"):
             return False
         try:
@@ -67,7 +67,7 @@ class Disk:
             return os.write(fd, data)
 
     def direct(self, fd: int, on: bool) -> bool:
-        """Let writes pass by the page cache, or no longer; False where that is not offered.
+        """Let writes bypass the page cache, or no longer; False where that is not supported.
 
         Memory, offset and length must then be multiples of the disk's block; else `write` raises EINVAL.
         """
@@ -101,11 +101,11 @@ class Disk:
     # ---- names
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give `source` the name `target`, atomically in the place of what has it."""
+        """Rename `source` to `target`, atomically replacing any file of that name."""
         os.replace(source, target)
 
     def link(self, source: Path, target: Path) -> bool:
-        """Give a file a second name, which must be free; False where links are not offered."""
+        """Give a file a second name, which must be free; False where links are not supported."""
         if not hasattr(os, "link"):
             return False
         try:
@@ -117,7 +117,7 @@ class Disk:
         return True
 
     def unlink(self, path: Path) -> None:
-        """Take a name away; FileNotFoundError if there is none."""
+        """Remove a name; FileNotFoundError if there is none."""
         os.unlink(path)
 
     # ---- the directory
@@ -135,7 +135,7 @@ class Disk:
         return sorted(os.listdir(path))
 
     def sync_directory(self, path: Path) -> bool:
-        """Make a directory's names durable; False where that is not offered."""
+        """Make a directory's names durable; False where that is not supported."""
         if os.name == "nt":
             return False
         fd = os.open(path, os.O_RDONLY | _CLOEXEC)
@@ -150,7 +150,7 @@ class Disk:
         return True
 
     def free(self, path: Path) -> int:
-        """Return the bytes that may still be written to the directory's file system."""
+        """Return the free bytes of the directory's file system."""
         return shutil.disk_usage(path).free
 
     # ---- the lock
@@ -158,7 +158,7 @@ class Disk:
     def lock(self, path: Path) -> tuple[int, bool]:
         """Open (or create) `path` and lock it until it is closed or the process ends, however it ends.
 
-        Returns (descriptor, whether locks are offered here); BlockingIOError if another holds it.
+        Returns (descriptor, whether locks are supported here); BlockingIOError if another process holds it.
         """
         fd = os.open(path, os.O_RDWR | os.O_CREAT | _CLOEXEC, 0o666)
         if fcntl is None:

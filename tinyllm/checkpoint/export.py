@@ -1,4 +1,4 @@
-"""Weights without Adam's moments: read from any .bin for generation, or written as .bin or .json for others.
+"""Weights without Adam's moments: read from any .bin for generation, or exported as .bin or .json.
 
 Order: reading, writing, the .json form.
 """
@@ -25,27 +25,28 @@ from tinyllm.checkpoint.newest import read_newest
 
 
 def load_weights(path: str | Path, disk: Disk | None = None) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Return (document, {path of a parameter: array}) of a .bin, or of the newest valid one in a directory.
+    """Return (fields, {path of a parameter: array}) of a .bin, or of the newest valid one in a directory.
 
-    The paths are those of the layout ("params/" is taken off). Adam's moments are skipped, not read, so a
-    full state costs a third. Raises CheckpointError as `load_checkpoint` does.
+    `fields` is the state's `to_dict()`. The paths are those of the layout, without "params/". Adam's
+    moments are skipped, not read, so a full state costs a third. Raises CheckpointError as
+    `load_checkpoint` does.
     """
-    door = disk or Disk()
-    _, (head, weights) = read_newest(Path(path), door, lambda file: reader.read_weights(file, door))
-    return head.document, weights
+    disk = disk or Disk()
+    _, (head, weights) = read_newest(Path(path), disk, lambda file: reader.read_weights(file, disk))
+    return head.fields, weights
 
 
 def export_weights(source: str | Path, target: str | Path, disk: Disk | None = None) -> Path:
     """Write the weights of `source` to `target`, a .bin or a .json by its suffix, and read them back.
 
-    Returns the file that was read. The document (config, tokenizer, progress) goes with the weights. Raises
-    CheckpointError.
+    Returns the file that was read. The state's other fields (config, tokenizer, progress) are exported too.
+    Raises CheckpointError.
     """
-    door, target = disk or Disk(), Path(target)
-    found, (head, weights) = read_newest(Path(source), door, lambda file: reader.read_weights(file, door))
+    disk, target = disk or Disk(), Path(target)
+    file, (head, weights) = read_newest(Path(source), disk, lambda file: reader.read_weights(file, disk))
     if target.suffix == ".bin":
         image = Image()
-        packed = pack_map(head.document, head.metadata, kind="weights", epoch_end=head.epoch_end)
+        packed = pack_map(head.fields, head.metadata, kind="weights", epoch_end=head.epoch_end)
         image.fill(packed, {f"params/{name}": array for name, array in weights.items()})
         data = image.seal(head.header.sequence)
     elif target.suffix == ".json":
@@ -53,33 +54,31 @@ def export_weights(source: str | Path, target: str | Path, disk: Disk | None = N
     else:
         raise CheckpointError(f"{printable(target)}: export writes .bin or .json, found {target.suffix!r}")
     try:
-        make_directories(door, target.parent)
-        commit(door, data, [target], lambda _: None)
+        make_directories(disk, target.parent)
+        commit(disk, data, [target], lambda _: None)
     except OSError as error:
         raise CheckpointError(f"{printable(target)}: not written: {error.strerror or error}") from error
-    again = (
-        reader.read_weights(target, door)[1]
-        if target.suffix == ".bin"
-        else _read_json(target, len(data), door)
-    )
-    same = again.keys() == weights.keys() and all(_same(again[name], weights[name]) for name in weights)
-    if not same:
-        raise CheckpointError(f"{printable(target)}: what was read back is not what was written")
-    return found
+    if target.suffix == ".bin":
+        exported = reader.read_weights(target, disk)[1]
+    else:
+        exported = _read_json(target, len(data), disk)
+    if exported.keys() != weights.keys() or not all(_equal(exported[k], weights[k]) for k in weights):
+        raise CheckpointError(f"{printable(target)}: the file read back differs from what was written")
+    return file
 
 
-def _same(one: Array, other: Array) -> bool:
+def _equal(one: Array, other: Array) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
 def _json_parts(head: Head, weights: Mapping[str, Array]) -> Iterator[str]:
     """Yield {"metadata", "document", "weights": {name: {"dtype", "shape", "data": flat}}} tensor by tensor.
 
-    JSON has no bytes, NaN or infinity: in the document these become {"base64": ...} and null. Numbers are
+    JSON has no bytes, NaN or infinity: among the fields these become {"base64": ...} and null. Numbers are
     written such that they read back to the same bits.
     """
-    metadata, document = dump(head.metadata.document()), dump(head.document)
-    yield f'{{"metadata": {metadata},\n"document": {document},\n"weights": {{'
+    metadata, fields = to_json(head.metadata.to_dict()), to_json(head.fields)
+    yield f'{{"metadata": {metadata},\n"document": {fields},\n"weights": {{'
     for number, (name, array) in enumerate(weights.items()):
         about = json.dumps({"dtype": str(array.dtype), "shape": array.shape})[:-1]
         data = json.dumps(array.reshape(-1).tolist())
@@ -87,16 +86,16 @@ def _json_parts(head: Head, weights: Mapping[str, Array]) -> Iterator[str]:
     yield "\n}}\n"
 
 
-def dump(document: Any, indent: int | None = None) -> str:
-    """Return any plain document as JSON."""
-    return json.dumps(_plain(document), indent=indent, allow_nan=False)
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return nested plain values as JSON; bytes become {"base64": ...}, NaN and infinity null."""
+    return json.dumps(_representable(value), indent=indent, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _representable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(child) for key, child in value.items()}
+        return {key: _representable(child) for key, child in value.items()}
     if isinstance(value, list):
-        return [_plain(child) for child in value]
+        return [_representable(child) for child in value]
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,17 +1,17 @@
-"""A snapshot (document, tensors) <-> the bytes of a .bin: pure, no file is touched here.
+"""A snapshot (fields and tensors of a state) <-> the bytes of a .bin: pure, no file is touched here.
 
 The file is a plain msgpack stream; any msgpack library walks it from end to end:
 
     header   a bin object of 64 bytes (_HEADER): magic, version, sequence, lengths, checksums
-    map      {kind, epoch_end, metadata, document}
+    map      {kind, epoch_end, metadata, document}; `document` is the state's to_dict()
     index    [[name, dtype, shape, [[offset, length, codec, store, crc32], ...]], ...]
     chunks   bin objects of at most 64 MiB, each payload at a multiple of 64 bytes: where the distance
-             needs it, a bin of zeros (a pad) stands before
+             requires it, a bin of zeros (a pad) comes first
 
-Numbers in payloads are little-endian. The places of all chunks follow from the lengths before them, so
-a reader computes them and accepts no others: overlaps, holes and trailing bytes cannot be expressed.
-Codec 0 is raw and store 0 is this file; other values are kept for compression and shards.
-Order: the records, what both directions share, reading. Writing is image.py.
+Numbers in payloads are little-endian. All chunk offsets follow from the lengths before them, so a
+reader computes them and accepts no others: overlaps, holes and trailing bytes cannot be expressed.
+Codec 0 is raw and store 0 is this file; other values are reserved for compression and shards.
+Order: the records, what reading and writing share, reading. Writing is image.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tinyllm.checkpoint.metadata import (
     DamagedError,
     UnknownVersionError,
     is_count,
-    progress,
+    read_progress,
 )
 
 MAGIC = b"\x89TLM\r\n\x1a\n"  # as PNG's: shows text-mode and 7-bit damage
@@ -41,8 +41,8 @@ VERSION = 1
 HEADER_BYTES = 64
 CHUNK_BYTES = 1 << 26
 MAX_NAME = 512
-INDEX_MEMORY = 8 << 20  # of an index that is unpacked: ten thousand tensors, or two terabytes of chunks
-PIECE_BYTES = 1 << 20  # one pass of checksum and finiteness: stays in the cache
+INDEX_MEMORY = 8 << 20  # of the unpacked index: ten thousand tensors, or two terabytes of chunks
+PIECE_BYTES = 1 << 20  # checked for checksum, then for finiteness: small enough to stay in the cache
 DTYPES = {name: np.dtype(code) for name, code in
           {"float32": "<f4", "float64": "<f8", "int32": "<i4", "int64": "<i8"}.items()}  # fmt: skip
 
@@ -74,7 +74,7 @@ class Tensor(NamedTuple):
 
     @property
     def role(self) -> str:
-        """What the row is that the tensor is a part of: params, m or v."""
+        """The row of the state that the tensor is a part of: params, m or v."""
         return self.name.partition("/")[0]
 
     @property
@@ -96,24 +96,27 @@ class Header(NamedTuple):
 
 
 class Head(NamedTuple):
-    """All of a file but its payloads; `kind` is "state" (training can go on) or "weights"."""
+    """All of a file but its payloads; `kind` is "state" (training can resume) or "weights".
+
+    `fields` is stored under the key "document": all of the state but its tensors.
+    """
 
     header: Header
     kind: str
     epoch_end: bool
     metadata: CheckpointMetadata
-    document: dict[str, Any]
+    fields: dict[str, Any]
     tensors: tuple[Tensor, ...]
 
 
-def lead(end: int, length: int) -> bytes:
+def chunk_prefix(end: int, length: int) -> bytes:
     """Return the bytes between `end` and the next payload: a pad if one is needed, then the bin's header."""
-    pad = _gap(end) - 5
-    zeros = bytes((0xC4, pad - 2)) + bytes(pad - 2) if pad else b""
+    pad = _gap(end) - 5  # 5: the type byte and the length of the chunk's own bin
+    zeros = bytes((0xC4, pad - 2)) + bytes(pad - 2) if pad else b""  # a bin too, whose header takes 2 bytes
     return zeros + b"\xc6" + length.to_bytes(4, "big")
 
 
-def check(payload: memoryview, dtype: str, crc: int = 0) -> tuple[int, bool]:
+def crc_and_finite(payload: memoryview, dtype: str, crc: int = 0) -> tuple[int, bool]:
     """Return (crc32 continued from `crc`, whether every number is finite) in one pass."""
     crc32, all_finite = _checks()
     finite = True
@@ -126,7 +129,7 @@ def check(payload: memoryview, dtype: str, crc: int = 0) -> tuple[int, bool]:
 
 
 def _checks() -> tuple[Callable[[Array, int], int], Callable[[Array], bool]]:
-    """Return both checks; the compiled ones where they are loaded, as in training: Numba loads slowly."""
+    """Return both checks, compiled if the kernels are loaded, as in training; loading Numba is slow."""
     kernels = sys.modules.get("tinyllm.kernels")
     return (kernels.crc32, kernels.all_finite) if kernels else (_crc32, _all_finite)
 
@@ -139,8 +142,8 @@ def _all_finite(numbers: Array) -> bool:
     return bool(np.isfinite(numbers.min()) and np.isfinite(numbers.max()))  # NaN passes through both
 
 
-def place(end: int, nbytes: int) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of the chunks of a tensor of `nbytes` that follow the byte `end`."""
+def chunk_spans(end: int, nbytes: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of each chunk of a tensor of `nbytes` that is written after byte `end`."""
     while nbytes:
         length = min(nbytes, CHUNK_BYTES)
         offset = end + _gap(end)
@@ -165,10 +168,10 @@ def pack_header(header: Header) -> bytes:
 def parse_header(data: Bytes, size: int, file: str) -> Header:
     """Return the header in the first 64 bytes of a file of `size`; DamagedError, UnknownVersionError."""
     if len(data) != HEADER_BYTES or size < HEADER_BYTES:
-        raise DamagedError(f"{file}: {size} bytes are no checkpoint; the header alone has {HEADER_BYTES}")
+        raise DamagedError(f"{file}: {size} bytes are not a checkpoint; the header alone has {HEADER_BYTES}")
     start, magic, version, flags, *numbers, zeros = _HEADER.unpack(data[:-4])
     if magic != MAGIC or start != b"\xc4\x3e":
-        raise DamagedError(f"{file}: header: does not begin as a tinyllm checkpoint does")
+        raise DamagedError(f"{file}: header: does not start like a tinyllm checkpoint")
     if _CRC.unpack(data[-4:])[0] != zlib.crc32(data[:-4]):
         raise DamagedError(f"{file}: header: checksum differs")
     if version != VERSION or flags:
@@ -180,71 +183,67 @@ def parse_header(data: Bytes, size: int, file: str) -> Header:
     if header.file_bytes != size:
         raise DamagedError(f"{file}: {size} bytes, the header says {header.file_bytes}")
     room = size - HEADER_BYTES
-    if header.map_bytes > min(plain.MAX_BYTES, room):
-        raise DamagedError(
-            f"{file}: header.map_bytes: {header.map_bytes} is more than is allowed or there is"
-        )
-    if header.index_bytes > min(plain.MAX_BYTES, room - header.map_bytes):
-        raise DamagedError(
-            f"{file}: header.index_bytes: {header.index_bytes} is more than is allowed or there is"
-        )
+    if header.map_bytes > (most := min(plain.MAX_BYTES, room)):
+        raise DamagedError(f"{file}: header.map_bytes: {header.map_bytes}, at most {most} are possible")
+    if header.index_bytes > (most := min(plain.MAX_BYTES, room - header.map_bytes)):
+        raise DamagedError(f"{file}: header.index_bytes: {header.index_bytes}, at most {most} are possible")
     if (
         header.index_at != HEADER_BYTES + header.map_bytes
         or zeros != bytes(6)
         or header.sequence >= LARGEST_COUNT
     ):
-        raise DamagedError(f"{file}: header: the index, the sequence or the reserved bytes are out of place")
+        raise DamagedError(f"{file}: header: the index offset, sequence or reserved bytes are invalid")
     return header
 
 
 def parse_head(header: Header, data: Bytes, file: str) -> Head:
-    """Return the head of a file from the bytes of its map and index; DamagedError where they are not that."""
-    view = memoryview(data)  # a copy of either might be large
+    """Return the head of a file from the bytes of its map and index; DamagedError if they are invalid."""
+    view = memoryview(data)  # slices without copies: both parts may be large
     packed_map, packed_index = view[: header.map_bytes], view[header.map_bytes :]
     if zlib.crc32(packed_map) != header.map_crc:
         raise DamagedError(f"{file}: map: checksum differs")
     if zlib.crc32(packed_index) != header.index_crc or len(packed_index) != header.index_bytes:
         raise DamagedError(f"{file}: index: checksum differs")
     try:
-        kind, epoch_end, metadata, document = _parse_map(plain.unpack(packed_map))
+        kind, epoch_end, metadata, fields = _parse_map(plain.unpack(packed_map))
     except (ValueError, MemoryError) as error:
         raise DamagedError(f"{file}: map: {error}") from error
     try:
         tensors = _parse_index(plain.unpack(packed_index, INDEX_MEMORY), header)
     except (ValueError, MemoryError) as error:
         raise DamagedError(f"{file}: index: {error}") from error
-    return Head(header, kind, epoch_end, metadata, document, tensors)
+    return Head(header, kind, epoch_end, metadata, fields, tensors)
 
 
 def _parse_map(found: Any) -> tuple[str, bool, CheckpointMetadata, dict[str, Any]]:
     if not isinstance(found, dict):
         raise ValueError("expected a map")
-    kind, epoch_end, document = (found.get(key) for key in ("kind", "epoch_end", "document"))
+    kind, epoch_end, fields = (found.get(key) for key in ("kind", "epoch_end", "document"))
     if kind not in ("state", "weights"):
         raise ValueError(f"kind: expected state or weights, found {kind!r:.80}")
     if not isinstance(epoch_end, bool):
         raise ValueError(f"epoch_end: expected true or false, found {epoch_end!r:.80}")
     try:
-        metadata = CheckpointMetadata.from_document(found.get("metadata"))
+        metadata = CheckpointMetadata.from_dict(found.get("metadata"))
     except ValueError as error:
         raise ValueError(f"metadata: {error}") from error
-    if not isinstance(document, dict):
+    if not isinstance(fields, dict):
         raise ValueError("document: expected a map")
-    progress(document)
-    return kind, epoch_end, metadata, document
+    read_progress(fields)
+    return kind, epoch_end, metadata, fields
 
 
 def _parse_index(found: Any, header: Header) -> tuple[Tensor, ...]:
     if not isinstance(found, list):
         raise ValueError("expected an array")
     tensors: dict[str, Tensor] = {}
-    end = header.index_at + header.index_bytes
+    end = header.index_at + header.index_bytes  # of the chunks read so far
     for number, entry in enumerate(found):
         try:
             tensor = _parse_tensor(entry)
             if tensor.name in tensors:
                 raise ValueError("its name occurs twice")
-            end = _check_places(tensor, end, header.file_bytes)
+            end = _check_spans(tensor, end, header.file_bytes)
         except ValueError as error:
             raise ValueError(f"entry {number}: {error}") from error
         tensors[tensor.name] = tensor
@@ -277,12 +276,12 @@ def _parse_tensor(entry: Any) -> Tensor:
     return Tensor(name, dtype, tuple(shape), tuple(Chunk(*chunk) for chunk in chunks))
 
 
-def _check_places(tensor: Tensor, end: int, file_bytes: int) -> int:
-    """Return the end of the tensor's last chunk, all being where the format puts them after `end`."""
+def _check_spans(tensor: Tensor, end: int, file_bytes: int) -> int:
+    """Return the end of the tensor's last chunk; ValueError unless all lie where `chunk_spans` puts them."""
     if tensor.nbytes > file_bytes:
         raise ValueError(f"{tensor.name!r}: {tensor.nbytes} bytes, more than the file has")
-    places = list(place(end, tensor.nbytes))
-    if [chunk[:2] for chunk in tensor.chunks] != places:
-        found = [chunk[:2] for chunk in tensor.chunks]
-        raise ValueError(f"{tensor.name!r}: chunks (offset, length) {found!r:.80}, expected {places!r:.80}")
-    return sum(places[-1]) if places else end
+    expected = list(chunk_spans(end, tensor.nbytes))
+    found = [chunk[:2] for chunk in tensor.chunks]
+    if found != expected:
+        raise ValueError(f"{tensor.name!r}: chunks (offset, length) {found!r:.80}, expected {expected!r:.80}")
+    return sum(expected[-1]) if expected else end

@@ -1,6 +1,6 @@
-"""Writing a .bin in memory: the training thread fills an Image, the writer seals it.
+"""Composing a .bin in memory: the training thread fills an Image, the writer thread seals it.
 
-No file is touched. Order: what can be saved, the map, the index, Image.
+No file is touched. Order: what can be saved, the map, the index, Image, its parts.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from tinyllm.checkpoint.format import (
     Chunk,
     Header,
     Tensor,
-    check,
-    lead,
+    chunk_prefix,
+    chunk_spans,
+    crc_and_finite,
     pack_header,
-    place,
 )
-from tinyllm.checkpoint.metadata import CheckpointError, CheckpointMetadata, progress
+from tinyllm.checkpoint.metadata import CheckpointError, CheckpointMetadata, read_progress
 
 _CHUNK = struct.Struct(">BBQBIBBBI")  # integers of fixed width: an index is as long before its crcs are known
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_TWO_THREADS_BYTES = 1 << 22  # less is copied sooner than a thread begins
-_SLACK_BYTES = 1 << 20  # a document may grow so much before a new buffer is needed
+_TWO_THREADS_BYTES = 1 << 22  # less is copied before a second thread has started
+_SLACK_BYTES = 1 << 20  # the map may grow by so much before a new buffer is needed
 
 
 class State(Protocol):
-    """What can be saved: TrainState, or anything with these two."""
+    """What can be saved: TrainState, or anything with these two methods."""
 
-    def document(self) -> dict[str, Any]:
-        """Return everything but the tensors, of plain msgpack types, `progress` among them."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the tensors as plain msgpack types, `progress` included."""
         ...
 
     def tensors(self) -> Mapping[str, Array]:
@@ -49,30 +49,30 @@ class State(Protocol):
 
 
 def pack_map(
-    document: Mapping[str, Any], metadata: CheckpointMetadata, *, kind: str = "state", epoch_end: bool = True
+    fields: Mapping[str, Any], metadata: CheckpointMetadata, *, kind: str = "state", epoch_end: bool = True
 ) -> bytes:
     """Return the map's bytes; CheckpointError names the field that cannot be stored."""
     try:
-        progress(document)
+        read_progress(fields)
         return plain.pack(
-            {"kind": kind, "epoch_end": epoch_end, "metadata": metadata.document(), "document": document}
+            {"kind": kind, "epoch_end": epoch_end, "metadata": metadata.to_dict(), "document": fields}
         )
     except ValueError as error:
         raise CheckpointError(f"this state cannot be stored: {error}") from error
 
 
 def estimated_bytes(state: State) -> int:
-    """Return about the size of its file, never less; CheckpointError if it could not be stored."""
-    nobody = CheckpointMetadata(0, 0.0, 0.0, "2000-01-01 00:00:00", "m" * 64)
-    size = HEADER_BYTES + len(pack_map(state.document(), nobody))
+    """Return an upper bound of the size of its file; CheckpointError if it could not be stored."""
+    longest = CheckpointMetadata(0, 0.0, 0.0, "2000-01-01 00:00:00", "m" * 64)
+    size = HEADER_BYTES + len(pack_map(state.to_dict(), longest))
     for name, array in state.tensors().items():
-        size += (
-            array.nbytes + (array.nbytes >> 10) + 4 * len(name) + 512
-        )  # chunks' entries, name, shape, pads
+        overhead = (array.nbytes >> 10) + 4 * len(name) + 512  # chunks' entries, name, shape, pads
+        size += array.nbytes + overhead
     return size
 
 
 def _pack_index(tensors: Sequence[Tensor]) -> bytes:
+    """Return the index's bytes; their number does not depend on the values of offsets and crcs."""
     packer = msgpack.Packer(autoreset=False)
     packer.pack_array_header(len(tensors))
     parts = [packer.bytes()]
@@ -90,57 +90,63 @@ def _pack_index(tensors: Sequence[Tensor]) -> bytes:
 
 
 class Image:
-    """A file as it will lie on the disk, in memory that is kept from save to save.
+    """A file as it will be on the disk, in memory that is reused from save to save.
 
-    `fill` is the training thread's part, one memory copy a tensor; `seal` is the writer's: checksums,
-    index and header. Between the two the training may go on.
+    `fill` is the training thread's part, one memory copy per tensor; `seal` is the writer's: checksums,
+    index and header. Training continues as soon as `fill` returns.
     """
 
     def __init__(self) -> None:
         self._buffer: Array = np.empty(0, np.uint8)
         self._map = b""
-        self._shape: list[Any] | None = None  # for which the next three were made
-        self._tensors: list[Tensor] = []  # with offsets as if all began at byte 0
-        self._index_bytes = self._shift = 0
+        self._shapes: list[Any] | None = None  # of the tensors for which the next two were made
+        self._tensors: list[Tensor] = []  # offsets as if the first chunk followed byte 0
+        self._index_bytes = 0
+        self._shift = 0  # what the map and the index before the chunks add to every offset
         self.size = 0
 
     def reserve(self, size: int) -> None:
-        """Get memory for `size` bytes and touch it, so that no save pays for it."""
+        """Allocate memory for `size` bytes and touch it, so that no save pays for it."""
         if size > self._buffer.size:
-            self._buffer = np.empty(0, np.uint8)  # give the old one back first
+            self._buffer = np.empty(0, np.uint8)  # free the old one first
             self._buffer = aligned_empty(size + _SLACK_BYTES, np.uint8)
             self._buffer.fill(0)
 
     def fill(self, packed_map: bytes, tensors: Mapping[str, Array]) -> None:
-        """Copy the snapshot to its place; CheckpointError if a dtype cannot be stored."""
-        shape = [(name, array.dtype, array.shape) for name, array in tensors.items()]
-        if shape != self._shape:
-            self._shape, self._tensors = shape, _lay_out(tensors)
+        """Copy a snapshot into the image; CheckpointError if a dtype cannot be stored."""
+        # In one run the shapes never change, only the map does: the layout is made once and shifted.
+        shapes = [(name, array.dtype, array.shape) for name, array in tensors.items()]
+        if shapes != self._shapes:
+            self._shapes, self._tensors = shapes, _lay_out(tensors)
             self._index_bytes = len(_pack_index(self._tensors))
         self._map, end = packed_map, HEADER_BYTES + len(packed_map) + self._index_bytes
-        self._shift = _first(end) - _first(0)
+        self._shift = _first_payload(end) - _first_payload(0)
         ends = [chunk.offset + chunk.length + self._shift for each in self._tensors for chunk in each.chunks]
         self.size = ends[-1] if ends else end
         self.reserve(self.size)
+        # Pads and bin headers are written here; the payloads, nearly all of the bytes, by two threads below.
         copies = []
         for tensor, array in zip(self._tensors, tensors.values(), strict=True):
             flat, done = np.ascontiguousarray(array).reshape(-1).view(np.uint8), 0
             for chunk in tensor.chunks:
                 offset, length = chunk.offset + self._shift, chunk.length
-                self._buffer[end:offset] = np.frombuffer(lead(end, length), np.uint8)
+                self._buffer[end:offset] = np.frombuffer(chunk_prefix(end, length), np.uint8)
                 copies.append((self._buffer[offset : offset + length], flat[done : done + length]))
                 done, end = done + length, offset + length
         _copy(copies)
 
     def seal(self, sequence: int) -> memoryview:
-        """Write checksums, index and header; return the bytes; CheckpointError names NaN or infinity."""
+        """Write index and header with all checksums; return the file's bytes.
+
+        Raises CheckpointError if a tensor holds NaN or infinity.
+        """
         view = self._buffer.data[: self.size]
         sealed = []
         for tensor in self._tensors:
             chunks = []
             for chunk in tensor.chunks:
                 offset = chunk.offset + self._shift
-                crc, finite = check(view[offset : offset + chunk.length], tensor.dtype)
+                crc, finite = crc_and_finite(view[offset : offset + chunk.length], tensor.dtype)
                 if not finite:
                     raise CheckpointError(f"{tensor.name} holds NaN or infinity; such a state is never saved")
                 chunks.append(chunk._replace(offset=offset, crc=crc))
@@ -153,9 +159,9 @@ class Image:
 
 
 def _lay_out(tensors: Mapping[str, Array]) -> list[Tensor]:
-    """Return the index of `tensors` as if the chunks began at byte 0; the crcs are still zero.
+    """Return the index of `tensors` as if the chunks followed byte 0; the crcs are still zero.
 
-    Where they really begin adds the same multiple of 64 to every offset.
+    Their true start adds the same multiple of 64 to every offset.
     """
     placed, end = [], 0
     for name, array in tensors.items():
@@ -163,25 +169,25 @@ def _lay_out(tensors: Mapping[str, Array]) -> list[Tensor]:
             raise CheckpointError(f"{name!r:.80}: a tensor's name has 1 to {MAX_NAME} printable characters")
         if array.dtype not in _DTYPE_NAMES:
             raise CheckpointError(f"{name}: dtype {array.dtype} cannot be stored, only {', '.join(DTYPES)}")
-        chunks = tuple(Chunk(offset, length, 0, 0, 0) for offset, length in place(end, array.nbytes))
+        chunks = tuple(Chunk(offset, length, 0, 0, 0) for offset, length in chunk_spans(end, array.nbytes))
         placed.append(Tensor(name, _DTYPE_NAMES[array.dtype], array.shape, chunks))
         if chunks:
             end = chunks[-1].offset + chunks[-1].length
     return placed
 
 
-def _first(end: int) -> int:
-    """Return where the first payload after the byte `end` begins, a multiple of 64."""
-    return next(place(end, 1))[0]
+def _first_payload(end: int) -> int:
+    """Return the offset of the first payload after byte `end`, a multiple of 64."""
+    return next(chunk_spans(end, 1))[0]
 
 
 def _copy(copies: Sequence[tuple[Array, Array]]) -> None:
     """Copy (target, source) pairs, the second half of the bytes in another thread.
 
-    One core alone cannot fill the way to the memory, and the training waits meanwhile.
+    One core cannot use the full memory bandwidth, and training waits until the copy is done.
     """
     total, first, split = sum(source.size for _, source in copies), 0, 0
-    while 2 * first < total:
+    while 2 * first < total:  # the first `split` copies, `first` bytes, are about half
         first, split = first + copies[split][1].size, split + 1
     if total < _TWO_THREADS_BYTES:
         split = len(copies)

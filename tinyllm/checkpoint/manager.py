@@ -1,6 +1,6 @@
-"""CheckpointManager: saves as a strategy says, while the training goes on, and finds what to go on from.
+"""CheckpointManager: saves by a strategy while training continues, and finds what to resume from.
 
-Order: opening and closing, saving, loading, the writer's part.
+Order: opening and closing, saving, loading, inside; the writer thread runs `_write` and what it calls.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.image import State, estimated_bytes, pack_map
-from tinyllm.checkpoint.metadata import CheckpointError, CheckpointMetadata, Entry, printable, progress
+from tinyllm.checkpoint.metadata import CheckpointError, CheckpointMetadata, Entry, printable, read_progress
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.policy import CheckpointStrategy
 from tinyllm.checkpoint.store import Store
@@ -25,12 +25,12 @@ class CheckpointManager:
     """The checkpoints of one training run, in one directory that it locks until `close`.
 
     Args:
-        directory: made if it is missing.
-        strategy: which epochs leave which files.
+        directory: created if it does not exist.
+        strategy: which epochs are saved, under which names.
         keep_best_n: how many best checkpoints of each phase are kept, at least 1.
         asynchronous: a save costs the caller one memory copy and is durable later; otherwise at return.
         read_only: takes no lock, changes nothing, cannot save.
-        disk: another door to the operating system, for tests.
+        disk: replaces the operating system's file operations, for tests.
         on_notice: called with each notice; all are also in `notices`. May be called by the writer thread.
 
     Raises CheckpointError if the directory is in use, cannot be written, or holds a newer format's files.
@@ -62,7 +62,7 @@ class CheckpointManager:
         if not read_only:
             self._store.open()
         try:
-            # What is committed; replaced, never changed in place.
+            # What is committed. Both threads read the list, so it is replaced, never changed in place.
             self._entries = self._store.entries() if read_only else self._store.recover()
         except BaseException:
             self._store.close()
@@ -70,7 +70,7 @@ class CheckpointManager:
         self._sequence = max((entry.sequence for entry in self._entries), default=0)
 
     def close(self) -> None:
-        """Finish what is under way, give the lock back, and raise a failure nobody has heard of."""
+        """Finish the pending saves, release the lock, and raise a failure that was not raised yet."""
         if not self._closed:
             self._closed = True
             self._writer.stop()
@@ -86,7 +86,7 @@ class CheckpointManager:
         except CheckpointError as error:
             if kind is None:
                 raise
-            self._notice(str(error))  # another error is on its way up already
+            self._notice(str(error))  # another exception is propagating already
 
     @property
     def failures(self) -> int:
@@ -94,7 +94,7 @@ class CheckpointManager:
         return self._writer.failures
 
     def poll(self) -> None:
-        """Raise the failure of an earlier save, if there is one that was not raised yet."""
+        """Raise the failure of an earlier save that was not raised yet, if there is one."""
         self._writer.poll()
 
     # ---- saving
@@ -106,7 +106,7 @@ class CheckpointManager:
     def save_checkpoint(
         self, state: State, metadata: CheckpointMetadata, *, epoch_end: bool = True, last: bool = False
     ) -> Save:
-        """Save what the strategy says of this state, under as many names as it says, in one file.
+        """Save this state as one file under all the names that the strategy gives it, if any.
 
         `epoch_end` False marks a save in the middle of an epoch: never best, never periodic. `last` writes
         checkpoint_last whatever the strategy. Raises CheckpointError, with nothing saved, if an earlier
@@ -126,7 +126,7 @@ class CheckpointManager:
         return self._save(state, metadata, paths, epoch_end)
 
     def save_final(self, state: State, metadata: CheckpointMetadata, path: str | Path | None = None) -> Path:
-        """Save `model_final.bin` (or `path`), a whole state too, and return when it is durable."""
+        """Save the whole state as `model_final.bin` (or `path`), and return when it is durable."""
         self._check_open()
         self.poll()
         target = self.directory / policy.FINAL_NAME if path is None else Path(path)
@@ -135,24 +135,24 @@ class CheckpointManager:
         return saved
 
     def reserve(self, state: State) -> None:
-        """Get the memory of one snapshot now, so that the first save is no slower than the others.
+        """Allocate the memory of one snapshot now, so that the first save is no slower than the others.
 
-        Raises CheckpointError, before the training, if such a state could not be saved or has no room on the
-        disk; room for one, but not for all that the strategy keeps, is a notice.
+        Raises CheckpointError, before training starts, if such a state cannot be stored or one file of it
+        does not fit on the disk; a disk too small for all that the strategy keeps is a notice.
         """
         size = estimated_bytes(state)
         self._make_room(size, self.directory)
-        at_once = policy.most_kept(self.strategy, self.keep_best_n) + 1
+        at_once = policy.max_kept(self.strategy, self.keep_best_n) + 1
         held = len({entry.sequence for entry in self._entries if entry.valid})
-        if self._store.lacking(size * max(1, at_once - held), self.directory):
+        if self._store.missing_bytes(size * max(1, at_once - held), self.directory):
             self._notice(
                 f"{self._store}: room for a checkpoint of {size} bytes, but not for {at_once}, which "
-                f"{self.strategy} needs at times: free some, or keep fewer best ones, before a save fails"
+                f"{self.strategy} needs at times: free some space or keep fewer best ones"
             )
         self._writer.reserve(size)
 
     def pin(self, path: str | Path) -> None:
-        """Keep the checkpoint of this name from retention, whatever its loss."""
+        """Never delete the checkpoint of this name, whatever its loss."""
         self._pinned.add(Path(path).name)
 
     # ---- loading
@@ -163,48 +163,48 @@ class CheckpointManager:
     ) -> tuple[Any, CheckpointMetadata]:
         """Return (state, metadata) of a .bin, or of the newest valid one in a directory.
 
-        Needs no manager. `state_type` makes the state from a document (default TrainState). Raises
+        Needs no manager. `state_type.from_dict` makes the state (default TrainState). Raises
         CheckpointError, which names the file and the field, if anything at all is wrong with it.
         """
         if state_type is None:
             from tinyllm.run.state import TrainState  # the package is usable without the model
 
             state_type = TrainState
-        door = disk or Disk()
-        _, found = read_newest(Path(path), door, lambda file: reader.read_state(file, door, state_type))
+        disk = disk or Disk()
+        _, found = read_newest(Path(path), disk, lambda file: reader.read_state(file, disk, state_type))
         return found
 
     def get_last_checkpoint(self) -> Path | None:
-        """Return the newest checkpoint, of whatever name, that is sound to its last byte."""
-        return reader.patient(lambda: self._first_sound(policy.newest(self._settled())))
+        """Return the newest checkpoint, of any name, whose every byte is valid; None if there is none."""
+        return reader.retry_if_gone(lambda: self._first_intact(policy.newest_first(self._current_entries())))
 
     def get_best_checkpoint(self, phase: str | None = None) -> Path | None:
-        """Return the sound checkpoint of a phase's lowest loss; None if there is none.
+        """Return the valid checkpoint of a phase's lowest loss; None if there is none.
 
-        Without `phase`, of the phase that the newest checkpoint is in. Where no file carries the label
-        best (other strategies), the lowest loss among the complete epochs that were kept.
+        Without `phase`, of the phase that the newest checkpoint is in. Where no file is labelled best
+        (other strategies), the lowest loss among the whole epochs that were kept.
         """
 
         def look() -> Path | None:
-            entries = self._settled()
-            newest = [entry.metadata for entry in policy.newest(entries)[:1]]
+            entries = self._current_entries()
+            newest = [entry.metadata for entry in policy.newest_first(entries)[:1]]
             wanted = newest[0].phase if phase is None and newest and newest[0] else phase
-            return self._first_sound(policy.best_first(entries, wanted)) if wanted else None
+            return self._first_intact(policy.best_first(entries, wanted)) if wanted else None
 
-        return reader.patient(look)
+        return reader.retry_if_gone(look)
 
     def list_checkpoints(self) -> list[Entry]:
         """Return all checkpoints in the order of their saving; a bad file is an entry with a problem."""
-        return [replace(entry, pinned=entry.path.name in self._pinned) for entry in self._settled()]
+        return [replace(entry, pinned=entry.path.name in self._pinned) for entry in self._current_entries()]
 
     # ---- inside
 
     def _save(
         self, state: State, metadata: CheckpointMetadata, paths: list[tuple[Path, str]], epoch_end: bool
     ) -> Save:
-        document = state.document()
-        packed = pack_map(document, metadata, epoch_end=epoch_end)
-        step, status, tokens = progress(document)
+        fields = state.to_dict()
+        packed = pack_map(fields, metadata, epoch_end=epoch_end)
+        step, status, tokens = read_progress(fields)
         entries = [
             Entry(path, label, metadata, 0, step, status, epoch_end=epoch_end, tokens=tokens)
             for path, label in paths
@@ -218,11 +218,12 @@ class CheckpointManager:
         return self._writer.submit(job)
 
     def _best_loss(self, phase: str) -> float | None:
-        """The lowest loss of a phase, what is still being written included."""
-        outstanding = self._writer.outstanding()  # first: a save passes from here to there
+        """The lowest loss of a phase, pending saves included."""
+        # Read before `_entries`: a save that is just finished moves from the one to the other.
+        outstanding = self._writer.outstanding()
         return policy.best_loss([*outstanding, *self._entries], phase)
 
-    def _settled(self) -> list[Entry]:
+    def _current_entries(self) -> list[Entry]:
         self._writer.drain()
         self._entries = self._store.entries()
         if not self.read_only and any(entry.problem for entry in self._entries):
@@ -233,17 +234,17 @@ class CheckpointManager:
                 self._notice(entry.problem)
         return self._entries
 
-    def _first_sound(self, candidates: list[Entry]) -> Path | None:
-        found = self._store.first_sound(candidates)
+    def _first_intact(self, candidates: list[Entry]) -> Path | None:
+        found = self._store.first_intact(candidates)
         if candidates and found is not candidates[0]:
-            instead = f"{printable(found.path)} is used instead" if found else "no sound one is left"
+            instead = f"{printable(found.path)} is used instead" if found else "no valid one is left"
             self._notice(f"{printable(candidates[0].path)} cannot be used: {instead}")
             self._entries = self._store.entries()
         return found.path if found else None
 
     def _check_open(self) -> None:
         if self.read_only or self._closed:
-            raise CheckpointError(f"{self._store}: opened {'read-only' if self.read_only else 'no more'}")
+            raise CheckpointError(f"{self._store}: {'opened read-only' if self.read_only else 'closed'}")
 
     def _notice(self, text: str) -> None:
         if text not in self.notices:
@@ -252,7 +253,7 @@ class CheckpointManager:
                 self._on_notice(text)
 
     def _write(self, job: Job) -> None:
-        """Make one save durable, then its sidecars, then delete what is surplus."""
+        """Make one save durable, then write its sidecars, then delete what the strategy no longer keeps."""
         self._sequence += 1
         data = job.image.seal(self._sequence)
         targets = [entry.path for entry in job.entries]
@@ -261,30 +262,31 @@ class CheckpointManager:
             self._store.put(data, targets)
         except BaseException:
             with suppress(CheckpointError):
-                self._entries = self._store.entries()  # some of the names may be the new file's already
+                self._entries = self._store.entries()  # some names may already be the new file's
             raise
         saved = [replace(entry, sequence=self._sequence, size=len(data)) for entry in job.entries]
         here = [entry for entry in saved if entry.path.parent == self.directory]
         self._entries = [entry for entry in self._entries if entry.path not in targets] + here
         for entry in here:
             self._store.write_sidecar(entry)
-        self._delete_surplus()
+        self._apply_retention()
 
-    def _delete_surplus(self) -> None:
+    def _apply_retention(self) -> None:
         known = [replace(entry, pinned=entry.path.name in self._pinned) for entry in self._entries]
-        surplus = policy.victims(known, self.keep_best_n)
-        for entry in surplus:
+        deleted = policy.to_delete(known, self.keep_best_n)
+        for entry in deleted:
             self._store.delete(entry)
-        gone = {entry.path for entry in surplus}
+        gone = {entry.path for entry in deleted}
         self._entries = [entry for entry in self._entries if entry.path not in gone]
 
     def _make_room(self, size: int, directory: Path) -> None:
-        if not self._store.lacking(size, directory):
+        """If the disk is too full, apply retention; CheckpointError if it still is."""
+        if not self._store.missing_bytes(size, directory):
             return
-        self._store.settle()
-        self._delete_surplus()
-        if lacking := self._store.lacking(size, directory):
+        self._store.make_durable()
+        self._apply_retention()
+        if lacking := self._store.missing_bytes(size, directory):
             raise CheckpointError(
                 f"{printable(directory)}: not saved: the disk lacks {lacking} bytes of {size}; "
-                f"free some or keep fewer checkpoints; all that were saved before are still there"
+                f"free some or keep fewer checkpoints; earlier checkpoints are still there"
             )

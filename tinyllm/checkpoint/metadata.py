@@ -1,7 +1,7 @@
-"""What can be said about a checkpoint without its tensors, and the errors that name what is wrong with one.
+"""A checkpoint described without its tensors, and the errors that name what is wrong with one.
 
 Order: the errors, CheckpointMetadata (the user's five fields), Entry (one name in a directory), the
-sidecar's text, and `printable`, which keeps a hostile name from speaking to the terminal.
+sidecar's text, and `printable`, which keeps a hostile name from controlling the terminal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class DamagedError(CheckpointError):
 
 
 class GoneError(CheckpointError):
-    """There is no such file, or no longer: a running trainer deletes what it has better ones of."""
+    """There is no such file, or no longer: a running trainer deletes checkpoints that better ones replace."""
 
 
 class UnknownVersionError(CheckpointError):
@@ -36,7 +36,7 @@ class UnknownVersionError(CheckpointError):
 
 @dataclass(frozen=True)
 class CheckpointMetadata:
-    """The five fields a person asks for first. `loss` may be NaN, which is never best.
+    """The five fields that are shown first. `loss` may be NaN, which is never best.
 
     `timestamp` is "YYYY-mm-dd HH:MM:SS". Anything else raises ValueError with the field's name.
     """
@@ -62,22 +62,22 @@ class CheckpointMetadata:
         if not isinstance(self.phase, str) or not 0 < len(self.phase) <= 64 or not self.phase.isprintable():
             raise ValueError(f"phase: expected 1 to 64 printable characters, found {self.phase!r:.80}")
 
-    def document(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the fields as a plain dict, as they are stored in the .bin."""
         return asdict(self)
 
     @classmethod
-    def from_document(cls, document: Any) -> CheckpointMetadata:
+    def from_dict(cls, fields: Any) -> CheckpointMetadata:
         """Rebuild from a plain dict; ValueError names a missing, unknown or wrong field."""
         names = [*cls.__dataclass_fields__]
-        if not isinstance(document, dict) or set(document) != set(names):
+        if not isinstance(fields, dict) or set(fields) != set(names):
             raise ValueError(f"expected the fields {', '.join(names)}")
-        return cls(**document)
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One checkpoint name in a directory; a bad file has a `problem`, what could not be read is None."""
+    """One checkpoint name in a directory; a bad file has a `problem`, and None for what cannot be read."""
 
     path: Path
     label: str  # best, last, periodic or final
@@ -94,12 +94,12 @@ class Entry:
 
     @property
     def seq(self) -> int:
-        """The place in the order of all saves of this directory; the newest is the largest."""
+        """Short for `sequence`, the number of the save in its directory; the newest has the largest."""
         return self.sequence
 
     @property
     def valid(self) -> bool:
-        """Whether training can go on from this file, as far as its head tells."""
+        """Whether training can resume from this file, judging by its head; `verify` reads every byte."""
         return self.problem is None and not self.weights_only
 
     @property
@@ -109,13 +109,13 @@ class Entry:
 
 
 def by_sequence(entry: Entry) -> tuple[int, str]:
-    """Return what sorts entries in the order of their saving."""
+    """Return the key that sorts entries in the order of their saving."""
     return entry.sequence, entry.path.name
 
 
-def progress(document: Mapping[str, Any]) -> tuple[int, str, int | None]:
-    """Return (step, status, tokens or None) of a state's document; ValueError names a wrong field."""
-    found = document.get("progress")
+def read_progress(fields: Mapping[str, Any]) -> tuple[int, str, int | None]:
+    """Return (step, status, tokens or None) of a state's fields; ValueError names a wrong field."""
+    found = fields.get("progress")
     if not isinstance(found, dict):
         raise ValueError("progress: expected a map")
     step, status, tokens = found.get("step"), found.get("status"), found.get("tokens")
@@ -127,12 +127,12 @@ def progress(document: Mapping[str, Any]) -> tuple[int, str, int | None]:
 
 
 def sidecar(entry: Entry) -> bytes:
-    """Return the .json beside a .bin: the user's five fields, then what a person looks for next.
+    """Return the text of the .json beside a .bin: the five fields, then step, tokens, status and size.
 
     JSON has no NaN or infinity: such a loss is null.
     """
     assert entry.metadata is not None
-    fields = entry.metadata.document()
+    fields = entry.metadata.to_dict()
     if not math.isfinite(entry.metadata.loss):
         fields["loss"] = None
     fields["step"] = entry.step
@@ -143,10 +143,10 @@ def sidecar(entry: Entry) -> bytes:
 
 
 def printable(text: object) -> str:
-    """Return `text` on one line, every control or invisible character spelt out as an escape."""
+    """Return `text` on one line, every control or invisible character replaced by an escape sequence."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def is_count(value: object) -> TypeGuard[int]:
-    """Whether `value` is a whole number that a count of anything here may be (True is none)."""
+    """Whether `value` is a valid count of steps, epochs, tokens or bytes (True is not)."""
     return type(value) is int and 0 <= value < LARGEST_COUNT

@@ -1,4 +1,4 @@
-"""What a path means to whoever reads: a file is that file, a directory the newest valid checkpoint in it."""
+"""A path to read from: a file means itself, a directory the newest valid checkpoint in it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ T = TypeVar("T")
 def read_newest(path: Path, disk: Disk, read: Callable[[Path], T]) -> tuple[Path, T]:
     """Return (file, read(file)) of the file that `path` means; CheckpointError if there is none.
 
-    In a directory a running trainer may delete what was found before it is read: then the newest is looked
-    for again. A file that was named is looked for once.
+    A running trainer may delete the newest file between the listing and the reading: then the directory is
+    listed again. A path that names a file is tried once.
     """
     if not disk.is_directory(path):
         return path, read(path)
 
     def look() -> tuple[Path, T]:
-        ordered = policy.newest(Store(path, disk, lambda _: None).entries())
+        ordered = policy.newest_first(Store(path, disk, lambda _: None).entries())
         if not ordered:
-            raise CheckpointError(f"{printable(path)}: no checkpoint here that training can go on from")
+            raise CheckpointError(f"{printable(path)}: no checkpoint here that training can resume from")
         return ordered[0].path, read(ordered[0].path)
 
-    return reader.patient(look)
+    return reader.retry_if_gone(look)

@@ -1,8 +1,8 @@
-"""Plain documents <-> msgpack, such that reading a hostile one costs bounded time and memory.
+"""Plain values <-> msgpack, such that reading hostile bytes costs bounded time and memory.
 
 msgpack's own decoder is safe code, but it believes a nested length before it has seen the bytes,
 accepts a key twice, bytes as keys and timestamps. So every input is first walked without building
-anything (`scan`), and what is written obeys the same rules: nothing is saved that could not be read.
+anything (`scan`), and `pack` obeys the same rules: nothing is saved that could not be read.
 Order: the limits, `pack`, `unpack`, `scan`.
 """
 
@@ -23,9 +23,9 @@ _FIXED_BYTES = [
     1 if first < 0x80 or first >= 0xE0 else 1 + (first & 31) if 0xA0 <= first < 0xC0
     else _NUMBER_BYTES.get(first, 0) for first in range(256)
 ]  # fmt: skip
-# What CPython takes for each at most, in bytes; of a text, four for each of the file's.
+# Upper bounds of what CPython takes for each object, in bytes; a text takes four for each byte of it.
 _NUMBER_COST, _BINARY_COST, _TEXT_COST, _ARRAY_COST, _MAP_COST = 32, 56, 80, 80, 256
-_ITEM_COST, _PAIR_COST = 8, 128  # a place in a list; one in a dict, and the tuple that comes before it
+_ITEM_COST, _PAIR_COST = 8, 128  # a list's slot; a dict's, and the (key, value) tuple before it
 _FIXED_COST = [
     _TEXT_COST + 4 * (first & 31) if 0xA0 <= first < 0xC0 else _NUMBER_COST for first in range(256)
 ]
@@ -35,18 +35,18 @@ _COUNTED = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xD9: (1, 0), 0xDA: (2, 0)
             0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}  # fmt: skip
 
 
-def pack(document: Any) -> bytes:
-    """Return `document` as msgpack; ValueError names what cannot be stored."""
+def pack(value: Any) -> bytes:
+    """Return `value` as msgpack; ValueError names what cannot be stored."""
     try:
-        data: bytes = msgpack.packb(document)
+        data: bytes = msgpack.packb(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{_culprit(document, '') or 'document'}: {error}") from error
+        raise ValueError(f"{_culprit(value, '') or 'value'}: {error}") from error
     unpack(data)
     return data
 
 
 def unpack(data: bytes | memoryview, memory: int = MAX_MEMORY) -> Any:
-    """Return the one object that `data` holds, in `memory` bytes; ValueError says which rule it breaks."""
+    """Return the one object in `data`, built in at most `memory` bytes; ValueError names the broken rule."""
     scan(data, memory)
     try:
         return msgpack.unpackb(
@@ -60,15 +60,15 @@ def unpack(data: bytes | memoryview, memory: int = MAX_MEMORY) -> Any:
 def scan(data: bytes | memoryview, memory: int = MAX_MEMORY) -> None:
     """Walk `data` as exactly one msgpack object without building it; ValueError where it is not.
 
-    No container may announce more items than bytes are left, and all of it together may not take more memory
-    than the limit: containers are counted when they are announced, since a decoder reserves their places.
+    No container may announce more items than there are bytes after it, and the whole may not take more
+    memory than the limit. A container counts as soon as it is announced, since a decoder allocates it then.
     """
     size, at, cost = len(data), 0, 0
     if size > MAX_BYTES:
         raise ValueError(f"{size} bytes, at most {MAX_BYTES} are allowed")
     left, outer = 1, [0]  # objects still to come in this container, and in those around it
     while left or len(outer) > 1:
-        if not left:
+        if not left:  # this container is complete: back to the one around it
             left = outer.pop()
             continue
         left -= 1
@@ -76,38 +76,38 @@ def scan(data: bytes | memoryview, memory: int = MAX_MEMORY) -> None:
             raise ValueError("ends in the middle of an object")
         first = data[at]
         fixed = _FIXED_BYTES[first]
-        if fixed:
+        if fixed:  # a number or a short text: the first byte tells the size
             at += fixed
             cost += _FIXED_COST[first]
             continue
-        skipped, items, own_cost = _counted(data, at)
+        skipped, items, own_cost = _counted(data, at)  # a longer text, bytes, an array or a map
         at += skipped
         cost += own_cost
         if at > size:
             raise ValueError("ends in the middle of an object")
         if items > size - at:
-            raise ValueError(f"announces {items} objects where {size - at} bytes are left")
+            raise ValueError(f"announces {items} objects with {size - at} bytes remaining")
         if cost > memory:
             break
-        outer.append(left)
+        outer.append(left)  # its items come next; texts and bytes have none
         left = items
         if len(outer) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
     if cost > memory:
         raise ValueError(f"takes more than the {memory} bytes of memory that are allowed")
     if at != size:
-        raise ValueError(f"its object takes {at} bytes, {size} are there")
+        raise ValueError(f"its object ends at byte {at} of {size}")
 
 
 def _counted(data: bytes | memoryview, at: int) -> tuple[int, int, int]:
-    """Return (bytes of the object at `at` without its items, number of its items, memory without theirs)."""
+    """Return (bytes, items, memory) of the object at `at`, its items' own bytes and memory not included."""
     first = data[at]
     if 0x80 <= first < 0xA0:
         width, count, each = 0, first & 15, 2 if first < 0x90 else 1
     else:
         width, each = _COUNTED.get(first, (0, 0))
         if not width:
-            raise ValueError(f"byte {first:#04x} begins no object that is allowed here")
+            raise ValueError(f"byte {first:#04x} is not the start of an allowed object")
         if at + 1 + width > len(data):
             raise ValueError("ends in the middle of a length")
         count = int.from_bytes(data[at + 1 : at + 1 + width], "big")

@@ -1,6 +1,6 @@
-"""What to save when, under which name, and what to keep: decisions only, nothing is done here.
+"""Pure decisions: what to save when, under which name, and what to delete.
 
-Order: CheckpointStrategy, names, when to save, what is newest and best, what may be deleted.
+Order: CheckpointStrategy, names, when to save, newest and best, what to keep.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ _PATTERNS = {
     "periodic": re.compile(r"checkpoint_epoch_\d+\.(bin|json)"),
     "best": re.compile(r"checkpoint_best_epoch_\d+_loss_-?\d[\d.e+-]*\.(bin|json)"),
 }
-# Of several names of one save the first is the one to speak of.
-LABELS = tuple(_PATTERNS)
+LABELS = tuple(_PATTERNS)  # messages name a save that has several by its first
 
 
 @dataclass(frozen=True)
 class CheckpointStrategy:
-    """What an epoch leaves behind: one of the constants, `periodic(n)`, `best_and_periodic(n)`."""
+    """Which epochs are saved: one of the constants, `periodic(n)` or `best_and_periodic(n)`."""
 
     best: bool
     last: bool
@@ -53,9 +52,9 @@ class CheckpointStrategy:
 
     @classmethod
     def parse(cls, text: str) -> CheckpointStrategy:
-        """Return the strategy spelt `text`: best, last, best-and-last, periodic:N or best-and-periodic:N.
+        """Return the strategy named `text`: best, last, best-and-last, periodic:N or best-and-periodic:N.
 
-        Raises ValueError for any other.
+        Raises ValueError for any other text.
         """
         plain = {"best": cls.BEST, "last": cls.LAST, "best-and-last": cls.BEST_AND_LAST}
         if text in plain:
@@ -99,7 +98,7 @@ def file_name(label: str, metadata: CheckpointMetadata) -> str:
 
 
 def label_of(name: str) -> str | None:
-    """Return the label of a .bin's or .json's name, None if it is none of ours."""
+    """Return the label of a .bin's or .json's name, None if it is not a checkpoint's."""
     return next((label for label, pattern in _PATTERNS.items() if pattern.fullmatch(name)), None)
 
 
@@ -115,10 +114,10 @@ def labels(
     epoch_end: bool = True,
     last: bool = False,
 ) -> tuple[str, ...]:
-    """Return the labels under which a state is to be saved now; none at all if it is not.
+    """Return the labels under which to save a state now; empty if it is not to be saved.
 
     `best_loss` is the lowest so far in this phase. A save in the middle of an epoch (`epoch_end` False)
-    is never best and never periodic; `last` asks for a checkpoint_last whatever the strategy.
+    is never best and never periodic; `last` adds checkpoint_last whatever the strategy.
     """
     found = []
     if last or strategy.last:
@@ -138,16 +137,16 @@ def improves(loss: float, best_loss: float | None) -> bool:
 # ---- newest and best
 
 
-def newest(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the valid entries, the newest save first; of one save's names checkpoint_last first."""
+def newest_first(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the valid entries, the newest save first; among one save's names checkpoint_last first."""
     valid = [entry for entry in entries if entry.valid]
     return sorted(valid, key=lambda entry: (-entry.sequence, LABELS.index(entry.label), entry.path.name))
 
 
 def best_first(entries: Iterable[Entry], phase: str) -> list[Entry]:
-    """Return a phase's complete-epoch checkpoints, the lowest loss first, of equal ones the later.
+    """Return a phase's checkpoints of whole epochs, the lowest loss first; of equal losses the later save.
 
-    Those that carry the label best come before all others, which only serve where there is none.
+    Those labelled best come before all others, which matter only where there is no best.
     """
     found = [entry for entry in entries if entry.valid and entry.epoch_end and entry.label != "final"]
     return sorted(
@@ -165,7 +164,7 @@ def _loss(entry: Entry) -> float:
 
 
 def best_loss(entries: Iterable[Entry], phase: str) -> float | None:
-    """Return the lowest loss among a phase's checkpoints that carry the label best."""
+    """Return the lowest loss among a phase's checkpoints labelled best."""
     found = best_first((entry for entry in entries if entry.label == "best"), phase)
     return _loss(found[0]) if found else None
 
@@ -173,19 +172,19 @@ def best_loss(entries: Iterable[Entry], phase: str) -> float | None:
 # ---- what to keep
 
 
-def most_kept(strategy: CheckpointStrategy, keep_best_n: int) -> int:
-    """Return how many saves of one phase a strategy keeps, the periodic ones, which grow, counted once."""
+def max_kept(strategy: CheckpointStrategy, keep_best_n: int) -> int:
+    """Return how many saves of one phase a strategy keeps; periodic ones, all of which stay, count once."""
     return keep_best_n * strategy.best + strategy.last + (strategy.every > 0)
 
 
-def victims(entries: Sequence[Entry], keep_best_n: int) -> list[Entry]:
-    """Return what may be deleted: a phase's best ones beyond the lowest `keep_best_n`.
+def to_delete(entries: Sequence[Entry], keep_best_n: int) -> list[Entry]:
+    """Return the checkpoints to delete: each phase's best ones beyond the lowest `keep_best_n`.
 
-    Last, periodic and final ones never are, nor pinned ones, nor the newest save under any name.
+    Last, periodic and final ones are always kept, and so are pinned ones and every name of the newest save.
     """
-    ordered = newest(entries)
+    ordered = newest_first(entries)
     phases = {entry.metadata.phase for entry in ordered if entry.metadata}
-    surplus = []
+    beyond = []
     for phase in sorted(phases):
-        surplus += best_first((entry for entry in ordered if entry.label == "best"), phase)[keep_best_n:]
-    return [entry for entry in surplus if not entry.pinned and entry.sequence != ordered[0].sequence]
+        beyond += best_first((entry for entry in ordered if entry.label == "best"), phase)[keep_best_n:]
+    return [entry for entry in beyond if not entry.pinned and entry.sequence != ordered[0].sequence]

@@ -1,7 +1,7 @@
 """Reading a .bin from the disk: its head, its tensors into given memory, or all of it to verify.
 
-What is wrong with a file is a CheckpointError that names it, with its bytes a DamagedError. Order:
-CheckpointFile, then the readings of it that others ask for.
+Every failure is a CheckpointError that names the file; bytes that no save wrote are a DamagedError. Order:
+CheckpointFile, then what the rest of the program reads with it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tinyllm.checkpoint.format import (
     HEADER_BYTES,
     Head,
     Tensor,
-    check,
-    lead,
+    chunk_prefix,
+    crc_and_finite,
     parse_head,
     parse_header,
 )
@@ -37,21 +37,21 @@ from tinyllm.checkpoint.metadata import (
 )
 
 _SCRATCH_BYTES = 1 << 22
-_TWO_THREADS_BYTES = 1 << 23  # of smaller files one thread makes short work
-_LOOKS = 100  # at a directory that changes faster than it is read
+_TWO_THREADS_BYTES = 1 << 23  # smaller files are read faster by one thread
+_ATTEMPTS = 100  # at a directory that changes faster than it is read
 T = TypeVar("T")
 
 
 class CheckpointFile:
-    """An open .bin whose header was read and checked; sees the same bytes even if its name is replaced."""
+    """An open .bin whose header is valid; it reads the same bytes even if the name is replaced meanwhile."""
 
     def __init__(self, path: Path, disk: Disk) -> None:
         self.path, self._disk = path, disk
         self.file = printable(path)
-        with _named(self.file):
+        with _naming(self.file):
             self._fd, self.size = disk.open(path)
         try:
-            with _named(self.file):
+            with _naming(self.file):
                 first = self._read(0, min(HEADER_BYTES, self.size))
                 self.header = parse_header(first, self.size, self.file)
         except BaseException:
@@ -65,37 +65,38 @@ class CheckpointFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file; an error in closing what was only read means nothing."""
+        """Close the file; errors are ignored, since it was only read."""
         with suppress(OSError):
             self._disk.close(self._fd)
 
     @cached_property
     def head(self) -> Head:
-        """All but the payloads, read and checked when it is first asked for."""
-        with _named(self.file):
+        """All but the payloads, read and checked at the first access."""
+        with _naming(self.file):
             rest = self._read(HEADER_BYTES, self.header.map_bytes + self.header.index_bytes)
         return parse_head(self.header, rest, self.file)
 
     def payloads(self, tensor: Tensor, end: int, into: memoryview | None = None) -> Iterator[memoryview]:
-        """Read a tensor's chunks, which follow byte `end`, in order; yield them piece by piece, checked.
+        """Yield a tensor's bytes piece by piece; its chunks follow byte `end`.
 
-        With `into` (the tensor's bytes) every piece is read there; otherwise into a small scratch that the
-        next piece reuses. Padding, checksums and finiteness are checked.
+        With `into` (the tensor's memory) every piece is read there; otherwise into a small scratch that the
+        next piece reuses. Raises DamagedError, at a chunk's end at the latest, if its padding, checksum or
+        finiteness is wrong: no piece may be trusted before that.
         """
         scratch = memoryview(bytearray(min(_SCRATCH_BYTES, tensor.nbytes))) if into is None else into
-        done = 0
+        done = 0  # bytes of the tensor
         for number, chunk in enumerate(tensor.chunks):
             where = f"{self.file}: {printable(tensor.name)}: chunk {number}"
-            with _named(self.file):
-                if self._read(end, chunk.offset - end) != lead(end, chunk.length):
-                    raise DamagedError(f"{where}: the bytes before it are not the padding that belongs there")
+            with _naming(self.file):
+                if self._read(end, chunk.offset - end) != chunk_prefix(end, chunk.length):
+                    raise DamagedError(f"{where}: the bytes before it are not the expected padding")
             crc, finite = 0, True
             for start in range(0, chunk.length, _SCRATCH_BYTES):
                 length = min(_SCRATCH_BYTES, chunk.length - start)
                 piece = scratch[:length] if into is None else into[done : done + length]
-                with _named(self.file):
+                with _naming(self.file):
                     self._read_into(piece, chunk.offset + start)
-                crc, fine = check(piece, tensor.dtype, crc)
+                crc, fine = crc_and_finite(piece, tensor.dtype, crc)
                 finite, done = finite and fine, done + length
                 yield piece
             if crc != chunk.crc:
@@ -107,7 +108,7 @@ class CheckpointFile:
             end = chunk.offset + chunk.length
 
     def tensors(self, role: str | None = None) -> Iterator[tuple[Tensor, int]]:
-        """Yield (tensor, end of what lies before it), all or those of one role."""
+        """Yield (tensor, end of the bytes before it), all or those of one role."""
         end = self.header.index_at + self.header.index_bytes
         for tensor in self.head.tensors:
             if role is None or tensor.role == role:
@@ -124,12 +125,12 @@ class CheckpointFile:
         while len(view):
             count = self._disk.read(self._fd, view, offset)
             if not count:
-                raise DamagedError(f"{self.file}: ends at byte {offset}, where more was promised")
+                raise DamagedError(f"{self.file}: ends at byte {offset}, before its last chunk does")
             view, offset = view[count:], offset + count
 
 
 @contextmanager
-def _named(file: str) -> Iterator[None]:
+def _naming(file: str) -> Iterator[None]:
     """Turn an OSError into a CheckpointError that names the file."""
     try:
         yield
@@ -138,19 +139,19 @@ def _named(file: str) -> Iterator[None]:
         raise kind(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
-def patient(read: Callable[[], T]) -> T:
-    """Return `read()`, done again if what it had listed is gone when it looks, for a trainer may be running.
+def retry_if_gone(read: Callable[[], T]) -> T:
+    """Return `read()`, repeated while it raises GoneError: a running trainer may delete what was listed.
 
-    A trainer deletes nothing before what replaces it is there, so that a new look finds that.
+    A trainer deletes nothing before its replacement is durable, so that the next attempt finds that.
     """
-    for _ in range(_LOOKS - 1):
+    for _ in range(_ATTEMPTS - 1):
         with suppress(GoneError):
             return read()
     return read()
 
 
 def read_head(path: Path, disk: Disk) -> Head:
-    """Return the head of a .bin; the payloads are not looked at."""
+    """Return the head of a .bin; the payloads are not read."""
     with CheckpointFile(path, disk) as file:
         return file.head
 
@@ -163,7 +164,7 @@ def verify(path: Path, disk: Disk) -> Head:
 
 
 def digests(path: Path, disk: Disk) -> tuple[Head, dict[str, str]]:
-    """Return (head, {role: sha256 in hex}): over all payload bytes of a role's tensors in file order."""
+    """Return (head, {role: SHA-256 in hex}), over all payload bytes of a role's tensors in file order."""
     with CheckpointFile(path, disk) as file:
         found: dict[str, Any] = {}
         for tensor, end in file.tensors():
@@ -174,19 +175,19 @@ def digests(path: Path, disk: Disk) -> tuple[Head, dict[str, str]]:
 
 
 def read_state(path: Path, disk: Disk, state_type: Any) -> tuple[Any, CheckpointMetadata]:
-    """Return (state, metadata): payloads go straight into the views of `state_type.blank(document)`."""
+    """Return (state, metadata); payloads are read straight into the tensors of `state_type.from_dict`."""
     with CheckpointFile(path, disk) as file:
         head = file.head
         if head.kind != "state":
             raise CheckpointError(
-                f"{file.file}: holds weights only, without Adam's moments; training cannot go on from it "
+                f"{file.file}: holds weights only, without Adam's moments; training cannot resume from it "
                 f"(generate and chat can use it)"
             )
         try:
-            state = state_type.blank(head.document)
+            state = state_type.from_dict(head.fields)
             views: Mapping[str, Array] = state.tensors()
-        except Exception as error:  # whatever a hostile document makes it stumble over
-            raise CheckpointError(f"{file.file}: document: no state can be made of it: {error}") from error
+        except Exception as error:  # hostile fields may raise anything
+            raise CheckpointError(f"{file.file}: document: not a valid state: {error}") from error
         _compare(head, views, file.file)
         _read_all(file, lambda tensor: _memory(views[tensor.name]))
         return state, head.metadata
@@ -207,9 +208,9 @@ def read_weights(path: Path, disk: Disk) -> tuple[Head, dict[str, Array]]:
 def _read_all(
     file: CheckpointFile, into: Callable[[Tensor], memoryview | None], role: str | None = None
 ) -> None:
-    """Read and check every tensor, or those of one role, into the memory that `into` gives.
+    """Read and check every tensor, or those of one role, into the memory that `into` returns.
 
-    Two at a time: one core alone checks slower than the memory delivers. The first error is raised.
+    Two at a time: checking on one core is slower than reading. The first error is raised.
     """
 
     def read(each: tuple[Tensor, int]) -> None:
@@ -227,19 +228,17 @@ def _read_all(
 
 
 def _memory(array: Array) -> memoryview:
-    assert array.flags.c_contiguous  # else what is read would land in a copy
+    assert array.flags.c_contiguous  # reshape would copy any other, and the bytes would be read into the copy
     return array.reshape(-1).view(np.uint8).data
 
 
 def _compare(head: Head, views: Mapping[str, Array], file: str) -> None:
-    expected = {name: (str(view.dtype), view.shape) for name, view in views.items()}
-    found = {tensor.name: (tensor.dtype, tensor.shape) for tensor in head.tensors}
+    """Raise CheckpointError unless the index lists exactly the state's tensors."""
+    expected = {name: f"{view.dtype} {view.shape}" for name, view in views.items()}
+    found = {tensor.name: f"{tensor.dtype} {tensor.shape}" for tensor in head.tensors}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            said = [
-                f"{each[0]} {each[1]}" if each else "nothing"
-                for each in (expected.get(name), found.get(name))
-            ]
             raise CheckpointError(
-                f"{file}: {printable(name)}: the document asks for {said[0]}, the index has {said[1]}"
+                f"{file}: {printable(name)}: the document implies {expected.get(name, 'no such tensor')}, "
+                f"the index has {found.get(name, 'none')}"
             )

@@ -1,6 +1,6 @@
-"""A directory of checkpoints: locked, recovered, listed, and changed such that no instant of dying loses one.
+"""A directory of checkpoints: locked, recovered, listed, and changed so that no crash loses one.
 
-What is derived (sidecars) and what is surplus (deletions) comes after the commit of what is needed.
+A save is committed first; only then are sidecars, which are derived, written and old checkpoints deleted.
 Order: the lock and recovery, then put, list and delete, then small parts.
 """
 
@@ -25,7 +25,7 @@ from tinyllm.checkpoint.metadata import (
     UnknownVersionError,
     by_sequence,
     printable,
-    progress,
+    read_progress,
     sidecar,
 )
 
@@ -36,7 +36,7 @@ _SMALL_BYTES = 1 << 16  # no sidecar or lock file of ours is larger
 
 def describe(path: Path, label: str, head: Head) -> Entry:
     """Return the entry of a file whose head is `head`."""
-    step, status, tokens = progress(head.document)
+    step, status, tokens = read_progress(head.fields)
     return Entry(
         path, label, head.metadata, head.header.sequence, step, status, head.header.file_bytes,
         weights_only=head.kind == "weights", epoch_end=head.epoch_end, tokens=tokens,
@@ -49,8 +49,8 @@ def _entry(path: Path, found: Entry | CheckpointError) -> Entry:
     return Entry(path, policy.label_of(path.name) or "", problem=str(found))
 
 
-def _is_no_file(problem: CheckpointError) -> bool:
-    """Whether the name is a pipe's, a directory's or the like, which was never a checkpoint."""
+def _is_no_regular_file(problem: CheckpointError) -> bool:
+    """Whether the name belongs to a pipe, a directory or the like, which was never a checkpoint."""
     return isinstance(problem.__cause__, OSError) and problem.__cause__.errno == errno.EINVAL
 
 
@@ -62,7 +62,7 @@ class Store:
         self._lock: int | None = None
         self._known: dict[Path, tuple[Header, Entry]] = {}
 
-    # ---- the lock, and what is put right under it
+    # ---- the lock, and recovery, which needs it
 
     def open(self) -> None:
         """Make the directory and lock it until `close`; CheckpointError if it is in use."""
@@ -76,7 +76,7 @@ class Store:
             ) from error
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._lock is not None:
             fd, self._lock = self._lock, None
             with suppress(OSError):
@@ -89,15 +89,15 @@ class Store:
         except BlockingIOError as error:
             raise CheckpointError(
                 f"{self}: in use by {self._holder()}; two writers must not share a directory: "
-                f"end that one or use another directory"
+                f"stop that one or use another directory"
             ) from error
         if not offered:
-            self._notice(f"{self}: no file locks here; nothing keeps a second trainer away")
+            self._notice(f"{self}: file locks are not supported; nothing keeps a second trainer out")
         return fd
 
     def _sign_lock(self, fd: int) -> None:
         pid, host = self.disk.identity()
-        with suppress(OSError):  # the text is only for the other one's error message
+        with suppress(OSError):  # only for the other process's error message
             self.disk.truncate(fd, 0)
             write_all(self.disk, fd, memoryview(json.dumps({"pid": pid, "host": host}).encode()))
 
@@ -109,10 +109,10 @@ class Store:
             return "another process"
 
     def recover(self) -> list[Entry]:
-        """Sweep temp files, set bad files aside, rebuild sidecars; return the entries that are left.
+        """Delete temp files, set damaged files aside, rebuild sidecars; return the remaining entries.
 
-        Raises CheckpointError at a newer format's file, and at one that cannot be read: the next save must
-        come after it in the order of saves, which only its bytes tell.
+        Raises CheckpointError at a file of a newer format, and at one that cannot be read: the sequence of
+        the next save must be larger than its own, which only its bytes tell.
         """
         names, entries = self._names(), []
         for name in names:
@@ -120,7 +120,7 @@ class Store:
                 self._remove(self.directory / name)
         for path, found in self._read(names):
             if isinstance(found, UnknownVersionError):
-                raise CheckpointError(f"{found}; this directory belongs to it, choose another") from found
+                raise CheckpointError(f"{found}; or choose another directory") from found
             if isinstance(found, GoneError):
                 continue
             if isinstance(found, DamagedError):
@@ -128,20 +128,20 @@ class Store:
                 continue
             if isinstance(found, Entry):
                 self._repair_sidecar(found)
-            elif _is_no_file(found):
+            elif _is_no_regular_file(found):
                 self._notice(str(found))
             else:
                 raise CheckpointError(f"{found}; make it readable, or move it elsewhere") from found
             entries.append(_entry(path, found))
         bins = {entry.path for entry in entries}
-        for name in names:
+        for name in names:  # sidecars without their .bin
             path = self.directory / name
             if name.endswith(".json") and policy.label_of(name) and path.with_suffix(".bin") not in bins:
                 self._remove(path)
         return sorted(entries, key=by_sequence)
 
     def set_aside(self, path: Path, problem: CheckpointError) -> None:
-        """Rename a bad file to `<name>.corrupt`, so that nothing takes it for good; never delete it."""
+        """Rename a damaged file to `<name>.corrupt`, so that nothing uses it; it is never deleted."""
         try:
             taken = set(self.disk.names(self.directory))
             names = (
@@ -154,7 +154,7 @@ class Store:
             self._notice(f"{problem}; it could not be set aside: {error.strerror or error}")
 
     def set_aside_damaged(self, entries: Iterable[Entry]) -> None:
-        """Set aside those with a problem whose bytes are not those of any save."""
+        """Set aside the entries whose problem is that their bytes are damaged."""
         for path, found in self._read(entry.path.name for entry in entries if entry.problem):
             if isinstance(found, DamagedError):
                 self.set_aside(path, found)
@@ -162,7 +162,7 @@ class Store:
     # ---- put, list, delete
 
     def put(self, data: memoryview, targets: Sequence[Path]) -> None:
-        """Save `data` under `targets`, the first being the name to speak of; CheckpointError if it failed."""
+        """Save `data` under all `targets`; CheckpointError, which names the first, if that fails."""
         try:
             directory = targets[0].parent
             if directory != self.directory or not self.disk.is_directory(directory):
@@ -171,11 +171,11 @@ class Store:
         except OSError as error:
             raise CheckpointError(
                 f"{printable(targets[0])}: not saved: {error.strerror or error}; "
-                f"those before it are still there"
+                f"earlier checkpoints are still there"
             ) from error
 
-    def settle(self) -> None:
-        """Make durable what the directory shows; only then is anything surplus to it; or CheckpointError."""
+    def make_durable(self) -> None:
+        """Sync the directory, so that no deletion is durable before an earlier rename; or CheckpointError."""
         try:
             self.disk.sync_directory(self.directory)
         except OSError as error:
@@ -183,16 +183,16 @@ class Store:
                 f"{self}: cannot be made durable, so nothing is deleted: {error.strerror or error}"
             ) from error
 
-    def lacking(self, size: int, directory: Path) -> int:
-        """Return how many bytes `directory` lacks for a file of `size`; 0 where that cannot be known."""
+    def missing_bytes(self, size: int, directory: Path) -> int:
+        """Return how many bytes `directory` lacks for a file of `size`; 0 where that is unknown."""
         try:
             return max(0, size + RESERVE_BYTES - self.disk.free(directory))
         except OSError:
             return 0
 
     def entries(self) -> list[Entry]:
-        """Return what is in the directory, by sequence; a bad file is an entry with a problem."""
-        missing = set[Path]()  # twice: a link to nothing
+        """Return the directory's checkpoints by sequence; a bad file is an entry with a problem."""
+        missing = set[Path]()  # listed but gone; at the second time it is a link to nothing
 
         def look() -> list[Entry]:
             found = []
@@ -204,15 +204,15 @@ class Store:
                     raise each
             return sorted(found, key=by_sequence)
 
-        return reader.patient(look)
+        return reader.retry_if_gone(look)
 
     def delete(self, entry: Entry) -> None:
-        """Delete a checkpoint; one that cannot be deleted is left, with a notice."""
+        """Delete a checkpoint and its sidecar; a failure is only a notice."""
         self._remove(entry.path)
         self._remove(entry.path.with_suffix(".json"))
 
     def write_sidecar(self, entry: Entry) -> None:
-        """Write the .json beside a .bin; it is derived, so that a failure is only a notice."""
+        """Write the .json beside a .bin; it is derived, so a failure is only a notice."""
         if entry.label == "final" or entry.metadata is None:
             return
         temp = temp_name(self.disk, self.directory)
@@ -230,8 +230,8 @@ class Store:
                 f"{printable(entry.path.with_suffix('.json'))}: not written: {error.strerror or error}"
             )
 
-    def first_sound(self, candidates: Iterable[Entry]) -> Entry | None:
-        """Return the first entry all of whose bytes are right; the bad ones before it are set aside."""
+    def first_intact(self, candidates: Iterable[Entry]) -> Entry | None:
+        """Return the first entry whose bytes all match their checksums; damaged ones are set aside."""
         for entry in candidates:
             try:
                 reader.verify(entry.path, self.disk)
@@ -240,11 +240,11 @@ class Store:
                 raise
             except DamagedError as problem:
                 if self._lock is None:
-                    self._notice(f"{problem}; passed over")
+                    self._notice(f"{problem}; skipped")
                 else:
                     self.set_aside(entry.path, problem)
             except CheckpointError as problem:
-                self._notice(f"{problem}; passed over")
+                self._notice(f"{problem}; skipped")
         return None
 
     def __str__(self) -> str:
@@ -259,7 +259,7 @@ class Store:
             raise CheckpointError(f"{self}: cannot be listed: {error.strerror or error}") from error
 
     def _read(self, names: Iterable[str]) -> Iterable[tuple[Path, Entry | CheckpointError]]:
-        """Yield what each checkpoint's head says; an unchanged header saves reading the rest again."""
+        """Yield (path, entry or error) per checkpoint; where the header is unchanged, only that is read."""
         for name in names:
             label = policy.label_of(name)
             if label is None or not name.endswith(".bin"):

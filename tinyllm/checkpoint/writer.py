@@ -1,6 +1,6 @@
-"""One thread that writes saves while the training goes on: one in flight, at most one waiting.
+"""One thread that writes saves while training continues: one in flight, at most one waiting.
 
-Order: Save (what the caller holds), Job (what the thread is given), Writer.
+Order: Save (the caller's side of a save), Job (the thread's), Writer.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from tinyllm.checkpoint.metadata import CheckpointError, Entry
 
 
 class Save:
-    """A save that may still be under way.
+    """A save that may still be pending.
 
     A save that a newer one replaced while it waited ends as the newer one does: durable means that this
-    state or a newer one is.
+    state or a newer one is. `on_raise` is called before `result` raises the save's error.
     """
 
-    def __init__(self, told: Callable[[CheckpointError], None] | None = None) -> None:
+    def __init__(self, on_raise: Callable[[CheckpointError], None] | None = None) -> None:
         self._finished = threading.Event()
         self._path: Path | None = None
         self._error: CheckpointError | None = None
-        self._told = told
+        self._on_raise = on_raise
 
     @property
     def done(self) -> bool:
@@ -33,27 +33,27 @@ class Save:
         return self._finished.is_set()
 
     def result(self, timeout: float | None = None) -> Path | None:
-        """Wait; return the file's name, None if the strategy saved nothing, or raise its CheckpointError.
+        """Wait; return the file's path, None if the strategy saved nothing, or raise its CheckpointError.
 
         `timeout` is in seconds; TimeoutError when they have passed.
         """
         if not self._finished.wait(timeout):
             raise TimeoutError(f"the checkpoint is not durable after {timeout} s")
         if self._error is not None:
-            if self._told is not None:
-                self._told(self._error)
+            if self._on_raise is not None:
+                self._on_raise(self._error)
             raise self._error
         return self._path
 
     def finish(self, path: Path | None, error: CheckpointError | None = None) -> None:
-        """Say how it ended; for the writer."""
+        """Record the outcome; for the writer."""
         self._path, self._error = path, error
         self._finished.set()
 
 
 @dataclass
 class Job:
-    """A sealed decision: these bytes under these names. `entries` lack only sequence and size."""
+    """What to write: this image under the entries' names. `entries` lack only sequence and size."""
 
     image: Image
     entries: Sequence[Entry]
@@ -61,14 +61,14 @@ class Job:
 
     @property
     def replaceable(self) -> bool:
-        """Whether a newer save may take its place; a best or periodic one must not be lost."""
+        """Whether a newer save may replace it; a best or periodic one must not be lost."""
         return all(entry.label == "last" for entry in self.entries)
 
 
 class Writer:
     """Runs `write(job)` in its thread, or at once if not `asynchronous`.
 
-    Two images at most exist, so a slow disk costs memory for two snapshots and never more.
+    There are at most two images, so a slow disk costs the memory of two snapshots and never more.
     """
 
     def __init__(self, write: Callable[[Job], None], *, asynchronous: bool) -> None:
@@ -80,19 +80,19 @@ class Writer:
         self._images = 0
         self._thread: threading.Thread | None = None
         self._stopped = False
-        self._untold: list[CheckpointError] = []
+        self._not_raised: list[CheckpointError] = []
         self.failures = 0
 
     def outstanding(self) -> list[Entry]:
-        """Return what is being written or waits to be."""
+        """Return the entries of the saves in flight and waiting."""
         with self._changed:
             return [entry for job in (self._running, self._waiting) if job for entry in job.entries]
 
     def begin(self, entries: Sequence[Entry]) -> Job:
-        """Return a job whose image may be filled, once there is one.
+        """Return a job with an image to fill.
 
-        If one save waits already, its place is taken where nothing is lost by that; otherwise this call
-        lasts until the one before it is written.
+        A save that waits is replaced if it is only a last one and this is last too; otherwise this call
+        blocks until that save is in flight.
         """
         labels = {entry.label for entry in entries}
         with self._changed:
@@ -104,7 +104,7 @@ class Writer:
             return Job(self._image(), entries, [self._new_save()])
 
     def reserve(self, size: int) -> None:
-        """Have memory ready for a save of `size` bytes."""
+        """Allocate memory for a save of `size` bytes."""
         with self._changed:
             image = self._image()
         image.reserve(size)
@@ -112,11 +112,11 @@ class Writer:
             self._free.append(image)
 
     def abandon(self, job: Job, error: CheckpointError) -> None:
-        """End a job that cannot be submitted; the saves whose place it took have failed with it."""
+        """End a job that cannot be submitted; the saves it replaced have failed with it."""
         self._end(job, error)
 
     def submit(self, job: Job) -> Save:
-        """Write the job, in the thread or now, then raising its CheckpointError; return its Save."""
+        """Write the job in the thread, or now and then raise its CheckpointError; return its Save."""
         if not self._asynchronous:
             error = self._run(job)
             self._end(job, error)
@@ -135,12 +135,12 @@ class Writer:
         return job.saves[-1]
 
     def drain(self) -> None:
-        """Wait until nothing is under way."""
+        """Wait until no save is in flight or waiting."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is None and self._running is None)
 
     def stop(self) -> None:
-        """Write what is still to be written and end the thread."""
+        """Write what is pending and end the thread."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -148,11 +148,11 @@ class Writer:
             self._thread.join()
 
     def poll(self) -> None:
-        """Raise the failure of an earlier save, once, if nobody has heard of it yet."""
+        """Raise the latest failure that was not raised yet, once."""
         with self._changed:
-            untold, self._untold = self._untold, []
-        if untold:
-            raise untold[-1]
+            errors, self._not_raised = self._not_raised, []
+        if errors:
+            raise errors[-1]
 
     def _loop(self) -> None:
         while True:
@@ -165,7 +165,7 @@ class Writer:
             error = self._run(job)
             if error is not None:
                 with self._changed:
-                    self._untold.append(error)
+                    self._not_raised.append(error)
             self._end(job, error)
 
     def _run(self, job: Job) -> CheckpointError | None:
@@ -173,7 +173,7 @@ class Writer:
             self._write(job)
         except CheckpointError as error:
             return error
-        except Exception as error:  # the thread must outlive whatever one save meets
+        except Exception as error:  # the thread must survive any failure of one save
             failure = CheckpointError(f"{job.entries[0].path}: not saved: {type(error).__name__}: {error}")
             failure.__cause__ = error
             return failure
@@ -197,8 +197,8 @@ class Writer:
         return Image()
 
     def _new_save(self) -> Save:
-        return Save(self._forget)
+        return Save(self._mark_raised)
 
-    def _forget(self, error: CheckpointError) -> None:
+    def _mark_raised(self, error: CheckpointError) -> None:
         with self._changed:
-            self._untold = [each for each in self._untold if each is not error]
+            self._not_raised = [each for each in self._not_raised if each is not error]

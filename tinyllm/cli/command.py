@@ -76,7 +76,7 @@ def load(model: Path, blas_threads: int, streams: Streams) -> LanguageModel:
     from tinyllm.inference import language_model
     from tinyllm.kernels import compile_decoding, is_decoding_warm
 
-    found = language_model.load(model, streams.note, blas_threads)
+    found = language_model.load_model(model, streams.note, blas_threads)
     if not is_decoding_warm():
         streams.note("compiling the generation kernels, once; this takes a few seconds")
     compile_decoding()

@@ -72,9 +72,9 @@ def sample_texts(state: TrainState) -> str:
     texts = setup.open_texts(state.config, phase, state.sources[phase].paths)
     model = LanguageModel.of(state)
     if phase == "pretraining":
-        beginning, rest = samples.proceed(model, texts)
+        beginning, rest = samples.sample_continuation(model, texts)
         return f"sample continuation:\n  {beginning}|{rest}"
-    answers = samples.ask(model, texts)
+    answers = samples.answer_training_questions(model, texts)
     rows = ["answers to training questions:", *(_shortened(answer) for answer in answers[:SHOWN])]
     same = sum(answer.said == answer.expected for answer in answers)
     recognised = sum(answer.is_recognisable for answer in answers)

@@ -1,6 +1,7 @@
-"""From a model to text: what generate and chat do.
+"""From a model to text: what generate and chat do, and what explain shows.
 
-From the bottom up: settings (what can be chosen), weights and cache (what a model knows and remembers),
-prompt and decode (many tokens at once, one at a time), sampling (the next token), writing and beam (texts),
-language_model (loading), conversation (turns), samples (a finished run's).
+From outside use `language_model`, `conversation`, `beam`, `samples`, `tracing` and `settings`; the rest is
+theirs. From the bottom up: settings (options), weights and cache (parameters, keys and values), prompt and
+decode (many tokens at once, one at a time), sampling (the next token), writing and beam (texts),
+language_model (loading), conversation (turns), samples (of a finished run), tracing (a forward on record).
 """

@@ -14,9 +14,9 @@ from tinyllm.text.dialogue import STOP_MARKERS, Turn, encode, prompt_for
 
 
 class Conversation:
-    """All turns so far; those from `first` on are what the model still sees.
+    """All turns so far; the model sees those from number `first`.
 
-    It sees `memory` earlier questions with their answers, or all that fit.
+    These are `memory` earlier questions with their answers, or as many as fit.
     """
 
     def __init__(
@@ -28,15 +28,15 @@ class Conversation:
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew, as if nothing had been said."""
+        """Forget all turns."""
         self.turns: list[Turn] = []
         self.first = self.asked = 0
 
     def prompt(self, question: str) -> Array:
-        """Return the tokens (n,) int32 after which the model answers; moves `first` on until they fit.
+        """Return the tokens (n,) int32 that the model answers; drops the oldest turns until they fit.
 
         They leave a quarter of the window (or max_tokens) free for the answer. A longer answer makes the
-        window slide, as in `decode.extend`; so does a question that alone is too long.
+        window slide, as in `decode.extend`; so does a single question that is too long.
         """
         T = self.model.config.block_size
         room = T - min(self.max_tokens, T // 4)
@@ -50,20 +50,20 @@ class Conversation:
             self.first += 2
 
     def answer(self, prompt: Array) -> Iterator[str]:
-        """Yield the answer to `prompt(question)` (n,) in pieces, each as soon as it is sure to belong to it.
+        """Yield the answer to `prompt(question)` (n,) in pieces, each as soon as it is certain.
 
-        The answer ends with end_of_text, at max_tokens, or before a marker of the next question. It does
-        not end before its first token.
+        The answer ends with end_of_text, at max_tokens, or before a marker of the next question. It has at
+        least one token.
         """
         address = (self.seed, self.asked)
-        self.asked += 1  # whatever comes of it: to ask again is to draw anew
-        tokens = self.model.write(
-            prompt, self.sampling, self.max_tokens, address, at_least=1, decoder=self.decoder
+        self.asked += 1  # even if it is interrupted: the same question then gets another answer
+        tokens = self.model.generate(
+            prompt, self.sampling, self.max_tokens, address, min_tokens=1, decoder=self.decoder
         )
         return until_marker(self.model.tokenizer.stream(tokens))
 
     def remember(self, question: str, answer: str) -> None:
-        """Add both to the turns; without an answer, neither."""
+        """Add both to the turns, or neither if the answer is empty."""
         if answer:
             self.turns += [Turn("user", question), Turn("assistant", answer)]
 
@@ -71,7 +71,7 @@ class Conversation:
 def answer(
     model: LanguageModel, question: str, sampling: Sampling = GREEDY, max_tokens: int = 64, seed: int = 0
 ) -> str:
-    """Return the model's whole answer to one question; "" if it says nothing but white space."""
+    """Return the model's whole answer to one question; "" if it is only white space."""
     conversation = Conversation(model, sampling, max_tokens, seed)
     return "".join(conversation.answer(conversation.prompt(question)))
 
@@ -79,26 +79,26 @@ def answer(
 def until_marker(pieces: Iterable[str], markers: tuple[str, ...] = STOP_MARKERS) -> Iterator[str]:
     """Yield the text of `pieces` up to the first marker, without the white space around it.
 
-    Held back is only what may be the beginning of a marker, or white space at the end.
+    Only what may be the start of a marker, or white space at the end, is held back.
     """
-    held, begun = "", False
+    pending, begun = "", False
     for piece in pieces:
-        held += piece
+        pending += piece
         if not begun:
-            held = held.lstrip()
-        found = [place for marker in markers if (place := held.find(marker)) >= 0]
+            pending = pending.lstrip()
+        found = [start for marker in markers if (start := pending.find(marker)) >= 0]
         if found:
-            held = held[: min(found)]
+            pending = pending[: min(found)]
             break
-        ready = held[: len(held) - _marker_begun(held, markers)].rstrip()
+        ready = pending[: len(pending) - _partial_marker(pending, markers)].rstrip()
         if ready:
             yield ready
-            held, begun = held[len(ready) :], True
-    if rest := held.rstrip():
+            pending, begun = pending[len(ready) :], True
+    if rest := pending.rstrip():
         yield rest
 
 
-def _marker_begun(text: str, markers: tuple[str, ...]) -> int:
-    """Return how many characters at the end of `text` are the beginning of a marker."""
+def _partial_marker(text: str, markers: tuple[str, ...]) -> int:
+    """Return how many characters at the end of `text` are the start of a marker."""
     lengths = (n for marker in markers for n in range(1, len(marker)) if text.endswith(marker[:n]))
     return max(lengths, default=0)

@@ -1,6 +1,6 @@
-"""What a finished model says: questions of its own training, answered, or a text, continued.
+"""Samples of a finished model: answers to questions of its own training, or a training text, continued.
 
-This shows that training worked, not that the model understands: it has seen these very questions.
+They show that training worked, not that the model understands: it has seen these very questions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RECOGNISABLE = 0.6  # of the characters in common, as difflib counts them
 
 
 class Answer(NamedTuple):
-    """A trained question, the answer it was trained with, and what the model says."""
+    """A training question, its answer in training, and the model's answer."""
 
     prompt: str
     expected: str
@@ -27,12 +27,12 @@ class Answer(NamedTuple):
 
     @property
     def is_recognisable(self) -> bool:
-        """Whether most of the trained answer is in what was said."""
+        """Whether the model's answer has most of the expected one in it."""
         return SequenceMatcher(None, self.expected, self.said, autojunk=False).ratio() >= RECOGNISABLE
 
 
-def trained_questions(texts: Iterable[Text], count: int) -> list[tuple[Segment, str]]:
-    """Return `count` first questions, evenly spread over the texts, and their answers."""
+def training_questions(texts: Iterable[Text], count: int) -> list[tuple[Segment, str]]:
+    """Return the first questions, with their answers, of `count` texts evenly spread over all."""
     found = [
         (text.segments[0], text.segments[1].text.strip())
         for text in texts
@@ -42,20 +42,21 @@ def trained_questions(texts: Iterable[Text], count: int) -> list[tuple[Segment, 
     return [found[len(found) * i // count] for i in range(count)]
 
 
-def ask(model: LanguageModel, texts: Iterable[Text], count: int = 10) -> list[Answer]:
-    """Answer `count` questions of the texts greedily."""
+def answer_training_questions(model: LanguageModel, texts: Iterable[Text], count: int = 10) -> list[Answer]:
+    """Return the model's greedy answers to `count` questions of the texts."""
     answers = []
-    for prompt, expected in trained_questions(texts, count):
+    for prompt, expected in training_questions(texts, count):
         tokens, _ = encode(model.tokenizer, [prompt])
-        written = model.write(tokens[-model.config.block_size :], GREEDY, 128, (0,), at_least=1)
-        answers.append(Answer(prompt.text, expected, "".join(until_marker(model.tokenizer.stream(written)))))
+        generated = model.generate(tokens[-model.config.block_size :], GREEDY, 128, (0,), min_tokens=1)
+        said = "".join(until_marker(model.tokenizer.stream(generated)))
+        answers.append(Answer(prompt.text, expected, said))
     return answers
 
 
-def proceed(model: LanguageModel, texts: Iterable[Text], tokens: int = 80) -> tuple[str, str]:
-    """Return the beginning of the texts, 16 characters, and how the model goes on after it."""
-    beginning = next(
+def sample_continuation(model: LanguageModel, texts: Iterable[Text], tokens: int = 80) -> tuple[str, str]:
+    """Return the first 16 characters of the texts, and the model's greedy continuation."""
+    prompt = next(
         segment.text.strip()[:16] for text in texts for segment in text.segments if segment.text.strip()
     )
-    written = model.write(model.prompt(beginning), GREEDY, tokens, (0,))
-    return beginning, "".join(model.tokenizer.stream(written))
+    generated = model.generate(model.prompt(prompt), GREEDY, tokens, (0,))
+    return prompt, "".join(model.tokenizer.stream(generated))

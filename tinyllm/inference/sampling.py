@@ -1,8 +1,8 @@
-"""From logits to the next token: pure functions; chance enters as one number between 0 and 1.
+"""From logits to the next token: pure functions; randomness enters as one number from 0 to 1.
 
 Top-k: Fan et al. 2018, arXiv:1805.04833; top-p: Holtzman et al. 2019, arXiv:1904.09751; repetition penalty:
-Keskar et al. 2019, arXiv:1909.05858. No step sorts a whole vocabulary. Order: the tokens that Sampling keeps,
-drawing one of them, the parts.
+Keskar et al. 2019, arXiv:1909.05858. The vocabulary is never sorted as a whole. Order: the tokens that
+Sampling keeps, sampling one of them, the parts.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import numpy as np
 from tinyllm.arena import Array
 from tinyllm.inference.settings import Sampling
 
-BUCKETS, REACH = 1024, 32.0  # equal parts of the distances below REACH nats; beyond, all are in the last
+BUCKETS, REACH = 1024, 32.0  # equal buckets of the distances below REACH nats; the last has all beyond
 
 
 class SamplingError(ValueError):
-    """Logits from which nothing can be drawn: they hold NaN or +inf, or forbid every token."""
+    """Logits from which no token can be sampled: they hold NaN or +inf, or forbid every token."""
 
 
-def likely(logits: Array, sampling: Sampling, seen: Collection[int] = ()) -> tuple[Array, Array]:
-    """Return the tokens (n,) from which the next is drawn, rising, and their probabilities (n,) float64.
+def candidates(logits: Array, sampling: Sampling, seen: Collection[int] = ()) -> tuple[Array, Array]:
+    """Return the tokens (n,) that may come next, ascending, and their probabilities (n,) float64.
 
     In this order: the logits (V,) of tokens in `seen` are penalised, all are divided by the temperature, the
-    `top_k` largest are kept, and of these the fewest largest whose share is at least `top_p`. Of equal
+    `top_k` largest are kept, and of these the smallest set with total probability `top_p`. Of equal
     logits the lower id counts as larger. A logit of -inf forbids a token. Raises SamplingError.
     """
     scores = _penalised(logits, sampling.repetition_penalty, seen)
@@ -37,7 +37,7 @@ def likely(logits: Array, sampling: Sampling, seen: Collection[int] = ()) -> tup
         )
     if sampling.temperature == 0:
         return np.array([best]), np.ones(1)
-    with np.errstate(over="ignore"):  # a tiny temperature takes all but the largest infinitely far away
+    with np.errstate(over="ignore"):  # at a tiny temperature all but the largest become infinitely distant
         distances = (np.float64(scores[best]) - scores) / sampling.temperature
     tokens, weights = np.arange(scores.size), np.exp(-distances)
     if 0 < sampling.top_k < tokens.size:
@@ -50,19 +50,22 @@ def likely(logits: Array, sampling: Sampling, seen: Collection[int] = ()) -> tup
     return tokens, weights
 
 
-def draw(tokens: Array, probabilities: Array, u: float) -> int:
-    """Return the token of (n,) at which the sum of probabilities (n,) passes u, 0 <= u < 1; not 0 itself."""
+def sample(tokens: Array, probabilities: Array, u: float) -> int:
+    """Return the token of (n,) at which the cumulative probability exceeds u, 0 <= u < 1.
+
+    A token of probability 0 is never returned.
+    """
     cumulative = probabilities.cumsum()
     passed = np.searchsorted(cumulative, u * cumulative[-1], side="right")
-    # Rounding may carry u * total up to the total; the last token that adds anything is the last drawn.
+    # Rounding may lift u * total to the total itself: then it is the last token that adds anything to it.
     return int(tokens[min(passed, np.searchsorted(cumulative, cumulative[-1]))])
 
 
 def _penalised(logits: Array, penalty: float, seen: Collection[int]) -> Array:
     """Return the logits, those of seen tokens divided by the penalty.
 
-    Keskar et al. 2019, "CTRL", section 4.1; a negative logit is multiplied instead, because dividing it
-    would be a reward.
+    Keskar et al. 2019, "CTRL", section 4.1; a negative logit is multiplied instead, because dividing
+    would raise it.
     """
     if penalty == 1 or not seen:
         return logits
@@ -74,11 +77,10 @@ def _penalised(logits: Array, penalty: float, seen: Collection[int]) -> Array:
 
 
 def _nearest(distances: Array, amounts: Array, wanted: float) -> Array:
-    """Return, as a mask (n,), the fewest items with the smallest distances whose amounts reach `wanted`.
+    """Return a mask (n,) of the nearest items, as few as their amounts, added up, need to reach `wanted`.
 
-    Of equal distances the earlier item counts as nearer. Only the items of one bucket, in which the sum
-    passes `wanted`, are sorted. top-k: Fan et al. 2018; top-p: Holtzman et al. 2020, "The Curious Case of
-    Neural Text Degeneration".
+    Of equal distances the earlier item counts as nearer. Amounts are first added up by buckets of distance,
+    so that only the items of the bucket in which the sum reaches `wanted` must be sorted.
     """
     bucket = np.minimum(distances * (BUCKETS / REACH), BUCKETS - 1).astype(np.int64)
     sums = np.bincount(bucket, amounts).cumsum()

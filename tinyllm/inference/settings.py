@@ -14,9 +14,9 @@ from tinyllm.config import ConfigError, flag
 def check(
     name: str, value: float, *, low: float | None = None, above: float | None = None, high: float = math.inf
 ) -> None:
-    """Raise ConfigError, in the command line's words, unless `value` is finite and within the bounds."""
-    at_least = f"at least {low}" if low is not None else f"more than {above}"
-    expected = at_least + (f" and at most {high}" if high < math.inf else "")
+    """Raise ConfigError, which names the option, unless `value` is finite and within the bounds."""
+    lower = f"at least {low}" if low is not None else f"more than {above}"
+    expected = lower + (f" and at most {high}" if high < math.inf else "")
     fits = math.isfinite(value) and value <= high
     if not fits or (low is not None and value < low) or (above is not None and value <= above):
         raise ConfigError(f"{flag(name)}: found {value}, expected {expected}")
@@ -24,7 +24,7 @@ def check(
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn; all four combine, and ConfigError is raised for a value out of range."""
+    """How the next token is sampled; all four combine, and ConfigError names a value out of range."""
 
     temperature: float = 1.0
     top_k: int = 0

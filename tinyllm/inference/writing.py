@@ -1,6 +1,6 @@
-"""Texts grow by tokens that are drawn: one alone, or several together.
+"""Texts grow token by token: one alone, or several in one batch.
 
-Order: Text, one alone, several together, telling them apart again.
+Order: Continuation, one alone, several in one batch, splitting them again.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import numpy as np
 
 from tinyllm.arena import Array
 from tinyllm.inference.decode import Decoder
-from tinyllm.inference.sampling import draw, likely
+from tinyllm.inference.sampling import candidates, sample
 from tinyllm.inference.settings import Sampling
 from tinyllm.rng import uniform
 
-TOGETHER = 8  # texts: beyond, a token of one more costs nearly what it costs alone
+MAX_TOGETHER = 8  # texts in a batch: beyond, a token of one more costs nearly what it costs alone
 
 
-class Text:
-    """What decides a text's next token besides the logits; the same `address` draws the same text."""
+class Continuation:
+    """What decides the next token of a text besides the logits; the same `address` samples the same text."""
 
     def __init__(
         self, prompt: Array, sampling: Sampling, address: tuple[int, ...], end: int,
-        max_tokens: int, at_least: int = 0,
+        max_tokens: int, min_tokens: int = 0,
     ) -> None:  # fmt: skip
         self.prompt, self.sampling, self.address, self.end = prompt, sampling, address, end
-        self.max_tokens, self.at_least = max_tokens, at_least
+        self.max_tokens, self.min_tokens = max_tokens, min_tokens
         self.seen = set(prompt.tolist()) - {end}
         self.count = 0
 
@@ -36,15 +36,15 @@ class Text:
         """Whether it has max_tokens."""
         return self.count == self.max_tokens
 
-    def draw(self, logits: Array) -> int | None:
-        """Return the next token, or None where the text ends; logits (V,) are used up.
+    def sample(self, logits: Array) -> int | None:
+        """Return the next token, or None where the text ends; logits (V,) are overwritten.
 
         Raises SamplingError.
         """
-        if self.count < self.at_least:
+        if self.count < self.min_tokens:
             logits[self.end] = -np.inf
-        chance = uniform(self.address[0], "sample", *self.address[1:], self.count)
-        token = draw(*likely(logits, self.sampling, self.seen), chance)
+        u = uniform(self.address[0], "sample", *self.address[1:], self.count)
+        token = sample(*candidates(logits, self.sampling, self.seen), u)
         if token == self.end:
             return None
         self.seen.add(token)
@@ -52,68 +52,66 @@ class Text:
         return token
 
 
-def write(decoder: Decoder, text: Text) -> Iterator[int]:
-    """Yield a text's tokens; what the decoder's first sequence holds of the prompt is not computed again."""
-    held = decoder.cache.shared(0, text.prompt)
-    decoder.cache.rewind(0, min(held, text.prompt.size - 1))
-    logits = decoder.extend(0, text.prompt[decoder.cache.lengths[0] :])
-    while (token := text.draw(logits)) is not None:
+def generate(decoder: Decoder, continuation: Continuation) -> Iterator[int]:
+    """Yield the tokens of one text; the decoder's first sequence keeps what it shares with the prompt."""
+    prompt = continuation.prompt
+    shared = decoder.cache.shared(0, prompt)
+    decoder.cache.rewind(0, min(shared, prompt.size - 1))  # at least one token is read, for its logits
+    logits = decoder.extend(0, prompt[decoder.cache.lengths[0] :])
+    while (token := continuation.sample(logits)) is not None:
         yield token
-        if text.is_full:
+        if continuation.is_full:
             return
         logits = decoder.step((0,), (token,))[0]
 
 
-def write_all(decoder: Decoder, texts: Sequence[Text]) -> Iterator[tuple[int, int | None]]:
-    """Yield (number of a text, its next token) as the texts grow side by side, and None when one ends.
+def generate_all(decoder: Decoder, continuations: Sequence[Continuation]) -> Iterator[tuple[int, int | None]]:
+    """Yield (number of a text, its next token) as the texts grow in one batch, and None when one ends.
 
-    Each is, to the bit, what it would be alone; when one ends, the next takes its place. Prompts are read one
-    by one, a prompt that is equal to the one before it is copied.
+    Each is, to the bit, what it would be alone; when one ends, the next takes its sequence. Prompts are read
+    one by one; a prompt equal to the one before it is copied in the cache.
     """
-    waiting, free = deque(enumerate(texts)), list(range(len(decoder.cache.lengths)))
+    waiting, free = deque(enumerate(continuations)), list(range(len(decoder.cache.lengths)))
     growing: dict[int, tuple[int, int]] = {}  # sequence: (number, newest token)
-    while waiting or growing:
-        read: tuple[Array, int, Array] | None = None  # a prompt, its sequence, its logits
-        while waiting and free:
-            (number, text), b = waiting.popleft(), free.pop(0)
-            if read is not None and np.array_equal(read[0], text.prompt):
-                decoder.cache.copy(read[1], b)
-            else:
-                decoder.cache.rewind(b, 0)
-                read = text.prompt, b, decoder.extend(b, text.prompt).copy()
-            token = text.draw(read[2].copy())
-            yield number, token
-            yield from _goes_on(text, number, token, b, growing, free)
-        if growing:
-            sequences = list(growing)
-            logits = decoder.step(sequences, [growing[b][1] for b in sequences])
-            for b, row in zip(sequences, logits, strict=True):
-                number, _ = growing.pop(b)
-                token = texts[number].draw(row)
-                yield number, token
-                yield from _goes_on(texts[number], number, token, b, growing, free)
 
-
-def _goes_on(
-    text: Text, number: int, token: int | None, b: int, growing: dict[int, tuple[int, int]], free: list[int]
-) -> Iterator[tuple[int, None]]:
-    """Let sequence b go on with its newest token; or free it, and say that its text ends where it is full."""
-    if token is None or text.is_full:
+    def grow(b: int, number: int, logits: Array) -> Iterator[tuple[int, int | None]]:
+        """Yield text `number`'s next token, then None if it is full; free its sequence b if it ended."""
+        token = continuations[number].sample(logits)
+        yield number, token
+        if token is not None and not continuations[number].is_full:
+            growing[b] = number, token
+            return
         free.append(b)
         if token is not None:
             yield number, None
-    else:
-        growing[b] = number, token
+
+    while waiting or growing:
+        previous: tuple[Array, int, Array] | None = None  # a prompt, its sequence, its logits
+        while waiting and free:
+            (number, continuation), b = waiting.popleft(), free.pop(0)
+            if previous is not None and np.array_equal(previous[0], continuation.prompt):
+                decoder.cache.copy(previous[1], b)
+            else:
+                decoder.cache.rewind(b, 0)
+                logits = decoder.extend(b, continuation.prompt)
+                previous = continuation.prompt, b, logits.copy()
+            yield from grow(b, number, previous[2].copy())
+        if growing:
+            sequences, texts = list(growing), list(growing.values())
+            growing.clear()
+            rows = decoder.step(sequences, [token for _, token in texts])
+            for b, (number, _), row in zip(sequences, texts, rows, strict=True):
+                yield from grow(b, number, row)
 
 
-def apart(grown: Iterator[tuple[int, int | None]], count: int) -> list[Iterator[int]]:
-    """Return the tokens of each of `count` texts; what comes for the others waits for its reader."""
+def split(generated: Iterator[tuple[int, int | None]], count: int) -> list[Iterator[int]]:
+    """Return one iterator per text over its tokens; those of others that come first wait for their reader."""
     waiting: list[deque[int | None]] = [deque() for _ in range(count)]
 
     def tokens(number: int) -> Iterator[int]:
         while True:
             while not waiting[number]:
-                other, token = next(grown)
+                other, token = next(generated)
                 waiting[other].append(token)
             token = waiting[number].popleft()
             if token is None:

@@ -1,4 +1,4 @@
-"""Which charts a page has: their lines, phases, epochs, events and checkpoints, over one range of steps.
+"""Which charts a report has: their lines, phases, epochs, events and checkpoints, over one range of steps.
 
 Order: what is on a chart, the charts of some runs, their parts.
 """
@@ -16,11 +16,11 @@ from tinyllm.page.history import Event, Phase, Run, Series
 
 POINTS = 20_000  # of all paths of a page together, about 13 bytes each
 COLOURS = 6
-MOST_MARKS = 100
-MOST_EPOCHS = 100
+MAX_MARKS = 100
+MAX_EPOCHS = 100  # with a tick each
 LEVELS = 4  # lines of text for events
-LETTER = 1 / 130  # width of a letter as a share of the plot's, on a wide screen
-WORDS = {
+LETTER = 1 / 130  # width of a letter as a fraction of the plot's, on a wide screen
+EVENT_TEXTS = {
     "resume": "resumed",
     "early_stop": "stopped early",
     "rollback": "rolled back",
@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A hairline at a step, or a ring where there is a value; `label` is written on line `level`."""
+    """A hairline at a step, or a ring at a step and `value`; `label` is written on line `level`."""
 
     run: int
     kind: str
@@ -50,7 +50,7 @@ class Mark(NamedTuple):
 
 @dataclass
 class Chart:
-    """What is drawn; `first` and `last` are the steps that all charts of a page share."""
+    """One chart; `first` and `last` are the range of steps that all charts of a page share."""
 
     name: str
     title: str
@@ -59,8 +59,8 @@ class Chart:
     first: int
     last: int
     log: bool = False
-    floor: float | None = None  # a linear axis begins here at the latest
-    clip: float = 0.0  # share of the greatest raw values that may lie above the plot
+    floor: float | None = None  # a linear axis starts here or lower
+    clip: float = 0.0  # fraction of the raw values, the largest, that may lie above the plot
     phases: list[Phase] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
@@ -81,24 +81,24 @@ class Chart:
         return (low if low == self.floor and not self.log else low - pad), high + pad
 
 
-def told(event: Event) -> str:
-    """Say an event in words."""
-    words = WORDS.get(event.kind, event.kind)
-    return (
-        f"{words} to epoch {event.epoch}" if event.kind == "rollback" and event.epoch is not None else words
-    )
+def event_text(event: Event) -> str:
+    """Return an event as the page names it."""
+    text = EVENT_TEXTS.get(event.kind, event.kind)
+    if event.kind == "rollback" and event.epoch is not None:
+        return f"{text} to epoch {event.epoch}"
+    return text
 
 
 # ---- the charts of some runs
 
 
 def charts(runs: Sequence[Run]) -> list[Chart]:
-    """Return the charts of a page that have anything to show."""
+    """Return the charts of the runs that have any points."""
     first = min((s[0][0] for run in runs for s in run.series.values() if s), default=0)
     last = max((run.steps for run in runs), default=0)
     found = [
         Chart("loss", "Loss", "nats per token", _lines(runs, "train/loss", "train"), first, last),
-        Chart("rate", "Learning rate", "", _lines(runs, "train/lr", "rate"), first, last, floor=0.0),
+        Chart("lr", "Learning rate", "", _lines(runs, "train/lr", "lr"), first, last, floor=0.0),
         Chart(
             "gradient", "Gradient norm", "before clipping", _lines(runs, "train/grad_norm", "step"),
             first, last, log=True,
@@ -111,7 +111,7 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
     if len(runs) == 1:
         ends = [epoch.last for epoch in runs[0].epochs]
         for chart in found:
-            chart.phases = runs[0].phases[-MOST_MARKS:]
+            chart.phases = runs[0].phases[-MAX_MARKS:]
             chart.epochs = ends[:: epoch_stride(runs[0])]
     for chart in found:
         for number, run in enumerate(runs):
@@ -121,14 +121,14 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
 
 
 def epoch_stride(run: Run) -> int:
-    """Return of how many epochs one has a tick."""
-    least = -(-len(run.epochs) // MOST_EPOCHS)
+    """Return how many epochs there are per tick: 1, 2, 5, 10, ..."""
+    least = -(-len(run.epochs) // MAX_EPOCHS)
     strides = (digit * power for power in (1, 10, 100, 1000, 10_000) for digit in (1, 2, 5))
     return next((stride for stride in strides if stride >= least), 100_000)
 
 
 def column_width(run: Run) -> int:
-    """Return of how many steps only the least and the greatest value is drawn, on a page of one run."""
+    """Return the number of steps of which only the minimum and maximum are drawn, on a page of one run."""
     columns = _columns(_share(1))
     return -(-run.steps // columns) if len(run.series["train/loss"]) > 2 * columns else 1
 
@@ -139,11 +139,15 @@ def _share(runs: int) -> int:
 
 
 def _columns(share: int) -> int:
+    """Return how many columns of two points each the raw values get: 0.8 of the share, the trend 0.1."""
     return share * 4 // 10
 
 
 def _lines(runs: Sequence[Run], tag: str, label: str) -> list[Line]:
-    """Return every step faintly and a running median strongly; a short or smooth series as it is."""
+    """Return per run a faint line of all steps and a strong one of running medians, plus the evaluations.
+
+    A short series, and the learning rate, which is smooth, is one strong line of all steps.
+    """
     found = []
     share = _share(len(runs))
     for number, run in enumerate(runs):
@@ -164,17 +168,17 @@ def _lines(runs: Sequence[Run], tag: str, label: str) -> list[Line]:
 
 
 def _hairlines(run: Run, number: int, chart: Chart, runs: int) -> list[Mark]:
-    """Return a mark for each step with events; of a single run's loss with words where there is room."""
+    """Return a mark for each step with events; in the loss chart of a single run, labelled if it fits."""
     steps: dict[int, list[str]] = {}
     for event in run.events:
-        steps.setdefault(event.step, []).append(told(event))
+        steps.setdefault(event.step, []).append(event_text(event))
     found = []
-    ends = [0.0] * LEVELS  # of the text so far, as shares of the plot's width
-    for step, words in list(steps.items())[-(MOST_MARKS // runs) :]:
-        label, level = ", ".join(words)[:60], 0
+    ends = [0.0] * LEVELS  # of the labels so far, level by level, as fractions of the plot's width
+    for step, texts in list(steps.items())[-(MAX_MARKS // runs) :]:
+        label, level = ", ".join(texts)[:60], 0
         start = (step - chart.first) / max(chart.last - chart.first, 1)
         width = (len(label) + 2) * LETTER
-        start = start - width if start > 0.8 else start
+        start = start - width if start > 0.8 else start  # near the right edge it is left of its line
         free = [i for i in range(LEVELS) if ends[i] <= start]
         if chart.name == "loss" and runs == 1 and free:
             level = free[0]
@@ -186,7 +190,7 @@ def _hairlines(run: Run, number: int, chart: Chart, runs: int) -> list[Mark]:
 
 
 def _rings(run: Run, number: int) -> list[Mark]:
-    """Return the newest checkpoint and each phase's best, where their losses lie."""
+    """Return marks at the losses of the newest checkpoint and of each phase's best."""
     newest = run.newest()
     entries = [("newest", newest)] if newest else []
     entries += [("best", entry) for entry in run.best()]

@@ -1,6 +1,6 @@
 """A series of a hundred thousand steps becomes a path of a few thousand points; an axis gets round numbers.
 
-Order: thinning a series, its path, ticks, numbers as people read them.
+Order: thinning a series, its path, ticks, formatting of numbers.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from tinyllm.page.history import Phase, Series
 
 
 def decimate(series: Series, columns: int) -> Series:
-    """Return the least and the greatest value of each of `columns` spans of steps, in their order.
+    """Return the minimum and the maximum of each of `columns` equal spans of steps, in their order.
 
-    No extreme is lost. A series that has no more than two points a column is returned as it is.
+    No extreme is lost, and a span with a value that was not finite ends in one. A series of at most two
+    points per column is returned unchanged.
     """
     if len(series) <= 2 * columns:
         return series
@@ -24,11 +25,11 @@ def decimate(series: Series, columns: int) -> Series:
     found: Series = []
     start = 0
     for column in range(1, columns + 1):
-        end = len(series)
+        end = len(series)  # of this span
         if column < columns:
             end = bisect_right(series, first + column * width, start, key=_step)
         known = [(y, x) for x, y in series[start:end] if y is not None]
-        if known:
+        if known:  # a set, since both may be the same point
             found += sorted((x, y) for y, x in {min(known), max(known)})
         if len(known) < end - start:
             found.append((series[end - 1][0], None))
@@ -37,19 +38,22 @@ def decimate(series: Series, columns: int) -> Series:
 
 
 def trend(series: Series, phases: Sequence[Phase], window: int, most: int) -> Series:
-    """Return centred medians over `window` points at about `most` steps; no window crosses two phases."""
+    """Return centred medians over `window` points at about `most` steps; no window spans two phases."""
     found: Series = []
     stride = max(1, len(series) // most)
     for phase in phases:
         start, end = bisect_left(series, phase.first, key=_step), bisect_right(series, phase.last, key=_step)
         if found:
-            found.append((phase.first, None))
+            found.append((phase.first, None))  # breaks the path between two phases
         found += _medians(series[start:end], window // 2, stride)
     return found
 
 
 def _medians(series: Series, half: int, stride: int) -> Series:
-    """Look `half` points to each side; near the start no farther ahead than back, as the loss falls there."""
+    """Return medians of `half` points to each side; near the start, where the loss falls fast, of fewer.
+
+    There a window reaches no farther ahead than back, so that later, lower losses do not pull it down.
+    """
     found: Series = []
     for i in sorted({*range(0, len(series), stride), len(series) - 1} - {-1}):
         near = series[max(i - half, 0) : i + min(half, i) + 1]
@@ -59,7 +63,7 @@ def _medians(series: Series, half: int, stride: int) -> Series:
 
 
 def logarithms(series: Series) -> Series:
-    """Return the series with log10 of its values, None for those that have none."""
+    """Return the series with log10 of its values, None for those that are not positive."""
     return [(x, math.log10(y) if y is not None and y > 0 else None) for x, y in series]
 
 
@@ -83,7 +87,7 @@ def _step(point: tuple[int, float | None]) -> int:
 
 def ticks(low: float, high: float, count: int) -> list[float]:
     """Return about `count` round numbers from `low` to `high`."""
-    raw = (high - low) / count
+    raw = (high - low) / count  # the exact distance, which is rounded to 1, 2 or 5 times a power of ten
     if not raw > 0:
         return [low]
     power = 10.0 ** math.floor(math.log10(raw))
@@ -93,7 +97,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 def log_ticks(low: float, high: float, count: int) -> list[float]:
     """Return log10 of about `count` round numbers from 10**low to 10**high."""
-    if high - low < 1:
+    if high - low < 1:  # less than a decade: equally spaced values are rounder than powers
         return [math.log10(value) for value in ticks(10**low, 10**high, count) if value > 0]
     digits = (1, 2, 5) if high - low < 2 else (1,)
     stride = max(1, round((high - low) / count))
@@ -103,7 +107,7 @@ def log_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def labels(values: Sequence[float]) -> list[str]:
-    """Write the ticks of one axis alike: 0.00, 0.25; 0, 5k, 10k; 5e-4, 1e-3."""
+    """Format the ticks of one axis alike: 0.00, 0.25; 0, 5k, 10k; 5e-4, 1e-3."""
     most = max(map(abs, values), default=0.0)
     if most >= 1e4:
         unit, letter = next(u for u in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if most >= u[0])
@@ -118,7 +122,7 @@ def labels(values: Sequence[float]) -> list[str]:
 
 
 def figures(value: float | None) -> str:
-    """Write a value that is read off: four significant digits."""
+    """Format a value with four significant digits."""
     if value is None or not math.isfinite(value):
         return "–"
     if 1000 <= abs(value) < 1e9:
@@ -136,7 +140,7 @@ def _power(value: float, digits: int) -> str:
 
 
 def amount(value: float) -> str:
-    """Write a large count: 12,345 or 3.21M."""
+    """Format a large count: 12,345 or 3.21M."""
     for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= unit:
             return f"{value / unit:.3g}{letter}"
@@ -144,7 +148,7 @@ def amount(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as people do: `42s`, `3m05s`, `2h07m`."""
+    """Format seconds: `42s`, `3m05s`, `2h07m`."""
     if not math.isfinite(seconds):
         return "–"
     whole = round(seconds)
@@ -156,7 +160,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Write bytes: 1.2 MiB."""
+    """Format a number of bytes: 1.2 MiB."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.1f} {unit}" if unit != "B" else f"{count:.0f} B"
@@ -165,7 +169,7 @@ def size(count: float) -> str:
 
 
 def loss(value: float | None) -> str:
-    """Write a loss as the checkpoints' names do: four decimals."""
+    """Format a loss with four decimals, as in checkpoint names."""
     if value is None or not math.isfinite(value) or abs(value) >= 1e6:
         return figures(value)
     return f"{value:.4f}"

@@ -1,7 +1,8 @@
-"""A chart as markup that needs no script: the data are the path itself, in steps and values.
+"""A chart as HTML that needs no script: the SVG path holds the data itself, in steps and values.
 
-A matrix maps them onto the plot. Strokes do not scale and all text is HTML placed by per cent: one markup
-fits every width, and the page's script zooms by changing the matrix. Order: the frame, the figure, its parts.
+A matrix maps them onto the plot. Strokes do not scale and all text is HTML positioned by percentages: one
+markup fits every width, and the page's script zooms by changing the matrix. Order: the frame, the figure,
+its parts.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import NamedTuple
 from tinyllm.page.charts import Chart, Mark
 from tinyllm.page.curves import figures, labels, log_ticks, logarithms, loss, path, ticks
 from tinyllm.page.history import Series
-from tinyllm.page.shell import text
+from tinyllm.page.shell import escaped
 
 SIDE = 1000  # of the plot in the units of its viewBox
 KINDS = ("raw", "trend", "eval")  # in the order of painting
 
 
 class Frame(NamedTuple):
-    """Where a step and a value lie on a plot."""
+    """The ranges of a plot, and from them the position of a step and a value."""
 
     first: int
     last: int
@@ -36,7 +37,10 @@ class Frame(NamedTuple):
         return f"bottom:{100 * (level - self.low) / (self.high - self.low):.2f}%"
 
     def transform(self, *, values: bool) -> str:
-        """Return the SVG attribute that maps (step, level), or only the step, onto the viewBox."""
+        """Return the SVG attribute that maps (step, level), or only the step, onto the viewBox.
+
+        SVG's y axis points down, so `low` maps to SIDE and `high` to 0.
+        """
         across = SIDE / max(self.last - self.first, 1)
         up = SIDE / (self.high - self.low)
         vertical = (f"{-up:.9g}", f"{self.high * up:.9g}") if values else ("1", "0")
@@ -44,15 +48,15 @@ class Frame(NamedTuple):
         return f'transform="matrix({across:.9g} 0 0 {vertical[0]} {shift} {vertical[1]})"'
 
 
-def draw(chart: Chart) -> str:
-    """Return the figure as HTML."""
+def chart_html(chart: Chart) -> str:
+    """Return the chart as an HTML figure."""
     frame = Frame(chart.first, chart.last, *chart.range(), chart.log)
     floor = "" if chart.floor is None else f"{chart.floor:g}"
     epochs = "".join(f"M{step} 0v1" for step in chart.epochs)
-    spoken = f"{chart.title}, steps {chart.first:,} to {chart.last:,}"
+    described = f"{chart.title}, steps {chart.first:,} to {chart.last:,}"  # for screen readers
     view = f'preserveAspectRatio="none" aria-hidden="true" viewBox="0 0 {SIDE}'
     return (
-        f'<figure class="chart" id="{chart.name}" tabindex="0" role="group" aria-label="{spoken}"'
+        f'<figure class="chart" id="{chart.name}" tabindex="0" role="group" aria-label="{described}"'
         f' data-low="{frame.low:.9g}" data-high="{frame.high:.9g}" data-log="{int(chart.log)}"'
         f' data-floor="{floor}">\n<figcaption><h2>{chart.title}</h2><small>{chart.unit}</small>'
         f'<button type="button" class="log" aria-pressed="{str(chart.log).lower()}" hidden>log</button>'
@@ -90,7 +94,7 @@ def _bands(chart: Chart, frame: Frame) -> str:
         width = 100 * (phase.last - start) / max(chart.last - chart.first, 1)
         found.append(
             f'<i data-x="{start}" data-end="{phase.last}" style="{frame.left(start)};width:{width:.3f}%">'
-            f"<b>{text(phase.name, 60) if chart.name == 'loss' else ''}</b></i>"
+            f"<b>{escaped(phase.name, 60) if chart.name == 'loss' else ''}</b></i>"
         )
         start = phase.last
     return f'<div class="bands">{"".join(found)}</div>'
@@ -126,12 +130,13 @@ def _last(points: Series) -> float | None:
 
 
 def _mark(mark: Mark, frame: Frame) -> str:
-    place, held = frame.left(mark.step), ""
+    position, data = frame.left(mark.step), ""
     if mark.value is not None:
-        place += ";" + frame.bottom(mark.value)
-        held = f' data-y="{mark.value:.6g}"'
-    label = f'<b style="--level:{mark.level}">{text(mark.label)}</b>' if mark.label else ""
+        position += ";" + frame.bottom(mark.value)
+        data = f' data-y="{mark.value:.6g}"'
+    label = f'<b style="--level:{mark.level}">{escaped(mark.label)}</b>' if mark.label else ""
     flip = " flip" if label and mark.step - frame.first > 0.8 * (frame.last - frame.first) else ""
     return (
-        f'<i class="{mark.kind}{flip} run{mark.run}" data-x="{mark.step}"{held} style="{place}">{label}</i>'
+        f'<i class="{mark.kind}{flip} run{mark.run}" data-x="{mark.step}"{data} style="{position}">'
+        f"{label}</i>"
     )

@@ -1,18 +1,19 @@
-"""The inside page's script: it chooses a head, and reads weights off its map.
+"""The explain page's script: it shows the chosen head's map and reads weights off it.
 
-The weights are float32, base64: head after head, of each the rows of its lower triangle.
+The weights are float32 in base64: head by head, of each the rows of its lower triangle.
 """
 
 SCRIPT = r"""
 "use strict";
 (() => {
   const map = document.getElementById("map"), heat = map.querySelector(".heat");
-  const names = [...map.querySelectorAll(".looks .token")], seen = [...map.querySelectorAll(".sees .token")];
+  const queries = [...map.querySelectorAll(".queries .token")];
+  const keys = [...map.querySelectorAll(".keys .token")];
   const buttons = [...document.querySelectorAll(".heads button")];
   const title = map.querySelector("h2"), read = map.querySelector(".read"), hint = read.innerHTML;
   const row = map.querySelector(".row"), column = map.querySelector(".column");
   const spoken = document.getElementById("spoken");
-  const n = names.length, size = n * (n + 1) / 2;
+  const n = queries.length, size = n * (n + 1) / 2;
   const raw = atob(JSON.parse(document.getElementById("weights").textContent));
   const view = new DataView(Uint8Array.from(raw, (c) => c.charCodeAt(0)).buffer);
   const weight = (t, s) => view.getFloat32(4 * (head * size + t * (t + 1) / 2 + s), true);
@@ -28,8 +29,8 @@ SCRIPT = r"""
   }
   function point(t, s) {
     at = t === null ? null : [t, Math.min(s, t)];
-    names.forEach((name, i) => name.classList.toggle("here", at !== null && i === at[0]));
-    seen.forEach((name, i) => name.classList.toggle("here", at !== null && i === at[1]));
+    queries.forEach((query, i) => query.classList.toggle("here", at !== null && i === at[0]));
+    keys.forEach((key, i) => key.classList.toggle("here", at !== null && i === at[1]));
     row.hidden = column.hidden = at === null;
     if (at === null) {
       read.innerHTML = hint;
@@ -38,14 +39,14 @@ SCRIPT = r"""
     }
     row.style.top = 100 * at[0] / n + "%";
     column.style.left = 100 * at[1] / n + "%";
-    const word = (i) => `${names[i].textContent} (${i})`;
-    read.textContent = `${word(at[0])} looks at ${word(at[1])}: `;
+    const token = (i) => `${queries[i].textContent} (${i})`;
+    read.textContent = `${token(at[0])} attends to ${token(at[1])}: `;
     read.appendChild(document.createElement("b")).textContent = +weight(...at).toPrecision(6);
   }
   function cell(event) {
     const box = heat.getBoundingClientRect();
-    const place = (share) => Math.min(Math.max(Math.floor(share * n), 0), n - 1);
-    return [place((event.clientY - box.top) / box.height), place((event.clientX - box.left) / box.width)];
+    const index = (share) => Math.min(Math.max(Math.floor(share * n), 0), n - 1);
+    return [index((event.clientY - box.top) / box.height), index((event.clientX - box.left) / box.width)];
   }
   heat.addEventListener("pointermove", (event) => {
     const [t, s] = cell(event);

@@ -1,7 +1,7 @@
-"""A matrix of weights as a picture of its own size: a PNG whose opacity is the weight.
+"""A matrix of weights as a PNG of one pixel per weight, whose opacity is the weight.
 
-A page paints it in the colour it likes, in the light and in the dark. W3C 2003, "Portable Network Graphics",
-colour type 4. The scale is the square root, for most weights are small.
+Used as a CSS mask, it takes the page's colour in light and dark mode. The scale is the square root, since
+most weights are small. W3C 2003, "Portable Network Graphics", colour type 4.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def opacity(weights: Array) -> Array:
 
 
 def png(weights: Array) -> bytes:
-    """Return the picture of weights (rows, columns) from 0 to 1: black, as opaque as each is great."""
+    """Return the PNG of weights (rows, columns) from 0 to 1: black, with the opacity of each weight."""
     rows, columns = weights.shape
-    pixels = np.zeros((rows, columns, 2), np.uint8)
+    pixels = np.zeros((rows, columns, 2), np.uint8)  # grey, alpha
     pixels[..., 1] = opacity(weights)
     lines = b"".join(b"\0" + line.tobytes() for line in pixels)  # 0: no filter
     header = struct.pack(">IIBBBBB", columns, rows, 8, 4, 0, 0, 0)
@@ -35,6 +35,6 @@ def png(weights: Array) -> bytes:
     )
 
 
-def mask(weights: Array) -> str:
-    """Return the CSS that lets a colour through as the `png` of weights (rows, columns) is opaque."""
+def css_mask(weights: Array) -> str:
+    """Return the CSS that masks an element with the `png` of weights (rows, columns)."""
     return f"mask-image:url(data:image/png;base64,{base64.b64encode(png(weights)).decode()})"

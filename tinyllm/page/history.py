@@ -1,6 +1,6 @@
-"""What a training run left behind, read back: series over steps, epochs, phases, events, checkpoints.
+"""A training run, read back from its files: series over steps, epochs, phases, events, checkpoints.
 
-Order: the parts of a Run, the Run and the numbers that sum it up, reading one from its directory.
+Order: the parts of a Run, the Run and its summary numbers, reading one from its directory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tinyllm.checkpoint.metadata import Entry, is_count
 from tinyllm.training import metrics
 
 TAGS = ("train/loss", "eval/loss", "train/lr", "train/grad_norm", "train/tokens_per_second")
-LARGEST = 1e100  # beyond it a value is as good as infinite, and no axis has room for it
+LARGEST = 1e100  # a larger value counts as infinite: no axis could show it
 Series = list[tuple[int, float | None]]  # (step, value); None where it was not finite
 
 
@@ -51,7 +51,7 @@ class Event(NamedTuple):
 
 @dataclass
 class Run:
-    """One run, whole or still in progress."""
+    """One run, finished or still in progress."""
 
     name: str
     series: dict[str, Series]
@@ -61,7 +61,7 @@ class Run:
     tokens: int = 0
     seconds: float = 0.0  # spent in training steps
     checkpoints: list[Entry] = field(default_factory=list)
-    document: dict[str, Any] = field(default_factory=dict)  # of the newest valid checkpoint
+    fields: dict[str, Any] = field(default_factory=dict)  # to_dict() of the newest valid checkpoint's state
     parameters: int | None = None
     problem: str | None = None  # why the checkpoints could not be listed
 
@@ -72,13 +72,14 @@ class Run:
 
     @property
     def planned(self) -> int | None:
-        """The step at which the schedule of the newest checkpoint's phase ends, if that is still to come."""
-        end = _inside(self.document, "schedule", "end")
+        """The last step of the newest checkpoint's schedule, unless it is reached or the run finished."""
+        schedule = self.fields.get("schedule")
+        end = schedule.get("end") if isinstance(schedule, dict) else None
         return end if isinstance(end, int) and end > self.steps and not self.finished else None
 
     @property
     def finished(self) -> bool:
-        """Whether the run's last word is that it is finished."""
+        """Whether the last thing that was logged is that the run finished."""
         last = self.events[-1] if self.events else None
         return last is not None and last.kind == "finished" and last.step >= self.steps
 
@@ -94,7 +95,7 @@ class Run:
 
     @property
     def last_epoch(self) -> Epoch | None:
-        """The last epoch that is whole, or the one under way if there is no other in its phase."""
+        """The last complete epoch, or the current one if it is the first of its phase."""
         if not self.epochs:
             return None
         last, before = self.epochs[-1], self.epochs[-2] if len(self.epochs) > 1 else None
@@ -104,7 +105,7 @@ class Run:
 
     @property
     def eval_loss(self) -> float | None:
-        """The last evaluation."""
+        """The loss of the last evaluation."""
         return self.series["eval/loss"][-1][1] if self.series["eval/loss"] else None
 
     @property
@@ -120,19 +121,29 @@ class Run:
         return [entries[0] for entries in found if entries]
 
     def newest(self) -> Entry | None:
-        """Return the checkpoint from which training would go on."""
-        found = policy.newest(self.checkpoints)
+        """Return the checkpoint from which training would resume."""
+        found = policy.newest_first(self.checkpoints)
         return found[0] if found else None
 
-    def lost(self) -> int:
-        """Return at how many steps the train loss was not finite."""
+    def nonfinite_losses(self) -> int:
+        """Return the number of steps whose train loss was not finite."""
         return sum(y is None for _, y in self.series["train/loss"])
 
 
-def read_run(directory: Path, name: str) -> Run:
-    """Read the metrics and, without touching them, the checkpoints of a run.
+class _Update(NamedTuple):
+    """One logged update; `tokens` are its own."""
 
-    Raises OSError where metrics.jsonl cannot be read. What is wrong with a checkpoint is told in its entry.
+    phase: str
+    epoch: int
+    step: int
+    tokens: int
+    loss: float | None
+
+
+def read_run(directory: Path, name: str) -> Run:
+    """Read the metrics of a run and, without changing anything, its checkpoints.
+
+    Raises OSError where metrics.jsonl cannot be read. The problem of an invalid checkpoint is in its entry.
     """
     lines = metrics.read(directory / metrics.FILE_NAME)
     run = Run(name, {tag: [] for tag in TAGS})
@@ -154,39 +165,32 @@ def read_run(directory: Path, name: str) -> Run:
                 run.series[tag].append((step, _number(line[tag])))
         if "train/loss" in line:
             train.append(line)
-    _follow(run, train)
+    _summarise(run, train)
     _read_checkpoints(run, directory)
     return run
 
 
-def _follow(run: Run, train: list[dict[str, Any]]) -> None:
+def _summarise(run: Run, train: list[dict[str, Any]]) -> None:
     """Fill in phases, epochs, tokens and seconds from the lines of the updates."""
-    shares = []  # (phase, epoch, step, tokens of this update, loss)
+    updates = []
     for line in train:
-        tokens = line.get("tokens")
-        share = tokens - run.tokens if is_count(tokens) and tokens >= run.tokens else 0
-        run.tokens += share
+        total, epoch = line.get("tokens"), line.get("epoch")  # tokens are counted over the whole run
+        tokens = total - run.tokens if is_count(total) and total >= run.tokens else 0
+        run.tokens += tokens
         speed = _number(line.get("train/tokens_per_second"))
-        run.seconds += share / speed if speed else 0.0
-        epoch = line.get("epoch")
-        shares.append(
-            (
-                _text(line.get("phase")),
-                epoch if is_count(epoch) else 0,
-                line["step"],
-                share,
-                _number(line["train/loss"]),
-            )
-        )
-    for phase, group in itertools.groupby(shares, key=lambda share: share[0]):
-        steps = [share[2] for share in group]
+        run.seconds += tokens / speed if speed else 0.0
+        epoch = epoch if is_count(epoch) else 0
+        loss = _number(line["train/loss"])
+        updates.append(_Update(_text(line.get("phase")), epoch, line["step"], tokens, loss))
+    for phase, group in itertools.groupby(updates, key=lambda update: update.phase):
+        steps = [update.step for update in group]
         run.phases.append(Phase(phase, steps[0], steps[-1]))
-    for (phase, epoch), group in itertools.groupby(shares, key=lambda share: share[:2]):
+    for (phase, epoch), group in itertools.groupby(updates, key=lambda update: (update.phase, update.epoch)):
         found = list(group)
-        known = [(loss, weight or 1) for *_, weight, loss in found if loss is not None]
-        weights = sum(weight for _, weight in known)
-        mean = sum(loss * weight for loss, weight in known) / weights if weights else math.nan
-        run.epochs.append(Epoch(epoch + 1, phase, found[0][2], found[-1][2], mean))
+        known = [(update.loss, update.tokens or 1) for update in found if update.loss is not None]
+        tokens = sum(weight for _, weight in known)
+        mean = sum(loss * weight for loss, weight in known) / tokens if tokens else math.nan
+        run.epochs.append(Epoch(epoch + 1, phase, found[0].step, found[-1].step, mean))
 
 
 def _read_checkpoints(run: Run, directory: Path) -> None:
@@ -195,25 +199,19 @@ def _read_checkpoints(run: Run, directory: Path) -> None:
             run.checkpoints = manager.list_checkpoints()
     except (CheckpointError, OSError) as error:
         run.problem = str(error)
-    for entry in policy.newest(run.checkpoints):
+    for entry in policy.newest_first(run.checkpoints):
         try:
             head = reader.read_head(entry.path, Disk())
         except (CheckpointError, OSError):
             continue  # gone or replaced since it was listed
-        run.document = head.document
+        run.fields = head.fields
         shapes = [tensor.shape for tensor in head.tensors if tensor.role == "params"]
         run.parameters = sum(math.prod(shape) for shape in shapes)
         return
 
 
-def _inside(document: Any, *names: str) -> Any:
-    for name in names:
-        document = document.get(name) if isinstance(document, dict) else None
-    return document
-
-
 def section(run: Run, name: str) -> dict[str, Any]:
-    """Return a part of the newest checkpoint's document as {"a.b": value}, empty if there is none."""
+    """Return one of the newest checkpoint's fields as {"a.b": value}, empty if it is not there."""
 
     def flat(prefix: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -223,7 +221,7 @@ def section(run: Run, name: str) -> dict[str, Any]:
             found |= flat(f"{prefix}.{key}" if prefix else str(key), inner)
         return found
 
-    value = run.document.get(name)
+    value = run.fields.get(name)
     return flat("", value) if isinstance(value, dict) else {}
 
 

@@ -8,32 +8,32 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyllm.checkpoint.metadata import Entry, printable
-from tinyllm.page.charts import charts, column_width, epoch_stride, told
+from tinyllm.page.charts import charts, column_width, epoch_stride, event_text
 from tinyllm.page.curves import amount, duration, figures, loss, size
-from tinyllm.page.drawing import draw
+from tinyllm.page.drawing import chart_html
 from tinyllm.page.history import Run, section
 from tinyllm.page.report_script import SCRIPT
-from tinyllm.page.shell import document, headline, table, text
+from tinyllm.page.shell import Assets, escaped, headline, html_page, table
 from tinyllm.page.style import CHARTS
 
-MOST_ROWS = 100  # of each table, all runs together
-MOST_EPOCHS = 2000  # that the script can name
+MAX_ROWS = 100  # of each table, all runs together
+NAMED_EPOCHS = 2000  # that the script can name
 
 
-def page(runs: Sequence[Run], title: str, notes: Sequence[str], refresh: int = 0) -> str:
-    """Return the whole document; with `refresh` it reloads itself after so many seconds.
+def report_page(runs: Sequence[Run], title: str, notes: Sequence[str], refresh: int = 0) -> str:
+    """Return the page of one run, or of several, overlaid; `notes` follow the title.
 
-    `notes` follow the title. With one run the page is about it; several are laid over one another.
+    With `refresh` it reloads itself after so many seconds.
     """
     parts = (_headline(runs), _curves(runs), _events(runs), _checkpoints(runs), _settings(runs))
     body = f'<main class="{"single" if len(runs) == 1 else "many"}">\n{"".join(parts)}</main>\n'
-    kind = "training report"
-    return document(title, kind, notes, body, CHARTS, SCRIPT, {"facts": _facts(runs)}, refresh)
+    assets = Assets(CHARTS, SCRIPT, {"epochs": _epoch_ends(runs)})
+    return html_page(title, "training report", notes, body, assets, refresh)
 
 
-def _facts(runs: Sequence[Run]) -> str:
-    """Return what the script cannot read off the charts: where epochs end."""
-    epochs = runs[0].epochs if len(runs) == 1 and len(runs[0].epochs) <= MOST_EPOCHS else []
+def _epoch_ends(runs: Sequence[Run]) -> str:
+    """Return the JSON of [last step, number] of each epoch, which the script cannot read off the charts."""
+    epochs = runs[0].epochs if len(runs) == 1 and len(runs[0].epochs) <= NAMED_EPOCHS else []
     return json.dumps([[epoch.last, epoch.number] for epoch in epochs], separators=(",", ":"))
 
 
@@ -41,17 +41,17 @@ def _facts(runs: Sequence[Run]) -> str:
 
 
 def numbers(run: Run) -> list[tuple[str, str, str]]:
-    """Return (name, value, note) of what a person asks first."""
+    """Return the key numbers of a run, each a (name, value, note)."""
     epoch, best = run.last_epoch, run.best()
-    found, judged = [], math.nan
+    found, latest = [], math.nan
     if epoch:
-        judged = epoch.loss
-        found.append(("train loss", loss(judged), f"epoch {epoch.number:,}"))
+        latest = epoch.loss
+        found.append(("train loss", loss(latest), f"epoch {epoch.number:,}"))
     if run.eval_loss is not None:
-        judged = run.eval_loss
-        found.append(("eval loss", loss(judged), f"at step {run.series['eval/loss'][-1][0]:,}"))
-    if judged < 700:
-        found.append(("perplexity", figures(math.exp(judged)), f"of the {found[-1][0]}"))
+        latest = run.eval_loss
+        found.append(("eval loss", loss(latest), f"at step {run.series['eval/loss'][-1][0]:,}"))
+    if latest < 700:  # beyond, exp overflows; of NaN there is no perplexity either
+        found.append(("perplexity", figures(math.exp(latest)), f"of the {found[-1][0]}"))
     if best and best[-1].metadata:
         about = best[-1].metadata
         found.append(("best checkpoint", loss(about.loss), f"epoch {about.epoch:,}"))
@@ -72,7 +72,7 @@ def _headline(runs: Sequence[Run]) -> str:
     named = [{name: value for name, value, _ in numbers(run)} for run in runs]
     columns = list(dict.fromkeys(name for found in named for name in found))
     rows = [
-        [text(run.name), run.status, *(found.get(column, "–") for column in columns)]
+        [escaped(run.name), run.status, *(found.get(column, "–") for column in columns)]
         for run, found in zip(runs, named, strict=True)
     ]
     return f"<section>{table(['run', 'status', *columns], rows, numeric=columns)}</section>\n"
@@ -85,21 +85,21 @@ def _curves(runs: Sequence[Run]) -> str:
     drawn = charts(runs)
     if not drawn:
         return '<section><p class="note">No step has been logged yet.</p></section>\n'
-    lost = sum(run.lost() for run in runs)
-    warning = f'<p class="note bad">At {lost:,} steps the train loss was not finite.</p>' if lost else ""
+    broken = sum(run.nonfinite_losses() for run in runs)
+    warning = f'<p class="note bad">At {broken:,} steps the train loss was not finite.</p>' if broken else ""
     ends = ""
     if len(runs) == 1:
         stride = epoch_stride(runs[0])
         ends = f"Short ticks: the end of every {f'{stride:,}th ' if stride > 1 else ''}epoch. "
         if (width := column_width(runs[0])) > 1:
-            ends += f"The faint lines join the least and the greatest value of every {width:,} steps. "
+            ends += f"The faint lines connect the minimum and the maximum of every {width:,} steps. "
     return (
         f'<section id="curves" data-first="{drawn[0].first}" data-last="{drawn[0].last}">\n'
         f"<h2>Curves</h2>{warning}"
         '<p id="where" hidden><span></span> <button type="button">Reset</button></p>\n'
-        f"{''.join(map(draw, drawn))}"
-        f'<p class="note">{ends}<span class="hint" hidden>Drag to zoom; double-click or Esc to go back. '
-        "In a chart you have clicked, the wheel and + − zoom and the arrow keys read values.</span></p>\n"
+        f"{''.join(map(chart_html, drawn))}"
+        f'<p class="note">{ends}<span class="hint" hidden>Drag to zoom, double-click or Esc to reset. '
+        "Click a chart to zoom with the wheel or + − and to read values with the arrow keys.</span></p>\n"
         "</section>\n"
     )
 
@@ -108,9 +108,14 @@ def _curves(runs: Sequence[Run]) -> str:
 
 
 def _events(runs: Sequence[Run]) -> str:
-    most, many = max(MOST_ROWS // len(runs), 1), len(runs) > 1
+    most, many = max(MAX_ROWS // len(runs), 1), len(runs) > 1
     rows = [
-        [*[text(run.name)] * many, f"{event.step:,}", text(told(event), 60), text(event.phase, 60)]
+        [
+            *[escaped(run.name)] * many,
+            f"{event.step:,}",
+            escaped(event_text(event), 60),
+            escaped(event.phase, 60),
+        ]
         for run in runs
         for event in run.events[-most:]
     ]
@@ -119,37 +124,37 @@ def _events(runs: Sequence[Run]) -> str:
 
 
 def _checkpoints(runs: Sequence[Run]) -> str:
-    head = ["file", "", "epoch", "step", "loss", "rate", "phase", "saved", "size"]
-    most, parts = max(MOST_ROWS // len(runs), 1), []
+    head = ["file", "", "epoch", "step", "loss", "learning rate", "phase", "saved", "size"]
+    most, parts = max(MAX_ROWS // len(runs), 1), []
     for run in runs:
-        caption = text(run.name) if len(runs) > 1 else ""
+        caption = escaped(run.name) if len(runs) > 1 else ""
         if run.problem:
-            parts.append(f'<p class="note bad">{text(run.problem, 400)}</p>')
+            parts.append(f'<p class="note bad">{escaped(run.problem, 400)}</p>')
         elif not run.checkpoints:
             parts.append(f'<p class="note">{caption or "This run"} has no checkpoints.</p>')
         else:
             rows = [_checkpoint(entry, run) for entry in run.checkpoints[-most:]]
-            parts.append(table(head, rows, ["epoch", "step", "loss", "rate", "size"], caption))
+            parts.append(table(head, rows, ["epoch", "step", "loss", "learning rate", "size"], caption))
             parts += [f'<p class="note bad">{problem}</p>\n' for problem in _problems(run, most)]
     return f"<section><h2>Checkpoints</h2>{''.join(parts)}</section>\n"
 
 
 def _checkpoint(entry: Entry, run: Run) -> list[str]:
-    name, about = text(entry.path.name), entry.metadata
+    name, about = escaped(entry.path.name), entry.metadata
     if entry.problem or about is None:
-        return [name, '<span class="bad">bad</span>', *["–"] * 7]
+        return [name, '<span class="bad">invalid</span>', *["–"] * 7]
     words = ["best"] * (entry in run.best()) + ["newest"] * (entry == run.newest())
     words += ["weights only"] * entry.weights_only
     return [
         name, ", ".join(words), f"{about.epoch:,}", f"{entry.step or 0:,}", loss(about.loss),
-        figures(about.learning_rate), text(about.phase), text(about.timestamp), size(entry.size),
+        figures(about.learning_rate), escaped(about.phase), escaped(about.timestamp), size(entry.size),
     ]  # fmt: skip
 
 
 def _problems(run: Run, most: int) -> list[str]:
-    """Say what is wrong with the bad files, named without their directory."""
+    """Return the problems of the invalid files, named without their directory."""
     bad = [entry for entry in run.checkpoints[-most:] if entry.problem]
-    return [text((e.problem or "").replace(printable(e.path), e.path.name), 300) for e in bad[-20:]]
+    return [escaped((e.problem or "").replace(printable(e.path), e.path.name), 300) for e in bad[-20:]]
 
 
 def _settings(runs: Sequence[Run]) -> str:
@@ -162,25 +167,25 @@ def _settings(runs: Sequence[Run]) -> str:
 
 
 def _comparison(runs: Sequence[Run], name: str) -> str:
-    """Return one row a setting and one column a run; rows in which runs differ stand out."""
+    """Return a table of one row per setting and one column per run; rows that differ are highlighted."""
     sections = [section(run, name) for run in runs]
-    keys = list(dict.fromkeys(key for values in sections for key in values))[: MOST_ROWS // len(runs)]
+    keys = list(dict.fromkeys(key for values in sections for key in values))[: MAX_ROWS // len(runs)]
     if not keys:
         return ""
     rows = []
     for key in keys:
-        cells = [text(_plain(values[key]), 100) if key in values else "–" for values in sections]
+        cells = [escaped(_setting(values[key]), 100) if key in values else "–" for values in sections]
         differs = ' class="differs"' if len(set(cells)) > 1 else ""
         rows.append(
-            f"<tr{differs}><th>{text(key, 60)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
+            f"<tr{differs}><th>{escaped(key, 60)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
         )
-    names = "".join(f"<th>{text(run.name)}</th>" for run in runs) if len(runs) > 1 else ""
+    names = "".join(f"<th>{escaped(run.name)}</th>" for run in runs) if len(runs) > 1 else ""
     top = f"<thead><tr><th></th>{names}</tr></thead>\n" if names else ""
     body = f"{top}<tbody>{''.join(rows)}</tbody>"
     return f'<div class="scroll" tabindex="0"><table class="settings">{body}</table></div>'
 
 
-def _plain(value: Any) -> str:
+def _setting(value: Any) -> str:
     if value is None:
         return "not set"
     if isinstance(value, bool):

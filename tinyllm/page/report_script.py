@@ -9,7 +9,7 @@ SCRIPT = r"""
 (() => {
   const section = document.getElementById("curves");
   if (!section) return;
-  const epochs = JSON.parse(document.getElementById("facts").textContent);
+  const epochs = JSON.parse(document.getElementById("epochs").textContent);
   const SIDE = 1000, first = +section.dataset.first;
   const full = [first, Math.max(+section.dataset.last, first + 1)];
   let view = [...full], at = null;

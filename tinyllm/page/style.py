@@ -168,11 +168,12 @@ figcaption { display: flex; flex-wrap: wrap; gap: 0 1rem; align-items: baseline;
 .read b { color: var(--ink); font-weight: 600; }
 .grid { --cell: clamp(0.78rem, calc((100cqw - 6.2rem) / var(--n)), 2.2rem); display: grid; width: max-content;
   grid-template-columns: auto auto; font-size: min(0.8rem, calc(var(--cell) * 0.82)); }
-.looks { position: sticky; left: 0; z-index: 1; background: var(--paper); text-align: right; }
-.looks .token, .sees .token { display: block; overflow: hidden; text-overflow: ellipsis; color: var(--soft); }
-.looks .token { height: var(--cell); line-height: var(--cell); max-width: 6rem; padding: 0 0.5em 0 0; }
-.sees { grid-column: 2; display: flex; }
-.sees .token { width: var(--cell); line-height: var(--cell); max-height: 6rem; padding: 0.4em 0 0;
+.queries { position: sticky; left: 0; z-index: 1; background: var(--paper); text-align: right; }
+.queries .token, .keys .token { display: block; overflow: hidden; text-overflow: ellipsis;
+  color: var(--soft); }
+.queries .token { height: var(--cell); line-height: var(--cell); max-width: 6rem; padding: 0 0.5em 0 0; }
+.keys { grid-column: 2; display: flex; }
+.keys .token { width: var(--cell); line-height: var(--cell); max-height: 6rem; padding: 0.4em 0 0;
   writing-mode: vertical-rl; }
 .grid .here { color: var(--ink); font-weight: 600; }
 .heat { position: relative; width: calc(var(--cell) * var(--n)); height: calc(var(--cell) * var(--n));

@@ -89,11 +89,11 @@ class TrainState:
         """The network's parameters, as views into their row: `rows` is written to, and never replaced."""
         return self.layout.views(self.rows[0])
 
-    def document(self) -> dict[str, Any]:
-        """Return everything but the rows as plain nested values."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the rows as nested plain values, for `from_dict`."""
         return {
-            "config": self.config.document(),
-            "tokenizer": self.tokenizer.document(),
+            "config": self.config.to_dict(),
+            "tokenizer": self.tokenizer.to_dict(),
             "progress": dataclasses.asdict(self.progress),
             "schedule": dataclasses.asdict(self.schedule),
             "stopping": dataclasses.asdict(self.stopping),
@@ -103,32 +103,32 @@ class TrainState:
         }
 
     @classmethod
-    def blank(cls, document: dict[str, Any]) -> TrainState:
-        """Return the state that `document` describes, its rows still to be filled through `tensors`.
+    def from_dict(cls, fields: dict[str, Any]) -> TrainState:
+        """Rebuild a state from its `to_dict()`, its rows still to be filled in through `tensors`.
 
-        Raises ConfigError or TokenizerError (both ValueErrors) where the document is not one of ours.
+        Raises ConfigError or TokenizerError (both ValueErrors) where `fields` is anything else.
         """
         expected = {f.name for f in dataclasses.fields(cls)} - {"rows", "layout"}
-        if not isinstance(document, dict) or set(document) != expected:
+        if not isinstance(fields, dict) or set(fields) != expected:
             raise ConfigError(f"state: expected the fields {', '.join(sorted(expected))}")
-        config = Config.from_document(document["config"])
-        tokenizer = Tokenizer.from_document(document["tokenizer"])
+        config = Config.from_dict(fields["config"])
+        tokenizer = Tokenizer.from_dict(fields["tokenizer"])
         layout = layout_of(config.model, tokenizer.vocab_size)
         rows = aligned_empty(3 * layout.size, np.float32).reshape(3, layout.size)
         for gap in layout.gaps():
             rows[:, gap] = 0
-        phases, sources, environment = (document[name] for name in ("phases", "sources", "environment"))
+        phases, sources, environment = (fields[name] for name in ("phases", "sources", "environment"))
         if not isinstance(phases, list) or not phases or not set(phases) <= set(PHASES):
             raise ConfigError(f"state.phases: expected some of {', '.join(PHASES)}, found {phases!r}")
         if not isinstance(sources, dict) or not isinstance(environment, dict):
             raise ConfigError("state.sources, state.environment: expected maps")
-        progress = from_fields(Progress, document["progress"], "progress")
+        progress = from_fields(Progress, fields["progress"], "progress")
         if progress.phase not in phases:
             raise ConfigError(f"progress.phase: expected one of {phases}, found {progress.phase!r}")
         return cls(
             config, tokenizer, rows, layout,
-            from_fields(Schedule, document["schedule"], "schedule"), tuple(phases), progress,
-            from_fields(EarlyStopping, document["stopping"], "stopping"),
+            from_fields(Schedule, fields["schedule"], "schedule"), tuple(phases), progress,
+            from_fields(EarlyStopping, fields["stopping"], "stopping"),
             {phase: from_fields(Sources, source, f"sources.{phase}") for phase, source in sources.items()},
             environment,
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """A tokenizer is a value: text to ids and back, exactly, and its fingerprint says which one it is.
 
-Order: errors, what every tokenizer can do, byte pair encoding, one token per character, documents, UTF-8.
+Order: errors, what every tokenizer can do, byte pair encoding, one token per character, training, UTF-8.
 The ids 0 to 255 of BPE are the bytes, so it encodes any string there is. The last id of every tokenizer is
 the end of a text, <|endoftext|>: no text produces it, that name neither, and it decodes to nothing.
 """
@@ -53,8 +53,8 @@ class Tokenizer(ABC):
         """Return the ids of all `texts`, int32 (n,), and where those of each text end."""
 
     @abstractmethod
-    def document(self) -> dict[str, Any]:
-        """Return the tokenizer as plain msgpack types, for `from_document`."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tokenizer as a dict of plain msgpack types, for `from_dict`."""
 
     @property
     def vocab_size(self) -> int:
@@ -103,25 +103,25 @@ class Tokenizer(ABC):
             yield rest
 
     def fingerprint(self) -> str:
-        """Return the SHA-256, in hexadecimal, of the document as JSON: equal for equal tokenizers only."""
-        content = json.dumps(self.document(), sort_keys=True, separators=(",", ":"))
+        """Return the SHA-256, in hexadecimal, of `to_dict()` as JSON: equal for equal tokenizers only."""
+        content = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     @staticmethod
-    def from_document(document: Any) -> Tokenizer:
-        """Rebuild the tokenizer that `document()` described; anything else raises TokenizerError."""
-        kind = document.get("kind") if isinstance(document, dict) else None
+    def from_dict(fields: Any) -> Tokenizer:
+        """Rebuild a tokenizer from its `to_dict()`; anything else raises TokenizerError."""
+        kind = fields.get("kind") if isinstance(fields, dict) else None
         if kind == "bpe":
-            merges = _integers(document, "merges", {"kind", "split", "merges"})
-            if document["split"] is True or document["split"] != SPLIT_VERSION:
+            merges = _integers(fields, "merges", {"kind", "split", "merges"})
+            if fields["split"] is True or fields["split"] != SPLIT_VERSION:
                 raise TokenizerError(
-                    f"tokenizer.split: found {document['split']!r}, this program knows only {SPLIT_VERSION}"
+                    f"tokenizer.split: found {fields['split']!r}, this program knows only {SPLIT_VERSION}"
                 )
             if len(merges) % 2:
                 raise TokenizerError(f"tokenizer.merges: expected pairs, found {len(merges)} numbers")
             return BPETokenizer(tuple(zip(merges[::2], merges[1::2], strict=True)))
         if kind == "char":
-            return CharTokenizer(tuple(_integers(document, "characters", {"kind", "characters"})))
+            return CharTokenizer(tuple(_integers(fields, "characters", {"kind", "characters"})))
         raise TokenizerError(f"tokenizer.kind: expected 'bpe' or 'char', found {kind!r}")
 
 
@@ -176,7 +176,7 @@ class BPETokenizer(Tokenizer):
         found: list[int] = ends.tolist()
         return ids[: found[-1]] if found else ids, found
 
-    def document(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return {"kind": "bpe", "split": 1, "merges": [first, second, first, second, ...]}."""
         return {
             "kind": "bpe",
@@ -222,7 +222,7 @@ class CharTokenizer(Tokenizer):
             )
         return ids, list(accumulate(map(len, texts)))
 
-    def document(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return {"kind": "char", "characters": [code points, ascending]}."""
         return {"kind": "char", "characters": list(self.characters)}
 
@@ -257,11 +257,11 @@ def _code_points(text: str) -> Ids:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<i4")
 
 
-def _integers(document: dict[str, Any], name: str, fields: set[str]) -> list[int]:
-    """Return the field `name`, a list of integers, of a document that has exactly `fields`."""
-    if set(document) != fields:
-        raise TokenizerError(f"tokenizer: expected the fields {', '.join(sorted(fields))}")
-    values = document[name]
+def _integers(fields: dict[str, Any], name: str, expected: set[str]) -> list[int]:
+    """Return the list of integers called `name` of a dict that has exactly the `expected` fields."""
+    if set(fields) != expected:
+        raise TokenizerError(f"tokenizer: expected the fields {', '.join(sorted(expected))}")
+    values = fields[name]
     if not isinstance(values, list) or not all(type(value) is int for value in values):
         raise TokenizerError(f"tokenizer.{name}: expected a list of integers")
     return values
