@@ -44,7 +44,7 @@ class Cache:
         self.memory[:, :, b, :, :length] = self.memory[:, :, source, :, :length]
 
     def reorder_(self, parents: Array) -> None:
-        """Let sequence b go on from what was sequence parents[b]; parents (B,) integers."""
+        """Let sequence b continue what was sequence parents[b]; parents (B,) integers."""
         if np.array_equal(parents, np.arange(len(self.tokens))):
             return
         self.tokens[:] = self.tokens[parents]

@@ -20,7 +20,7 @@ FEW = 16  # new tokens up to which rows of their own are quicker than a block wi
 
 
 class Decoder:
-    """B sequences that go on, and all the memory that takes; a token more allocates no array.
+    """B sequences that grow, and all the memory that takes; one more token allocates no array.
 
     What a sequence gives depends on its own tokens only, to the bit: not on the others that grow beside it,
     and in `step` not on the number of threads either.

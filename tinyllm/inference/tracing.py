@@ -32,7 +32,7 @@ NUMBERS = 1 << 20  # attention weights that a page has room for, 4 bytes each
 class Prediction(NamedTuple):
     """What the model expects after one position."""
 
-    likeliest: Array  # int64 (k,) tokens, the most probable first
+    top: Array  # int64 (k,) tokens, the most probable first
     probabilities: Array  # float64 (k,)
     rank: int | None  # of the true next token, from 1; None where no token follows
     probability: float | None  # of the true next token
@@ -103,11 +103,11 @@ def _predict(logits: Array, target: int, k: int) -> Prediction:
     p = np.exp(z)
     total = p.sum()
     p /= total
-    likeliest = np.argsort(-p, kind="stable")[:k]
+    top = np.argsort(-p, kind="stable")[:k]
     if target < 0:
-        return Prediction(likeliest, p[likeliest], None, None, None)
+        return Prediction(top, p[top], None, None, None)
     rank = 1 + int(np.count_nonzero(p > p[target]))
-    return Prediction(likeliest, p[likeliest], rank, float(p[target]), float(np.log(total) - z[target]))
+    return Prediction(top, p[top], rank, float(p[target]), float(np.log(total) - z[target]))
 
 
 def _norms(

@@ -140,9 +140,9 @@ def _predictions(trace: Trace, pieces: Sequence[bytes]) -> str:
 
 def _top_tokens(prediction: Prediction, target: int, pieces: Sequence[bytes]) -> str:
     """Return the most probable tokens, and the target after them if it is not among them."""
-    top = list(zip(prediction.likeliest.tolist(), prediction.probabilities.tolist(), strict=True))
+    top = list(zip(prediction.top.tolist(), prediction.probabilities.tolist(), strict=True))
     chips = [_probability(pieces[each], p, each == target) for each, p in top]
-    if prediction.probability is not None and target not in prediction.likeliest:
+    if prediction.probability is not None and target not in prediction.top:
         chips += [f"… {_probability(pieces[target], prediction.probability, True)}"]
     return f'<div class="guesses">{"".join(chips)}</div>'
 

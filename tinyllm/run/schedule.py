@@ -34,7 +34,7 @@ class Schedule:
         return self.floor + 0.5 * (self.peak - self.floor) * (1 + math.cos(math.pi * fraction))
 
     def extended(self, step: int, end: int) -> Schedule:
-        """Return a schedule that ends at `end` and goes on from `step` without a jump."""
+        """Return a schedule that ends at `end` and continues from `step` without a jump."""
         if end == self.end:
             return self
         if step - self.start < self.warmup:  # the rate does not depend on the end yet

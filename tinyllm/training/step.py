@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on: a loss or gradient is not a finite number."""
+    """Training cannot continue: a loss or gradient is not a finite number."""
 
 
 class Step(NamedTuple):
@@ -156,6 +156,6 @@ class Engine:
             where = ""
         return (
             f"step {step}: loss {loss}, gradient norm {norm}: not finite{where}. Nothing was updated and "
-            f"every checkpoint is as it was: go on from one of them, or begin anew, with a lower --lr, "
+            f"the checkpoints are intact: resume from one of them, or start over, with a lower --lr, "
             f"a longer --warmup or a lower --grad-clip"
         )
