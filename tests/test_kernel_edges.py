@@ -60,7 +60,7 @@ def wide(y, x):
 
 
 def vectors_of(function, y: Array, x: Array) -> int:
-    """Compile a function anew, since Numba shows no code of the cache's; count its 512-bit operands."""
+    """Compile a function again, since Numba shows no code from its cache; count its 512-bit operands."""
     kernel = numba.njit(**jit.OPTIONS)(function)
     kernel(y, x)
     (code,) = kernel.inspect_asm().values()

@@ -187,19 +187,19 @@ def test_of_a_long_array_little_is_in_memory(write):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.json", "a.jsonl"])
-def test_whoever_reads_is_told_how_much_of_all_is_read(write, monkeypatch, name):
+def test_the_bytes_of_every_read_are_reported(write, monkeypatch, name):
     monkeypatch.setattr(files, "PIECE", 10)
     contents = {"a.txt": "Some words.\n\n" * 9, "a.json": '["one",\n"two"]', "a.jsonl": '"one"\n"two"\n'}
     paths = [write("first/b.txt", "twenty bytes of text"), write(name, contents[name])]
     sizes = [path.stat().st_size for path in paths]
     texts = Texts(paths, dialogues=False, documents=False)
-    told = []
-    texts.progress = lambda done, total: told.append((done, total))
+    reported = []
+    texts.on_progress = lambda done, total: reported.append((done, total))
     for _ in range(2):
-        told.clear()
+        reported.clear()
         list(texts)
-        assert [done for done, _ in told] == sorted(done for done, _ in told)
-        assert told[-1] == (sum(sizes), sum(sizes)) and {total for _, total in told} == {sum(sizes)}
+        assert [done for done, _ in reported] == sorted(done for done, _ in reported)
+        assert reported[-1] == (sum(sizes), sum(sizes)) and {total for _, total in reported} == {sum(sizes)}
 
 
 # Refusals.

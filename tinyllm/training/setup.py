@@ -69,17 +69,9 @@ def open_dataset(
 ) -> Dataset:  # fmt: skip
     """Return a phase's tokens, from the cache in `directory` where it fits; OSError if that is full."""
     texts = open_texts(config, phase, sources)
-    texts.progress = partial(progress, f"reading the texts of {phase}")
+    texts.on_progress = partial(progress, f"reading the texts of {phase}")
     try:
-        dataset = prepare(
-            texts,
-            tokenizer,
-            config.data,
-            config.model.block_size,
-            config.train.seed,
-            directory / "data",
-            phase,
-        )
+        dataset = prepare(texts, tokenizer, config, directory / "data", phase)
     except OSError as error:
         if error.filename:
             raise
@@ -99,7 +91,7 @@ def fresh(
     """Return a new run over the phases of `sources`, its tokenizer trained on all their texts."""
     texts = [open_texts(config, phase, paths) for phase, paths in sources.items()]
     for each, phase in zip(texts, sources, strict=True):
-        each.progress = partial(progress, f"reading {phase} for the tokenizer")
+        each.on_progress = partial(progress, f"reading {phase} for the tokenizer")
     if config.data.tokenizer == "char":
         tokenizer: Tokenizer = train_char(string for each in texts for string in strings(each))
     else:
