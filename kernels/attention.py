@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from .dropout import PAGE, hash_of, row_hash
+from .dropout import HASHES, hash_of, row_hash
 from .elementary import exp, maximum
 from .jit import Array, jit, wide_vectors
 
@@ -39,7 +39,7 @@ def attention_forward(
     T = starts.shape[1]
     dtype = p.dtype.type
     factor, keep, drop, hidden = dtype(scale), dtype(1.0 / (1.0 - rate)), dtype(0), dtype(-np.inf)
-    threshold, lower = np.uint32(rate * PAGE), np.uint32(mask)
+    threshold, lower = np.uint32(rate * HASHES), np.uint32(mask)
     # Starts come from data, so they are checked, before anything is written.
     for b in range(B):
         for t in range(query, query + Q):
@@ -89,7 +89,7 @@ def attention_backward(
     T = starts.shape[1]
     dtype = p.dtype.type
     factor, keep, drop, hidden = dtype(scale), dtype(1.0 / (1.0 - rate)), dtype(0), dtype(-np.inf)
-    threshold, lower = np.uint32(rate * PAGE), np.uint32(mask)
+    threshold, lower = np.uint32(rate * HASHES), np.uint32(mask)
     for b in range(B):
         for h in range(H):
             for t in range(query, query + Q):

@@ -11,7 +11,7 @@ import numpy as np
 
 from .jit import Array, jit
 
-PAGE = 1 << 32  # one more than the largest hash
+HASHES = 1 << 32  # possible ones, of which a fraction `rate` drops
 GOLDEN = 0x9E3779B9  # odd, so that its multiples pass through all 32-bit numbers
 
 
@@ -48,7 +48,7 @@ def _dropout(y: Array, x: Array, key: np.uint64, first: int, rate: float) -> Non
     keep, drop = dtype(1.0 / (1.0 - rate)), dtype(0)
     # A hash is uniform in 0..2**32 - 1, so it is below the threshold with probability `rate`. What is kept is
     # scaled up by 1 / (1 - rate), so that the expected value stays.
-    threshold, lower = np.uint32(rate * PAGE), np.uint32(key)
+    threshold, lower = np.uint32(rate * HASHES), np.uint32(key)
     part = np.empty(C, x.dtype)  # LLVM vectorises no loop whose y may be x
     for n in range(N):
         row = row_hash(key, first + n)

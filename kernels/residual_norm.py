@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .dropout import PAGE, hash_of, row_hash
+from .dropout import HASHES, hash_of, row_hash
 from .jit import Array, jit, wide_vectors
 from .layernorm import EPSILON, ROWS
 
@@ -27,7 +27,7 @@ def residual_norm_forward(
     N, C = x.shape
     dtype = x.dtype.type
     keep, drop = dtype(1.0 / (1.0 - rate)), dtype(0)
-    threshold, lower = np.uint32(rate * PAGE), np.uint32(key)
+    threshold, lower = np.uint32(rate * HASHES), np.uint32(key)
     for n in range(N):
         # The sum, and in the same pass over the row its total for the mean. The test of the rate stands
         # outside the loop, which a branch would keep from being vectorised.
@@ -69,7 +69,7 @@ def residual_norm_backward(
     N, C = x.shape
     dtype = x.dtype.type
     keep, drop = dtype(1.0 / (1.0 - rate)), dtype(0)
-    threshold, lower = np.uint32(rate * PAGE), np.uint32(key)
+    threshold, lower = np.uint32(rate * HASHES), np.uint32(key)
     # The parameters' gradients are summed over ROWS rows, then added to the total: a float32 sum of many
     # numbers loses accuracy as it grows.
     dgain_part, dbias_part, dh_part = np.zeros_like(gain), np.zeros_like(gain), np.zeros_like(gain)

@@ -52,7 +52,7 @@ class Draw:
         return np.full(int(np.prod(shape)) + 1, np.nan, self.dtype)[1:].reshape(shape)
 
     def scores(self, key: int, K: int) -> Array:
-        """Scores or gradients of a block; what stands in masked places must not matter."""
+        """Scores or gradients of a block; what masked entries hold must not matter."""
         p = self.normal(self.B, self.H, self.Q, K)
         p[self.masked(key, K)] = np.nan
         return p
@@ -98,7 +98,7 @@ class Draw:
         return corpus, masked, np.array(spans, np.int64).reshape(-1, 2), np.array(first, np.int64)
 
     def heads(self) -> Array:
-        """One of two sets of heads, seen in place: (B, H, T, C) with gaps."""
+        """One of two sets of heads, not copied: (B, H, T, C) with gaps."""
         return self.normal(self.B, self.T, 2, self.H, self.C).transpose(2, 0, 3, 1, 4)[1]
 
     def texts(self) -> tuple[Array, ...]:

@@ -190,7 +190,10 @@ class _Words:
         return total, positions[:count], created[:pairs]
 
     def pairs(self, positions: Array) -> list[tuple[int, int, int, Array]]:
-        """Return (-count, first, second, positions) of each joinable pair that occurs twice at these ones."""
+        """Return (-count, first, second, positions) of the pairs that begin at `positions`.
+
+        Only of those that may be joined and occur twice or more.
+        """
         first, second = self.ids[positions], self.ids[self.right[positions]]
         # As `joinable` has it: two whole tokens, or a part of a character and one that continues it.
         may_join = np.where(self.missing[first] == 0, self.missing[second] == 0, self.missing[second] < 0)

@@ -138,7 +138,7 @@ class _Json:
     def error(self, message: str, position: int) -> DataError:
         """Return the error for this position of `held`."""
         line, column = self._line_and_column(position)
-        return DataError(f"{self.file}: line {line}, column {column}: found no valid JSON: {message}")
+        return DataError(f"{self.file}: line {line}, column {column}: found invalid JSON: {message}")
 
     def _line_and_column(self, position: int) -> tuple[int, int]:
         lines = self.held.count("\n", 0, position)
@@ -178,7 +178,7 @@ def _parsed(content: bytes, file: Path, position: int, line: int) -> Any:
         raise _not_utf8(file, position, error) from None
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{file}: line {line + error.lineno - 1}, column {error.colno}: found no valid JSON: {error.msg}"
+            f"{file}: line {line + error.lineno - 1}, column {error.colno}: found invalid JSON: {error.msg}"
         ) from None
     except (RecursionError, ValueError) as error:  # nested too deep, a number of thousands of digits
         raise _unreadable(file, line, error) from None

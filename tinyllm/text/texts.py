@@ -65,13 +65,13 @@ class Texts:
                     empty_path = empty_file = False
                     yield text
                 if empty_file:
-                    self.notices.append(f"{file}: no text in it, skipped")
+                    self.notices.append(f"{file}: contains no text, skipped")
             if empty_path:
                 raise DataError(f"{path}: found no text, expected some in files {', '.join(SUFFIXES)}")
         if self._unmarked:
             self.notices.append(
-                f"{self._unmarked} entries are no conversation (用户：…助手：… or User: … Assistant: …): "
-                f"they are learnt as plain text"
+                f"{self._unmarked} entries are not conversations (用户：…助手：… or User: … Assistant: …): "
+                f"they are trained on as plain text"
             )
 
     def _counter(self, total: int) -> OnRead:
@@ -93,7 +93,7 @@ class Texts:
             if ignored:
                 shown = ", ".join(ignored[:5]) + (", ..." if len(ignored) > 5 else "")
                 self.notices.append(
-                    f"{path}: ignored {len(ignored)} that are not {', '.join(SUFFIXES)}: {shown}"
+                    f"{path}: ignored {len(ignored)} entries that are not {', '.join(SUFFIXES)}: {shown}"
                 )
             return files
         if not path.exists():

@@ -138,13 +138,13 @@ class BPETokenizer(Tokenizer):
                 f"tokenizer: found {len(self.merges)} merges, expected at most {LARGEST_VOCABULARY - 257}"
             )
         if len(set(self.merges)) < len(self.merges):
-            raise TokenizerError("tokenizer: a merge occurs twice; the second could never apply")
+            raise TokenizerError("tokenizer: a merge occurs twice, expected each once")
         # Merges may come from a file, so each is checked: could it have been learnt after those before it?
         pieces = [bytes([byte]) for byte in range(256)]
         for i, (first, second) in enumerate(self.merges):
             name, known = f"tokenizer: merge {i} joins {first} and {second}", range(256 + i)
             if first not in known or second not in known:
-                raise TokenizerError(f"{name}; expected ids below {256 + i}, which exist by then")
+                raise TokenizerError(f"{name}; expected ids below {256 + i}, those before it")
             if len(pieces[first]) + len(pieces[second]) > LONGEST_CHUNK:
                 raise TokenizerError(f"{name}; expected at most {LONGEST_CHUNK} bytes, the longest chunk")
             if not joinable(pieces[first], pieces[second]):
