@@ -49,7 +49,7 @@ def _power(n: int) -> int:
 
 
 def _fold_lanes(context: Any, lanes: Any, blocks: Any, count: Any) -> Any:
-    """Fold `count` blocks into the lanes, then all lanes into one, stored as the first; both are addresses."""
+    """Fold `count` blocks into the lanes, then all lanes into the first; both are addresses."""
 
     def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
         multiply = builder.module.declare_intrinsic(
