@@ -43,6 +43,8 @@ _CHUNK = re.compile(
     f"|[{BLANK}]{{1,{LONGEST_RUN}}}(?= [^{BLANK}{NEWLINE}])"  # leaves one space to the word that follows
     f"|[{BLANK}]{{1,{LONGEST_RUN}}}"
 )
+# Everything up to the last character that certainly ends its chunk: `.*` takes as much as it can, then come a
+# character and, not consumed, one of another class. LETTER[1:] is the complement of LETTER.
 _CUT = re.compile(
     f"(?s:.*)(?:[{LETTER}](?=[{LETTER[1:]}])|[{HAN}](?=[^{HAN}])|[{DIGIT}](?=[^{DIGIT}])"
     f"|(?!['’])[{SYMBOL}](?=[^{SYMBOL}]))"
