@@ -144,22 +144,23 @@ def loader(_: list[str], args: argparse.Namespace) -> Iterator[Line]:
 
 
 def batches(texts: list[Any], shape: Shape) -> Callable[[], object]:
-    """Return what makes the next batch of the texts, in the place of the one before."""
-    from tinyllm.config import DataConfig
+    """Return a function that makes the next batch of the texts, in the arrays of the one before."""
+    from tinyllm.config import Config, ModelConfig
     from tinyllm.text.batches import Batch, prepare
     from tinyllm.text.tokenizer import train_bpe
 
     tokenizer = train_bpe((segment.text for text in texts for segment in text.segments), 400)
     with tempfile.TemporaryDirectory() as directory:
-        data = prepare(texts, tokenizer, DataConfig(), shape.T, 0, Path(directory), "pretraining")
-    room, numbers = Batch.empty(shape.B, shape.T), itertools.cycle(range(data.windows // shape.B))
-    return lambda: data.batch(0, 0, next(numbers), shape.B, room)
+        config = Config(ModelConfig(block_size=shape.T))
+        data = prepare(texts, tokenizer, config, Path(directory), "pretraining")
+    out, numbers = Batch.empty(shape.B, shape.T), itertools.cycle(range(data.windows // shape.B))
+    return lambda: data.batch(0, 0, next(numbers), shape.B, out)
 
 
 def start(_: list[str], args: argparse.Namespace) -> Iterator[Line]:
     """Time what a run does with its texts before the first step."""
     from benchmarks.texts import mixed
-    from tinyllm.config import DataConfig
+    from tinyllm.config import Config
     from tinyllm.text.batches import prepare
     from tinyllm.text.texts import Texts, digest, training_sample
     from tinyllm.text.tokenizer import train_bpe
@@ -174,9 +175,7 @@ def start(_: list[str], args: argparse.Namespace) -> Iterator[Line]:
             with path.open("w", encoding="utf-8") as file:
                 file.writelines([content] * max(round(args.megabytes / size(content)), 1))
             texts, mb = Texts([path], dialogues=False, documents=False), path.stat().st_size / 1e6
-            prepared = functools.partial(
-                prepare, texts, tokenizer, DataConfig(), 128, 0, Path(place), "pretraining"
-            )
+            prepared = functools.partial(prepare, texts, tokenizer, Config(), Path(place), "pretraining")
             tasks = {
                 "sample for learning": functools.partial(training_sample, texts),
                 "tokens made": prepared,

@@ -5,7 +5,7 @@
 All on one core, as a worker runs them, on one worker's share of a step. `GB/s` is what the operation must
 read and write, over its time; `of memcpy` compares it with copying as many bytes, and exceeds 100 % where a
 kernel writes where it has read: memcpy fetches what it overwrites. PyTorch's backward operators do not count
-their forward. Candidates take turns; before each call the arguments are written anew, which also brings them
+their forward. Candidates take turns; before each call the arguments are written again, which also brings them
 near; figures are medians. Order: timing, showing, the command line.
 """
 

@@ -28,21 +28,12 @@ def bpe_merge(s: Sizes) -> Case:
     ids = s.rng.integers(0, 64, n).astype(np.int32)
     ids[[0, -1]] = -1
     left, right, times = np.arange(n) - 1, np.arange(n) + 1, np.ones(n, np.int64)
-    places = np.flatnonzero((ids[:-1] == 1) & (ids[1:] == 2))
-    born, at = np.empty(2 * n, np.int64), slice(0, places.size)
-    arguments = (
-        places,
-        born,
-        ids,
-        left,
-        right,
-        times,
-        1,
-        2,
-        64,
-        places.size,
-    )  # it occurs as often: it is merged
-    return Case(arguments, (places, ids[at], right[at], times[at]), (born[at], ids[at], right[at]), None)
+    positions = np.flatnonzero((ids[:-1] == 1) & (ids[1:] == 2))
+    created, at = np.empty(2 * n, np.int64), slice(0, positions.size)
+    expected = positions.size  # it occurs as often as expected: it is merged
+    arguments = (positions, created, ids, left, right, times, 1, 2, 64, expected)
+    read, written = (positions, ids[at], right[at], times[at]), (created[at], ids[at], right[at])
+    return Case(arguments, read, written, None)
 
 
 def fill_batch(s: Sizes) -> Case:
@@ -65,15 +56,15 @@ def decode_(s: Sizes) -> Case:
     """One token of one sequence, half of its context before it."""
     widths = [1, 1, 3 * s.C, 3, s.C, 1, 1, 1, 4 * s.C, 4, 4 * s.C, 1]  # of each tensor, in rows of C
     sizes = np.array([*widths * s.L, 1, 1, s.V], np.int64) * s.C
-    places = np.zeros((s.L + 1, 12), np.int64)
-    places.flat[: sizes.size] = sizes.cumsum() - sizes
+    offsets = np.zeros((s.L + 1, 12), np.int64)
+    offsets.flat[: sizes.size] = sizes.cumsum() - sizes
     params, seen = s.normal(int(sizes.sum())) / np.float32(s.C**0.5), s.T // 2
-    memory, logits = s.normal(s.L, 2, 1, s.H, s.T, s.C // s.H), s.normal(1, s.V)
+    cache, logits = s.normal(s.L, 2, 1, s.H, s.T, s.C // s.H), s.normal(1, s.V)
     scratch = (s.normal(1, 1, s.C), s.normal(1, s.F), s.normal(1, s.C), s.normal(1, s.T))
     counters = np.zeros((5 * s.L + 1, 2), np.int64)
     row = (np.zeros(1, np.int32), np.array([seen], np.int32))
-    arguments = (memory, logits, s.normal(1, s.C), *scratch, counters, params, places, *row, 0)
-    return Case(arguments, (params, memory[..., :seen, :]), (logits,), None)
+    arguments = (cache, logits, s.normal(1, s.C), *scratch, counters, params, offsets, *row, 0)
+    return Case(arguments, (params, cache[..., :seen, :]), (logits,), None)
 
 
 def crc32(s: Sizes) -> Case:

@@ -1,6 +1,7 @@
-"""Arrays in, arrays out: the loops that NumPy cannot fuse, compiled by Numba.
+"""The compiled loops live here, arrays in and arrays out; import the names below, as `tinyllm.kernels`.
 
-One file is one operation, forward and backward; `reference.py` holds every kernel again in plain NumPy.
+They are the loops that NumPy cannot fuse, compiled by Numba. One file is one operation, forward and
+backward; `reference.py` holds every kernel again in plain NumPy, and tests compare them.
 Outputs come first, then inputs, then scalars. A trailing underscore changes the first argument;
 parameter gradients are added to, everything else is overwritten unless the docstring says otherwise.
 Kernels trust the shapes they are given (the layers' own) and check what comes from data: tokens,

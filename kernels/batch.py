@@ -7,39 +7,49 @@ from .jit import Array, jit
 
 @jit
 def fill_batch(
-    tokens: Array, targets: Array, starts: Array, corpus: Array, silent: Array, spans: Array, first: Array
+    tokens: Array, targets: Array, starts: Array, corpus: Array, masked: Array, spans: Array, first: Array
 ) -> int:
     """Fill tokens, targets and starts (B, T) int32, and return how many targets carry loss.
 
-    Row b is made of the positions spans[first[b]:first[b + 1]] of the corpus (n,), each span [start, stop) a
-    document of its own. Token i carries no loss as a target if an odd number of the ascending `silent` are
-    at most i; the target is -1 then. What is left of a row is padding: token 0, target -1, and each position
-    its own document. Shapes are trusted: a row's spans are at most T positions, all below n - 1.
+    Row b holds the positions spans[first[b]:first[b + 1]] of the corpus (n,), each span [start, stop) a
+    document of its own. `masked` are begin and end of each run of tokens without loss, ascending; the target
+    is -1 there. The rest of a row is padding: token 0, target -1, and each position its own document. Shapes
+    are trusted: a row's spans are at most T positions, all below n - 1.
+
+    Example: corpus "abcdefg", masked [2, 3] (the c), one row of T = 6 with the spans [0, 3) and [4, 6):
+
+        tokens    a   b   c   e   f   0
+        targets   b  -1   d   f   g  -1
+        starts    0   0   0   3   3   5
     """
     B, T = tokens.shape
     count = 0
     for b in range(B):
-        t = 0
+        t = 0  # the next free position of the row
         for s in range(first[b], first[b + 1]):
             begin, stop = t, spans[s, 1]
-            low, high = 0, silent.size  # after the search: how many of `silent` are below the first target
-            while low < high:
-                middle = (low + high) // 2
-                if silent[middle] <= spans[s, 0]:
-                    low = middle + 1
+            # Entries of `masked` that are at most i + 1, the target of position i: an even number of them if
+            # it lies outside all runs, an odd one inside. Found by bisection for the span's first position,
+            # from there on by moving along.
+            passed, high = 0, masked.size
+            while passed < high:
+                middle = (passed + high) // 2
+                if masked[middle] <= spans[s, 0]:
+                    passed = middle + 1
                 else:
                     high = middle
             for i in range(spans[s, 0], stop):
-                while low < silent.size and silent[low] <= i + 1:
-                    low += 1
+                while passed < masked.size and masked[passed] <= i + 1:
+                    passed += 1
                 tokens[b, t] = corpus[i]
                 starts[b, t] = begin
-                if low % 2 == 0:
+                if passed % 2 == 0:
                     targets[b, t] = corpus[i + 1]
                     count += 1
                 else:
                     targets[b, t] = -1
                 t += 1
+        # Padding attends to itself only, so no query is without a key.
         for rest in range(t, T):
             tokens[b, rest] = 0
             targets[b, rest] = -1

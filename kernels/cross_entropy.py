@@ -17,7 +17,7 @@ from .jit import Array, jit, wide_vectors
 def cross_entropy_forward(losses: Array, logits: Array, targets: Array) -> None:
     """losses (N,) float64 = -log softmax(logits)[target], 0 where the target is -1; targets (N,) int32.
 
-    log-sum-exp with the row's maximum taken out: no overflow, and no epsilon in a log. A NaN or +inf
+    log-sum-exp after subtracting the row's maximum: no overflow, and no epsilon in a log. A NaN or +inf
     logit makes the loss NaN. Raises IndexError for a target outside -1..V-1, before anything is written.
     """
     wide_vectors()
@@ -25,12 +25,14 @@ def cross_entropy_forward(losses: Array, logits: Array, targets: Array) -> None:
     dtype = logits.dtype.type
     for n in range(N):
         if targets[n] < -1 or targets[n] >= V:
-            raise IndexError("targets: expected -1 (ignored) or a token below the vocabulary size")
+            raise IndexError("targets: expected -1 (masked) or a token below the vocabulary size")
     for n in range(N):
         row, target = logits[n], targets[n]
         losses[n] = 0.0
         if target < 0:
             continue
+        # With m the largest logit, -log(exp(z - m) / sum exp(z - m)) = log(sum exp(z - m)) + (m - z). Neither
+        # term is below 0, so they do not cancel.
         highest = row[0]
         for v in range(V):
             highest = maximum(highest, row[v])
@@ -52,16 +54,17 @@ def cross_entropy_backward(losses: Array, dlogits: Array, targets: Array, scale:
     factor = dtype(scale)
     for n in range(N):
         if targets[n] < -1 or targets[n] >= V:
-            raise IndexError("targets: expected -1 (ignored) or a token below the vocabulary size")
+            raise IndexError("targets: expected -1 (masked) or a token below the vocabulary size")
     for n in range(N):
         row, target = dlogits[n], targets[n]
         losses[n] = 0.0
         if target < 0:
-            row[:] = dtype(0)
+            row[:] = dtype(0)  # not skipped: the products that follow read all rows
             continue
         highest = row[0]
         for v in range(V):
             highest = maximum(highest, row[v])
+        # From here on the row is exp(z - m), then the gradient: the target's logit is read before.
         wanted = row[target]
         total = dtype(0)
         for v in range(V):

@@ -1,9 +1,12 @@
 """A few rows times a weight matrix, where the cost is reading the weights: y = x Wᵀ.
 
-Each number of the result is added up in one order, which depends on the length of a row and on nothing else:
-LANES partial sums, then their sum by halves, then what is left of the row. So a row of x gives the same bits
-alone or among others, and whoever computes which part. A compiler that may reorder sums promises no such
-thing, and one that may not makes no vectors; hence vectors by hand. W is read once for all rows.
+Each number of the result is summed in one order, which depends on the length of a row and on nothing else:
+LANES partial sums, then their sum by halves, then the remainder of the row. So a row of x gives the same bits
+alone or among others, whichever rank computes it. A compiler that may reorder sums promises no such thing,
+and one that may not makes no vectors; hence vectors by hand. W is read once for all rows.
+
+    a row of C = 40:   lane i adds products i and 16 + i, 0 <= i < 16; then 16 lanes are added to 8, 4, 2, 1;
+                       then products 32 to 39 are added one after another
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ def _product(y: Any, x: Any, w: Any, start: Any, first: Any, stop: Any) -> Calla
 @intrinsic
 def _emitted(_: Any, y: Any, x: Any, w: Any, start: Any, first: Any, stop: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        # Numba hands arrays over as structures: data pointer, shape, strides.
         views = [
             context.make_array(kind)(context, builder, argument)
             for kind, argument in zip(signature.args[:3], arguments[:3], strict=True)
@@ -58,18 +62,24 @@ def _emitted(_: Any, y: Any, x: Any, w: Any, start: Any, first: Any, stop: Any) 
 
 
 class _Emitter:
-    """Writes the loops: over tiles of outputs and rows, and in a tile over the row."""
+    """Writes the loops: over tiles of outputs and rows, and in a tile over the row.
+
+    Its methods run while Numba compiles; what they emit runs later. So a Python loop is unrolled code, and a
+    `with self._loop` is a loop of the program.
+    """
 
     def __init__(
         self, builder: Any, size: int, y: Any, x: Any, w: Any, start: Any, first: Any, stop: Any
     ) -> None:
-        self.builder, self.size, self.integer = builder, size, start.type
+        self.builder, self.size, self.integer = builder, size, start.type  # size: bytes of an element
         self.y, self.x, self.w = y.data, x.data, builder.gep(w.data, [start])
         self.vector = ir.VectorType(self.y.type.pointee, LANES)
         (self.R, self.C), (_, self.width) = (cgutils.unpack_tuple(builder, a.shape) for a in (x, y))
         self.first, self.stop = first, stop
 
     def emit(self) -> None:
+        # Tiles of OUTPUTS by ROWS, then those of the last odd row, then the last few outputs one by one. Rows
+        # are the inner loop: a tile's weights are still in the cache for the rows that follow.
         outputs = self.builder.sub(self.stop, self.first)
         whole = self.builder.add(self.first, self._multiple(outputs, OUTPUTS))
         pairs, zero = self._multiple(self.R, ROWS), self.integer(0)
@@ -86,17 +96,21 @@ class _Emitter:
         b, whole = self.builder, self._multiple(self.C, LANES)
         weights = [self._row(self.w, self.C, o, i) for i in range(outputs)]
         inputs = [self._row(self.x, self.C, r, i) for i in range(rows)]
+        # LANES partial sums per pair of output and row, in the order of `itertools.product`: variables, which
+        # LLVM keeps in registers.
         lanes = [cgutils.alloca_once_value(b, self.vector(None)) for _ in range(outputs * rows)]
         with self._loop(self.integer(0), whole, LANES) as c:
             self._add(lanes, *([self._lanes(row, c) for row in some] for some in (weights, inputs)))
+        # One number each, to which the last C % LANES products are added.
         sums = [cgutils.alloca_once_value(b, self._halved(b.load(each))) for each in lanes]
         with self._loop(whole, self.C, 1) as c:
             self._add(sums, *([b.load(b.gep(row, [c])) for row in some] for some in (weights, inputs)))
-        for n, total in enumerate(sums):
-            place = b.gep(self._row(self.y, self.width, r, n % rows), [o])
-            b.store(b.load(total), b.gep(place, [self.integer(n // rows)]))
+        for n, total in enumerate(sums):  # number n is output n // rows of row n % rows
+            target = b.gep(self._row(self.y, self.width, r, n % rows), [o])
+            b.store(b.load(total), b.gep(target, [self.integer(n // rows)]))
 
     def _add(self, totals: list[Any], weights: list[Any], inputs: list[Any]) -> None:
+        """Emit total += weight * input for every pair, vectors or single numbers."""
         for total, (a, b) in zip(totals, itertools.product(weights, inputs), strict=True):
             product = self.builder.fmul(a, b, flags=CONTRACT)
             self.builder.store(self.builder.fadd(self.builder.load(total), product, flags=CONTRACT), total)
@@ -116,10 +130,12 @@ class _Emitter:
         return self.builder.extract_element(vector, index(0))
 
     def _lanes(self, row: Any, c: Any) -> Any:
-        place = self.builder.bitcast(self.builder.gep(row, [c]), self.vector.as_pointer())
-        return self.builder.load(place, align=self.size)
+        """Emit the LANES elements of a row from c on; rows begin anywhere, so the load is unaligned."""
+        address = self.builder.bitcast(self.builder.gep(row, [c]), self.vector.as_pointer())
+        return self.builder.load(address, align=self.size)
 
     def _row(self, array: Any, width: Any, first: Any, i: int) -> Any:
+        """Emit the address of row first + i of an array with rows of `width` elements."""
         number = self.builder.add(first, self.integer(i))
         return self.builder.gep(array, [self.builder.mul(number, width)])
 
@@ -129,5 +145,6 @@ class _Emitter:
 
     @contextmanager
     def _loop(self, first: Any, stop: Any, step: int) -> Iterator[Any]:
+        """Emit a loop over range(first, stop, step), whose body is what the `with` block emits."""
         with cgutils.for_range_slice(self.builder, first, stop, self.integer(step), inc=True) as (i, _):
             yield i

@@ -1,7 +1,8 @@
-"""The two scalar functions of which LLVM makes vector code only if it is told how: exp and maximum.
+"""The two scalar functions that LLVM vectorises only in a special form: exp and maximum.
 
 `math.exp` is a call into libm, one element at a time, and a comparison in a loop must mind every NaN.
-Both are inlined into the loops that call them. Their Python bodies serve NUMBA_DISABLE_JIT=1.
+Both are inlined into the loops that call them. Their Python bodies serve NUMBA_DISABLE_JIT=1. Order: the
+two as they are called, exp as arithmetic, maximum as one instruction.
 """
 
 from __future__ import annotations
@@ -48,8 +49,10 @@ def _exp_float32(x: Any) -> Any:
     # So large a number has no fraction bits left: the sum is rounded to a whole n, in its lowest bits.
     shifted = inside * f(1.44269504088896) + ROUNDER
     n = shifted - ROUNDER
-    r = inside - n * f(0.693359375)  # ln 2 in two parts: the first has few bits, so that n * part is exact
+    # The remainder, with ln 2 in two parts: the first has few bits, so that n * part is exact.
+    r = inside - n * f(0.693359375)
     r = r - n * f(-2.12194440e-4)
+    # e**r = 1 + r + r**2 p(r), p by Horner's rule.
     p = f(1.9875691500e-4)
     p = p * r + f(1.3981999507e-3)
     p = p * r + f(8.3334519073e-3)
@@ -57,16 +60,18 @@ def _exp_float32(x: Any) -> Any:
     p = p * r + f(1.6666665459e-1)
     p = p * r + f(5.0000001201e-1)
     p = p * (r * r) + r + f(1.0)
-    # Adding n to the exponent bits multiplies by 2**n.
+    # Adding n to the exponent, from bit 23 on, multiplies by 2**n; of `shifted`, only n's bits stay.
     power = f(p).view(np.int32) + (f(shifted).view(np.int32) << np.int32(23))
     return f(0.0) if x < LOWEST else np.int32(power).view(np.float32)
 
 
+# Numba replaces a call of `exp` by the function returned here, chosen by the type of x.
 @overload(exp, jit_options=ORDERED)
 def _exp(x: Any) -> Callable[[Any], Any]:
     return _exp_float32 if x == types.float32 else _exp_float64
 
 
+# LLVM's own maximum, which has NaN's rule in it and becomes one or two instructions.
 @intrinsic
 def _maxnum(_: Any, x: Any, y: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -34,7 +34,7 @@ def bias_gelu_backward(dx: Array, y: Array, dbias: Array, x: Array, bias: Array)
     """dx (N, F) arrives as dy and leaves as dy * gelu'(x + bias); dbias (F,) += its sum over rows.
 
     gelu'(u) = g + u g (1 - g) s (1 + 3 * 0.044715 u^2) with g = 1 / (1 + exp(-s (u + 0.044715 u^3))).
-    y = u g is written once more: it costs one product here, and nobody has to keep it since the forward pass.
+    y = u g is written again: that costs one product here, and the forward pass need not keep it.
     """
     wide_vectors()
     N, F = x.shape

@@ -23,6 +23,7 @@ def layernorm_forward(y: Array, mean: Array, rstd: Array, x: Array, gain: Array,
         total = dtype(0)
         for c in range(C):
             total += x[n, c]
+        # The variance from the differences: mean(x**2) - mean(x)**2 would cancel where the mean is large.
         mu = total / dtype(C)
         squares = dtype(0)
         for c in range(C):
@@ -48,6 +49,7 @@ def layernorm_backward(
     dgain_part, dbias_part = np.zeros_like(gain), np.zeros_like(gain)
     for first in range(0, N, ROWS):
         for n in range(first, min(first + ROWS, N)):
+            # First pass over the row: its two means, and the parameters' gradients on the way.
             mu, r = mean[n], rstd[n]
             sum_dxhat, sum_dxhat_xhat = dtype(0), dtype(0)
             for c in range(C):
@@ -57,6 +59,7 @@ def layernorm_backward(
                 sum_dxhat_xhat += dxhat * xhat
                 dgain_part[c] += dy[n, c] * xhat
                 dbias_part[c] += dy[n, c]
+            # Second pass: the formula above, with xhat computed again rather than stored.
             a, b = sum_dxhat / dtype(C), sum_dxhat_xhat / dtype(C)
             for c in range(C):
                 dx[n, c] += r * (dy[n, c] * gain[c] - a - (x[n, c] - mu) * r * b)

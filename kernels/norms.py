@@ -45,7 +45,7 @@ def add_bias_(y: Array, bias: Array) -> None:
 def bias_backward(dbias: Array, dy: Array) -> None:
     """dbias (C,) += the sum over rows of dy (N, C)."""
     N, C = dy.shape
-    part = np.zeros_like(dbias)
+    part = np.zeros_like(dbias)  # over ROWS rows
     for first in range(0, N, ROWS):
         for n in range(first, min(first + ROWS, N)):
             for c in range(C):

@@ -1,7 +1,7 @@
 """Every kernel again in plain NumPy: the readable truth, and what the compiled kernels are tested against.
 
-Same names, same arguments, the same arrays changed in place. Nothing here is fast, and nothing is trained
-with it. In the order of the model: embedding, layernorm, linear's bias, attention, GELU, residual, dropout,
+Same names, same arguments, the same arrays changed in place. Nothing here is fast, and no training uses it.
+In the order of the model: embedding, layernorm, linear's bias, attention, GELU, residual, dropout,
 loss, Adam; then batches, and what checkpoints check.
 
 A backward says: given dy = dLoss/dy, what is dLoss/dx = sum over y of dLoss/dy * dy/dx?
@@ -30,6 +30,7 @@ def embedding_backward(
     dtoken_table: Array, dposition_table: Array, dx: Array, tokens: Array, positions: Array
 ) -> None:
     """A row that was read many times receives the sum of its readers' gradients."""
+    # Not `table[tokens] += dx`, which would add only the last of the rows with one index.
     np.add.at(dtoken_table, tokens, dx)
     np.add.at(dposition_table, positions, dx)
 
@@ -125,12 +126,12 @@ def transpose_heads(y: Array, x: Array) -> None:
 
 
 def copy_heads(y: Array, x: Array) -> None:
-    """The same numbers, side by side."""
+    """The same numbers, without gaps."""
     y[...] = x
 
 
 def add_heads_(y: Array, x: Array) -> None:
-    """What one block contributes is added to what the others did."""
+    """A block's contribution is added to the others'."""
     y += x
 
 
@@ -169,7 +170,7 @@ def residual_norm_backward(
     dx: Array, dh: Array, dh_bias: Array, dgain: Array, dbias: Array, dy: Array, x: Array, gain: Array,
     mean: Array, rstd: Array, key: np.uint64, first: int, rate: float,
 ) -> None:  # fmt: skip
-    """The stream's own gradient goes on unchanged; the branch gets it through its mask."""
+    """The stream passes its gradient on unchanged; the branch gets it through its mask."""
     layernorm_backward(dx, dgain, dbias, dy, x, gain, mean, rstd)
     through_dropout = dx * _mask(int(key), first, x.shape, rate)
     dh_bias += through_dropout.sum(axis=0)
@@ -212,7 +213,7 @@ def dropout_backward(dx: Array, dy: Array, key: int | np.uint64, first: int, rat
 
 
 def cross_entropy_forward(losses: Array, logits: Array, targets: Array) -> None:
-    """loss = -log p[target] = log(sum e**z) - z[target], with the maximum taken out; ignored targets: 0."""
+    """loss = -log p[target] = log(sum e**z) - z[target], after subtracting the maximum; masked targets: 0."""
     rows = np.arange(len(targets))
     z = logits - logits.max(axis=1, keepdims=True)
     total = np.exp(z).sum(axis=1).astype(np.float64)
@@ -220,7 +221,7 @@ def cross_entropy_forward(losses: Array, logits: Array, targets: Array) -> None:
 
 
 def cross_entropy_backward(losses: Array, dlogits: Array, targets: Array, scale: float) -> None:
-    """dLoss/dlogit = p - onehot(target), times the scale; nothing from ignored targets."""
+    """dLoss/dlogit = p - onehot(target), times the scale; nothing from masked targets."""
     cross_entropy_forward(losses, dlogits, targets)
     rows = np.flatnonzero(targets >= 0)
     e = np.exp(dlogits - dlogits.max(axis=1, keepdims=True))
@@ -255,9 +256,9 @@ def adam_(
 
 
 def fill_batch(
-    tokens: Array, targets: Array, starts: Array, corpus: Array, silent: Array, spans: Array, first: Array
+    tokens: Array, targets: Array, starts: Array, corpus: Array, masked: Array, spans: Array, first: Array
 ) -> int:
-    """Row after row, span after span; a target is the token that follows, or -1 where it is silent."""
+    """Row after row, span after span; a target is the token that follows, or -1 where that is masked."""
     B, T = tokens.shape
     tokens[:], targets[:], starts[:] = 0, -1, np.arange(T)
     for b in range(B):
@@ -265,8 +266,9 @@ def fill_batch(
         for start, stop in spans[first[b] : first[b + 1]]:
             row = slice(t, t + stop - start)
             tokens[b, row] = corpus[start:stop]
-            is_silent = np.searchsorted(silent, np.arange(start, stop) + 1, "right") % 2 == 1
-            targets[b, row] = np.where(is_silent, -1, corpus[start + 1 : stop + 1].astype(np.int32))
+            # Entries of `masked` that are at most a token's position: an odd number inside a run.
+            inside = np.searchsorted(masked, np.arange(start, stop) + 1, "right") % 2 == 1
+            targets[b, row] = np.where(inside, -1, corpus[start + 1 : stop + 1].astype(np.int32))
             starts[b, row] = t
             t = row.stop
     return np.count_nonzero(targets >= 0)

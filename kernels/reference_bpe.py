@@ -13,8 +13,9 @@ _CHUNK = re.compile(r"[_']?L{1,16}|_?H{1,16}|_?D{1,3}|_?[S']{1,16}|N{1,16}|[B_]{
 def bpe_encode(
     ids: Array, ends: Array, text: Array, stops: Array, kinds: Array, characters: Array, merges: Array
 ) -> None:
-    """Chunks are cut by the kinds of characters (_ is the space); of a chunk's merges the least is next."""
+    """Chunks are cut by the kinds of characters (_ is the space); the smallest id of all merges is next."""
     known = {entry >> 20: entry & 0xFFFFF for entry in merges.tolist() if entry}
+    # The text as a string of its characters' kinds, so that one regular expression finds the chunks.
     signs = {ord(" "): "_", ord("'"): "'", ord("’"): "'"}
     codes = text.tolist()
     cut = "".join(signs.get(code, "LHDSNB"[kinds[code]]) for code in codes)
@@ -25,33 +26,31 @@ def bpe_encode(
             for code in codes[begin : begin + len(chunk)]:
                 one = int(characters[code])
                 word += [one] if one >= 0 else chr(code).encode("utf-8", "surrogatepass")
-            news = [0]
-            while news:
-                news = [known[a << 20 | b] for a, b in pairwise(word) if a << 20 | b in known]
-                if news:
-                    i = [known.get(a << 20 | b) for a, b in pairwise(word)].index(min(news))
-                    word[i : i + 2] = [min(news)]
+            while merged := [known[a << 20 | b] for a, b in pairwise(word) if a << 20 | b in known]:
+                i = [known.get(a << 20 | b) for a, b in pairwise(word)].index(min(merged))
+                word[i : i + 2] = [min(merged)]
             ids[count : count + len(word)] = word
             begin, count = begin + len(chunk), count + len(word)
         ends[k] = count
 
 
 def bpe_merge(
-    places: Array, born: Array, ids: Array, left: Array, right: Array, times: Array, first: int, second: int,
-    new: int, bound: int,
+    positions: Array, created: Array, ids: Array, left: Array, right: Array, times: Array, first: int,
+    second: int, new: int, expected: int,
 ) -> tuple[int, int, int]:  # fmt: skip
-    """Where the pair still is; if it is as common as was thought, it becomes one token there."""
-    found = [p for p in places if (ids[p], ids[right[p]]) == (first, second)]
-    places[: len(found)] = found
+    """Where the pair still is; if it is as frequent as expected, it becomes one token there."""
+    found = [p for p in positions if (ids[p], ids[right[p]]) == (first, second)]
+    positions[: len(found)] = found
     total = sum(int(times[p]) for p in found)
-    if total != bound:
+    if total != expected:
         return total, len(found), 0
     for p in found:
         if (ids[p], ids[right[p]]) == (first, second):
             gone = right[p]
             ids[p], ids[gone] = new, -1
             right[p], left[right[gone]] = right[gone], p
+    # A pair begins at the new token, and at the one before it, unless one of the two is a wall.
     begins = {q for p in found if ids[p] == new for q in (left[p], p)}
-    births = sorted(q for q in begins if ids[q] >= 0 and ids[right[q]] >= 0)
-    born[: len(births)] = births
-    return total, len(found), len(births)
+    pairs = sorted(q for q in begins if ids[q] >= 0 and ids[right[q]] >= 0)
+    created[: len(pairs)] = pairs
+    return total, len(found), len(pairs)

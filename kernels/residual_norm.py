@@ -1,6 +1,6 @@
 """The residual connection and the norm that reads it, in one pass over the rows.
 
-A row is added, dropped and normalised while it is in the first-level cache. Layer normalisation alone is in
+A row is dropped, added and normalised while it is in the first-level cache. Layer normalisation alone is in
 layernorm.py; here the same lines stand between the two halves of a block.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .dropout import PAGE, hash_of, row_hash
+from .dropout import HASHES, hash_of, row_hash
 from .jit import Array, jit, wide_vectors
 from .layernorm import EPSILON, ROWS
 
@@ -27,8 +27,10 @@ def residual_norm_forward(
     N, C = x.shape
     dtype = x.dtype.type
     keep, drop = dtype(1.0 / (1.0 - rate)), dtype(0)
-    threshold, lower = np.uint32(rate * PAGE), np.uint32(key)
+    threshold, lower = np.uint32(rate * HASHES), np.uint32(key)
     for n in range(N):
+        # The sum, and in the same pass over the row its total for the mean. The test of the rate stands
+        # outside the loop, which a branch would keep from being vectorised.
         total = dtype(0)
         if rate > 0:
             row = row_hash(key, first + n)
@@ -42,6 +44,7 @@ def residual_norm_forward(
                 value = skip[n, c] + (h[n, c] + h_bias[c])
                 x[n, c] = value
                 total += value
+        # The variance from the differences: mean(x**2) - mean(x)**2 would cancel where the mean is large.
         mu = total / dtype(C)
         squares = dtype(0)
         for c in range(C):
@@ -66,10 +69,14 @@ def residual_norm_backward(
     N, C = x.shape
     dtype = x.dtype.type
     keep, drop = dtype(1.0 / (1.0 - rate)), dtype(0)
-    threshold, lower = np.uint32(rate * PAGE), np.uint32(key)
+    threshold, lower = np.uint32(rate * HASHES), np.uint32(key)
+    # The parameters' gradients are summed over ROWS rows, then added to the total: a float32 sum of many
+    # numbers loses accuracy as it grows.
     dgain_part, dbias_part, dh_part = np.zeros_like(gain), np.zeros_like(gain), np.zeros_like(gain)
     for start in range(0, N, ROWS):
         for n in range(start, min(start + ROWS, N)):
+            # First pass over the row: sums for mean(dxhat) and mean(dxhat * xhat), see `layernorm_backward`,
+            # and the parameters' gradients on the way.
             mu, r = mean[n], rstd[n]
             sum_dxhat, sum_dxhat_xhat = dtype(0), dtype(0)
             for c in range(C):
@@ -80,6 +87,7 @@ def residual_norm_backward(
                 dgain_part[c] += dy[n, c] * xhat
                 dbias_part[c] += dy[n, c]
             a, b = sum_dxhat / dtype(C), sum_dxhat_xhat / dtype(C)
+            # Second pass: `value` is the gradient of x, hence of skip; through the mask it is that of h.
             if rate > 0:
                 row = row_hash(key, first + n)
                 for c in range(C):

@@ -1,8 +1,15 @@
 """How ranks share the work of one phase after another inside a compiled kernel, without Python and its lock.
 
-A phase is cut into parts; whoever is free takes the next. A phase is over when all its parts are done, not
-when all ranks have come: a rank that is late, or never begins because it was interrupted, holds nobody up.
-With NUMBA_DISABLE_JIT=1 there may be one rank only.
+A phase is cut into parts, and an idle rank takes the next. A phase is over when all its parts are done, not
+when all ranks have arrived: a rank that is late, or never begins because it was interrupted, delays no other.
+With NUMBA_DISABLE_JIT=1 there may be one rank only. Order: the protocol, then its two primitives.
+
+    part = take(counters)        3 parts, 2 ranks:   rank 0 takes 0, then 2, then 3: waits
+    while part < parts:                              rank 1 takes 1, then 4: waits
+        ...                                          both return when `done` was called 3 times
+        done(counters)
+        part = take(counters)
+    await_all(counters, parts)
 """
 
 from __future__ import annotations
@@ -17,12 +24,12 @@ from numba.extending import intrinsic, overload
 
 from .jit import Array, jit
 
-SPINS = 2000  # looks before the core is offered to others: a few microseconds
+SPINS = 2000  # polls before the core is offered to other threads: a few microseconds
 
 
 @jit
 def take(counters: Array) -> int:
-    """Return the number of a part that nobody else takes; at the end of the phase, one there is no part for.
+    """Return the number of a part that no other rank gets; once all are taken, a number beyond the last.
 
     counters (2,) int64, zero before the phase: parts taken, parts done.
     """
@@ -31,17 +38,18 @@ def take(counters: Array) -> int:
 
 @jit
 def done(counters: Array) -> None:
-    """Say in counters (2,) that a part that was taken is done, and all it wrote may be read."""
+    """Record in counters (2,) that a part that was taken is done, and all it wrote may be read."""
+    # Sequentially consistent, like every `add_and_read`: a rank that sees the count sees the results too.
     add_and_read(counters[1:], 1)
 
 
 @jit
 def await_all(counters: Array, parts: int) -> None:
     """Return when counters (2,) say that all parts of the phase are done."""
-    looks = 0
-    while add_and_read(counters[1:], 0) < parts:
-        looks += 1
-        if looks > SPINS:
+    polls = 0
+    while add_and_read(counters[1:], 0) < parts:  # adding 0 is an atomic read
+        polls += 1
+        if polls > SPINS:  # at first without a system call: the others are usually done in a moment
             give_way()
 
 
@@ -55,6 +63,10 @@ def add_and_read(counter: Array, amount: int) -> int:
 def give_way() -> None:
     """Let another thread have this core, if one wants it."""
     os.sched_yield()
+
+
+# The two functions above are what runs without compilation; below is what they are in a compiled kernel.
+# Numba replaces a call by what `overload` returns, and that by the instructions which `emit` builds.
 
 
 @overload(add_and_read)

@@ -50,11 +50,11 @@ def is_decoding_warm(dtype: npt.DTypeLike = np.float32) -> bool:
 
 
 def compile_decoding(dtype: npt.DTypeLike = np.float32) -> None:
-    """Call the kernel that makes texts, on a model of one channel; training does without it."""
+    """Call the generation kernel, on a model of one channel; training does without it."""
     _, table, index, _, cube, *_ = _arguments(dtype)
-    memory, wide, params = np.ones((1, 2, 1, 1, 1, 1), dtype), np.ones((1, 4), dtype), np.ones(16, dtype)
-    counters, places = np.zeros((6, 2), np.int64), np.zeros((2, 12), np.int64)
-    decode_(memory, table, table, cube, wide, table, table, counters, params, places, index, index, 0)
+    cache, wide, params = np.ones((1, 2, 1, 1, 1, 1), dtype), np.ones((1, 4), dtype), np.ones(16, dtype)
+    counters, offsets = np.zeros((6, 2), np.int64), np.zeros((2, 12), np.int64)
+    decode_(cache, table, table, cube, wide, table, table, counters, params, offsets, index, index, 0)
     if CACHE_DIR is not None:
         _mark(CACHE_DIR, dtype).with_suffix(".decoding").touch()
 
@@ -62,9 +62,9 @@ def compile_decoding(dtype: npt.DTypeLike = np.float32) -> None:
 def compile_all(dtype: npt.DTypeLike = np.float32) -> None:
     """Call every kernel once, on arrays of one element, with the argument types of training.
 
-    What is not on disk yet is compiled, half of it by a second process, since Numba compiles one function at
-    a time and the machine has more than one core. A compiler's many small objects live to its end, so that
-    looking for garbage among them is a twentieth of the time, and is left out.
+    Kernels that are not on disk yet are compiled, half of them by a second process, since Numba compiles one
+    function at a time and the machine has more than one core. A compiler's many small objects live to its
+    end, so collecting garbage among them, a twentieth of the time, is switched off.
     """
     other = None if is_warm(dtype) else _start_other_half(dtype)
     collects = gc.isenabled()
@@ -102,9 +102,10 @@ def _call_one_half(dtype: npt.DTypeLike) -> None:
     embedding_forward(table, index, index, table, table)
     layernorm_forward(table, row, row, table, row, row)
     add_bias_(table, row)
-    heads, straight = np.ones((2, 2, 2, 4), dtype)[..., :2], np.ones((2, 2, 2, 2), dtype)
-    transpose_heads(straight, heads)  # heads are views with gaps, which Numba takes for another type
-    copy_heads(straight, heads)
+    # Heads are views with gaps, which are another type to Numba than contiguous arrays.
+    heads, contiguous = np.ones((2, 2, 2, 4), dtype)[..., :2], np.ones((2, 2, 2, 2), dtype)
+    transpose_heads(contiguous, heads)
+    copy_heads(contiguous, heads)
     add_heads_(heads, heads)
     attention_forward(square, cube, starts, 0, 0, 1.0, key, 0, 0.5)
     bias_gelu_forward(table, table, row)
@@ -122,7 +123,7 @@ def _call_one_half(dtype: npt.DTypeLike) -> None:
 
 
 def _call_other_half(dtype: npt.DTypeLike) -> None:
-    """Call the others: the large gradients, and what reads texts and checks files."""
+    """Call the others: the large gradients, and the kernels that read texts and check files."""
     row, table, index, starts, cube, square, key = _arguments(dtype)
     attention_backward(square, square, cube, cube, starts, 0, 0, 1.0, key, 0, 0.5)
     residual_norm_backward(table, table, row, row, row, table, table, row, row, row, key, 0, 0.5)
@@ -133,13 +134,13 @@ def _call_other_half(dtype: npt.DTypeLike) -> None:
 
 def _call_data() -> None:
     """Call the kernels of texts, batches and checkpoints; what comes from a file or a string is read-only."""
-    rows, places = np.zeros((1, 1), np.int32), np.zeros(2, np.int64)
-    corpus, silent = _read_only(np.uint16, 2), _read_only(np.int64, 0)
-    fill_batch(rows, rows, rows, corpus, silent, places.reshape(1, 2), places)
+    rows, row = np.zeros((1, 1), np.int32), np.zeros(2, np.int64)
+    corpus, masked = _read_only(np.uint16, 2), _read_only(np.int64, 0)
+    fill_batch(rows, rows, rows, corpus, masked, row.reshape(1, 2), row)
     crc32(np.zeros(2 * BLOCK_BYTES, np.uint8), 0)
     ids = np.zeros(1, np.int32)
-    bpe_encode(ids, places, _read_only(np.int32, 1), places[:0], np.zeros(1, np.uint8), ids, places)
-    bpe_merge(places[:0], places, ids, places, places, places, 0, 0, 0, 0)
+    bpe_encode(ids, row, _read_only(np.int32, 1), row[:0], np.zeros(1, np.uint8), ids, row)
+    bpe_merge(row[:0], row, ids, row, row, row, 0, 0, 0, 0)
 
 
 def _read_only(dtype: npt.DTypeLike, size: int) -> Array:

@@ -51,10 +51,10 @@ def learnt_naively(texts: list[str], how_many: int) -> list[Pair]:
     merges: list[Pair] = []
     while len(merges) < how_many:
         counts = Counter(pair for word in words for pair in pairwise(word))
-        often = [(-n, (a, b)) for (a, b), n in counts.items() if n > 1 and joinable(pieces[a], pieces[b])]
-        if not often:
+        frequent = [(-n, (a, b)) for (a, b), n in counts.items() if n > 1 and joinable(pieces[a], pieces[b])]
+        if not frequent:
             break
-        pair = min(often)[1]
+        pair = min(frequent)[1]
         words = [replaced(word, pair, 256 + len(merges)) for word in words]
         pieces.append(pieces[pair[0]] + pieces[pair[1]])
         merges.append(pair)

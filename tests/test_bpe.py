@@ -70,7 +70,7 @@ def test_a_safe_cut_changes_no_chunk_of_any_short_text() -> None:
 
 
 @given(mixed_text, mixed_text)
-def test_a_safe_cut_changes_no_chunk_however_the_text_goes_on(text: str, more: str) -> None:
+def test_a_safe_cut_changes_no_chunk_whatever_text_follows(text: str, more: str) -> None:
     cut = last_safe_cut(text)
     assert split(text[:cut]) + split(text[cut:] + more) == split(text + more)
 
@@ -119,7 +119,7 @@ def test_prose_is_learnt_as_by_counting_everything_again() -> None:
     assert list(TRAINED.merges) == learnt_naively([PROSE], 600 - 257)
 
 
-def test_of_equally_common_pairs_the_smallest_is_learnt_first() -> None:
+def test_of_equally_frequent_pairs_the_smallest_is_learnt_first() -> None:
     assert train_bpe(["cd ab", "ab cd"], 258).merges == ((97, 98),)
 
 
@@ -129,6 +129,6 @@ def test_every_token_is_whole_characters_or_a_part_of_one() -> None:
         assert partial or piece.decode("utf-8")
 
 
-def test_of_very_many_chunks_the_commonest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_chunks_the_most_frequent_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bpe, "DISTINCT_CHUNKS", 2)
     assert bpe.count_chunks([" y y y y x x x a b c d", " x e"]) == {" y": 4, " x": 4}

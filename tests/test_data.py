@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllm.config import DataConfig
+from tinyllm.config import Config, DataConfig, ModelConfig, TrainConfig
 from tinyllm.text.batches import Batch, Dataset, prepare
 from tinyllm.text.dialogue import Segment
 from tinyllm.text.files import DataError
-from tinyllm.text.packing import pack, place_stream, stream_windows
+from tinyllm.text.packing import pack, stream_spans, stream_windows
 from tinyllm.text.texts import Text, Texts
-from tinyllm.text.tokens import HEADER, Tokens, load, write
+from tinyllm.text.tokens import HEADER, Tokens, load_tokens, save_tokens
 
 
 class Characters:
@@ -65,8 +65,12 @@ def corpora(draw, streams=True, least=1):
 BLOCKS = st.integers(1, 24)
 
 
+def config(block_size, seed=1, **options):
+    return Config(ModelConfig(block_size=block_size), TrainConfig(seed=seed), DataConfig(**options))
+
+
 def dataset(texts, directory, block_size, name="pretraining", seed=1, tokenizer=CHARACTERS, **options):
-    return prepare(texts, tokenizer, DataConfig(**options), block_size, seed, directory, name)
+    return prepare(texts, tokenizer, config(block_size, seed, **options), directory, name)
 
 
 def batches_of(data, seed=1, epoch=0, batch_size=3):
@@ -293,21 +297,21 @@ def test_a_batch_depends_on_its_address_and_not_on_what_was_asked_before(tmp_pat
 
 
 @given(corpora(), BLOCKS, st.integers(1, 4))
-def test_a_room_that_is_filled_again_holds_nothing_of_the_batch_before(
+def test_arrays_that_are_filled_again_hold_nothing_of_the_batch_before(
     tmp_path_factory, texts, T, batch_size
 ):
     data = prepared(texts, tmp_path_factory, T)
     if data is not None:
-        room = Batch.empty(batch_size, T)
+        out = Batch.empty(batch_size, T)
         for epoch, index in product(range(2), range(-(-data.windows // batch_size) + 1)):
-            batch = data.batch(1, epoch, index, batch_size, room)
-            assert all(one is other for one, other in zip(batch[:3], room[:3], strict=True))
+            batch = data.batch(1, epoch, index, batch_size, out)
+            assert all(one is other for one, other in zip(batch[:3], out[:3], strict=True))
             for one, other in zip(batch, data.batch(1, epoch, index, batch_size), strict=True):
                 np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_batch_in_a_room_that_exists_allocates_no_array(tmp_path, stream):
+def test_a_batch_in_arrays_that_exist_allocates_no_array(tmp_path, stream):
     B, T = 64, 512  # 131,072 bytes an array
     text = "".join(map(chr, range(FIRST, FIRST + 3 * B * T)))
     texts = [
@@ -315,11 +319,11 @@ def test_a_batch_in_a_room_that_exists_allocates_no_array(tmp_path, stream):
         for i in range(0, len(text), 99)
     ]
     data = dataset(texts, tmp_path, T)
-    room = Batch.empty(B, T)
-    data.batch(1, 0, 0, B, room)
+    out = Batch.empty(B, T)
+    data.batch(1, 0, 0, B, out)
     tracemalloc.start()
     try:
-        data.batch(1, 0, 1, B, room)
+        data.batch(1, 0, 1, B, out)
         assert tracemalloc.get_traced_memory()[1] < 16_000
     finally:
         tracemalloc.stop()
@@ -365,8 +369,8 @@ def test_the_fingerprint_knows_what_decides_batches_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
 def test_tokens_take_two_bytes_when_the_vocabulary_allows(tmp_path, vocab_size, dtype):
     text = Text((Segment(chr(0xFFFE) + "a"),))
-    write(tmp_path / "a.tokens", [text], Characters(vocab_size))
-    tokens = load(tmp_path / "a.tokens")
+    save_tokens(tmp_path / "a.tokens", [text], Characters(vocab_size))
+    tokens = load_tokens(tmp_path / "a.tokens")
     assert tokens is not None
     assert tokens.tokens.dtype == dtype
     assert tokens.tokens.tolist() == [vocab_size - 1, 0xFFFE, ord("a"), vocab_size - 1]
@@ -436,10 +440,10 @@ def test_a_text_that_cannot_be_read_leaves_the_old_file_and_no_other(tmp_path):
         yield Text((Segment("abc"),))
         raise DataError("no")
 
-    write(tmp_path / "a.tokens", [Text((Segment("old"),))], CHARACTERS)
+    save_tokens(tmp_path / "a.tokens", [Text((Segment("old"),))], CHARACTERS)
     content = (tmp_path / "a.tokens").read_bytes()
     with pytest.raises(DataError):
-        write(tmp_path / "a.tokens", texts(), CHARACTERS)
+        save_tokens(tmp_path / "a.tokens", texts(), CHARACTERS)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [content]
 
 
@@ -509,7 +513,7 @@ def test_the_windows_of_a_stream_cover_it_once_at_every_offset(T, more, data):
     windows = []
     for w in range(stream_windows(np.array([stop]), T)[0]):
         spans = np.full((2, 2), -1)
-        windows.append(spans[: place_stream(spans, 7, 7 + stop, offset, w, T)])
+        windows.append(spans[: stream_spans(spans, 7, 7 + stop, offset, w, T)])
     positions = [i for window in windows for start, end in window for i in range(start, end)]
     assert sorted(positions) == list(range(7, 7 + stop))
     assert all(0 < np.diff(window).sum() <= T for window in windows)
@@ -523,5 +527,5 @@ def test_a_document_of_one_token_is_no_window():
         np.array([False, False]),
         {},
     )
-    data = Dataset(corpus, DataConfig(), 8, 1, "a")
+    data = Dataset(corpus, config(8), "a")
     assert data.windows == 1 and data.targets == 2

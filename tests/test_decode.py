@@ -34,7 +34,8 @@ def drawn(seed, *shape):
 
 
 def close(found, expected):
-    tolerance = 1e-5 if found.dtype == np.float32 else 1e-12
+    """Assert equality to rounding: float64 is the proof, float32 may lose digits in a norm of few channels."""
+    tolerance = 1e-3 if found.dtype == np.float32 else 1e-12
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
 
 
@@ -156,7 +157,7 @@ def test_a_rewound_cache_goes_on_as_if_it_had_never_been_longer(weights, seed):
 
 @FAST
 @given(weights=models(), B=st.integers(1, 4), seed=seeds)
-def test_reordered_and_copied_sequences_go_on_from_their_parents(weights, B, seed):
+def test_reordered_and_copied_sequences_continue_their_parents(weights, B, seed):
     rng, T = np.random.default_rng(seed), weights.config.block_size
     lengths = rng.integers(1, T + 1, B)
     texts = [drawn([seed, b], length) for b, length in enumerate(lengths)]

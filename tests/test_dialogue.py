@@ -117,6 +117,6 @@ def test_every_prompt_asks_and_the_questions_markers_are_the_stop_markers(turns)
 
 
 def test_end_of_text_stands_before_a_document_and_after_each_answer():
-    tokens, silent = encode(Bytes(), [Segment("q", False), Segment("ab"), Segment("r", False), Segment("c")])
+    tokens, masked = encode(Bytes(), [Segment("q", False), Segment("ab"), Segment("r", False), Segment("c")])
     assert tokens.tolist() == [256, *b"q", *b"ab", 256, *b"r", *b"c", 256]
-    assert silent == [1, 2, 5, 6]
+    assert masked == [1, 2, 5, 6]

@@ -19,7 +19,7 @@ from tinyllm.kernels import reference
 NOT_KERNELS = {name for name in kernels.__all__ if name.isupper()} | {
     "compile_all", "compile_decoding", "is_decoding_warm", "is_warm", "merge_table",
 }  # fmt: skip
-SCRATCH = {"decode_": {"y", "wide", "mix", "scores", "counters"}}  # what is left there is nobody's business
+SCRATCH = {"decode_": {"y", "wide", "mix", "scores", "counters"}}  # not compared
 BIG_KEY = 2**63 + 0x123456789ABCDEF
 
 
@@ -52,7 +52,7 @@ class Draw:
         return np.full(int(np.prod(shape)) + 1, np.nan, self.dtype)[1:].reshape(shape)
 
     def scores(self, key: int, K: int) -> Array:
-        """Scores or gradients of a block; what stands in masked places must not matter."""
+        """Scores or gradients of a block; what masked entries hold must not matter."""
         p = self.normal(self.B, self.H, self.Q, K)
         p[self.masked(key, K)] = np.nan
         return p
@@ -81,10 +81,10 @@ class Draw:
         return dx, dh, *sums, dy, x, gain, mean, rstd, np.uint64(BIG_KEY), 2**32 - 3, rate
 
     def windows(self) -> tuple[Array, ...]:
-        """A corpus, its silent tokens, and windows of spans in it; read-only, as in a file."""
+        """A corpus, its masked tokens, and windows of spans in it; read-only, as in a file."""
         T, n = self.T, 3 * self.T + 2
         corpus = self.rng.integers(0, 1 << 16, n).astype(np.uint16)
-        silent = np.sort(self.rng.choice(n, 2 * self.rng.integers(0, self.T + 1), replace=False))
+        masked = np.sort(self.rng.choice(n, 2 * self.rng.integers(0, self.T + 1), replace=False))
         spans, first = [], [0]
         for _ in range(self.B):
             free = T
@@ -94,11 +94,11 @@ class Draw:
                 spans.append((start, start + length))
                 free -= length
             first.append(len(spans))
-        corpus.flags.writeable = silent.flags.writeable = False
-        return corpus, silent, np.array(spans, np.int64).reshape(-1, 2), np.array(first, np.int64)
+        corpus.flags.writeable = masked.flags.writeable = False
+        return corpus, masked, np.array(spans, np.int64).reshape(-1, 2), np.array(first, np.int64)
 
     def heads(self) -> Array:
-        """One of two sets of heads, seen in place: (B, H, T, C) with gaps."""
+        """One of two sets of heads, not copied: (B, H, T, C) with gaps."""
         return self.normal(self.B, self.T, 2, self.H, self.C).transpose(2, 0, 3, 1, 4)[1]
 
     def texts(self) -> tuple[Array, ...]:
@@ -139,18 +139,18 @@ class Draw:
         left, right, times = np.arange(n) - 1, np.arange(n) + 1, self.rng.integers(1, 4, n)
         first, second = self.rng.integers(0, 3, 2).tolist()
         found = (ids[:-1] == first) & (ids[1:] == second)
-        places = np.flatnonzero(found | (self.rng.random(n - 1) < 0.2))
-        bound = int(times[:-1][found].sum()) + int(self.rng.random() < 0.2)
-        return places, np.full(2 * n, -7), ids, left, right, times, first, second, 300, bound
+        positions = np.flatnonzero(found | (self.rng.random(n - 1) < 0.2))
+        expected = int(times[:-1][found].sum()) + int(self.rng.random() < 0.2)
+        return positions, np.full(2 * n, -7), ids, left, right, times, first, second, 300, expected
 
     def decode(self) -> tuple[Any, ...]:
         """A model of some blocks, sequences that hold something, and rows that come next to it."""
         L, B, H, D, T, V = 2, self.B, min(self.H, 3), self.C, self.T, self.V
         C, R = H * D, int(self.rng.integers(1, min(B * T, 9) + 1))
-        places = np.zeros((L + 1, 12), np.int64)
+        offsets = np.zeros((L + 1, 12), np.int64)
         widths = [1, 1, 3 * C, 3, C, 1, 1, 1, 4 * C, 4, 4 * C, 1]  # of each tensor, in rows of C
         sizes = np.array([*widths * L, 1, 1, V], np.int64) * C
-        places.flat[: sizes.size] = sizes.cumsum() - sizes
+        offsets.flat[: sizes.size] = sizes.cumsum() - sizes
         # Rows of one sequence follow one another; where each sequence stands is drawn.
         starts, sequences = self.rng.integers(0, T, B), np.sort(self.rng.integers(0, B, R))
         positions = starts[sequences] + [r - int(np.searchsorted(sequences, sequences[r])) for r in range(R)]
@@ -161,8 +161,8 @@ class Draw:
         scratch = (self.normal(1, R, C), self.normal(R, 4 * C), self.normal(R, C), self.normal(1, T))
         params = self.normal(int(sizes.sum())) / np.sqrt(C, dtype=self.dtype)
         counters = np.zeros((5 * L + 1, 2), np.int64)
-        memory = self.normal(L, 2, B, H, T, D)
-        return memory, logits, self.normal(R, C), *scratch, counters, params, places, sequences, positions, 0
+        cache = self.normal(L, 2, B, H, T, D)
+        return cache, logits, self.normal(R, C), *scratch, counters, params, offsets, sequences, positions, 0
 
     def layernorm(self) -> tuple[Array, Array, Array, Array]:
         """x, gain, mean, rstd as the forward pass leaves them."""

@@ -1,4 +1,4 @@
-"""Files become the documents they hold, or an error that names the place; the digest is theirs alone."""
+"""Files become the documents they hold, or an error that names the position; the digest is theirs alone."""
 
 import json
 import os
@@ -140,7 +140,7 @@ def test_paragraphs_of_a_txt_file_can_be_conversations(write):
 def test_strings_without_markers_are_learnt_whole_and_counted_in_a_notice(write):
     texts = Texts([write("a.json", '["天气", "用户：一助手：二", "b"]')], dialogues=True, documents=False)
     assert [len(text.segments) for text in texts] == [1, 2, 1]
-    assert texts.notices[0].startswith("2 entries are no conversation")
+    assert texts.notices[0].startswith("2 entries are not conversations")
     list(texts)
     assert len(texts.notices) == 1
 
@@ -187,19 +187,19 @@ def test_of_a_long_array_little_is_in_memory(write):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.json", "a.jsonl"])
-def test_whoever_reads_is_told_how_much_of_all_is_read(write, monkeypatch, name):
+def test_the_bytes_of_every_read_are_reported(write, monkeypatch, name):
     monkeypatch.setattr(files, "PIECE", 10)
     contents = {"a.txt": "Some words.\n\n" * 9, "a.json": '["one",\n"two"]', "a.jsonl": '"one"\n"two"\n'}
     paths = [write("first/b.txt", "twenty bytes of text"), write(name, contents[name])]
     sizes = [path.stat().st_size for path in paths]
     texts = Texts(paths, dialogues=False, documents=False)
-    told = []
-    texts.progress = lambda done, total: told.append((done, total))
+    reported = []
+    texts.on_progress = lambda done, total: reported.append((done, total))
     for _ in range(2):
-        told.clear()
+        reported.clear()
         list(texts)
-        assert [done for done, _ in told] == sorted(done for done, _ in told)
-        assert told[-1] == (sum(sizes), sum(sizes)) and {total for _, total in told} == {sum(sizes)}
+        assert [done for done, _ in reported] == sorted(done for done, _ in reported)
+        assert reported[-1] == (sum(sizes), sum(sizes)) and {total for _, total in reported} == {sum(sizes)}
 
 
 # Refusals.
@@ -222,8 +222,8 @@ def test_bad_json_is_named_with_file_line_and_column(write):
     assert "a.json: line 2, column 5" in refusal(write("a.json", '["a",\n"b" "c"]'))
     assert "a.jsonl: line 3, column 2" in refusal(write("a.jsonl", '"a"\n\n[}\n'))
     assert "a.json: line 1" in refusal(write("a.json", "[" * 100_000))
-    assert "line 2, column 3: found no valid JSON: Extra data" in refusal(write("a.json", '["a"]\n  ,'))
-    assert "line 1, column 6: found no valid JSON" in refusal(write("a.json", '["a",]'))
+    assert "line 2, column 3: found invalid JSON: Extra data" in refusal(write("a.json", '["a"]\n  ,'))
+    assert "line 1, column 6: found invalid JSON" in refusal(write("a.json", '["a",]'))
     assert "a.json: line 1" in refusal(write("a.json", "[" + "1" * 10_000 + "]"))
 
 
@@ -235,7 +235,7 @@ def test_what_is_no_json_is_refused_at_the_place_where_it_is_not(tmp_path_factor
     try:
         expected = list(enumerate(json.loads(content), 1))
     except json.JSONDecodeError as error:
-        expected = f"line {error.lineno}, column {error.colno}: found no valid JSON: {error.msg}"
+        expected = f"line {error.lineno}, column {error.colno}: found invalid JSON: {error.msg}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "PIECE", size)
         try:
@@ -294,7 +294,7 @@ def test_a_folder_is_read_in_natural_order_without_its_subfolders(write):
     found = "".join(text.segments[0].text + " " * text.ends for text in texts).split()
     assert found == ["B.TXT", "a2.txt", "a2b9.json", "a2b10.txt", "a10.txt"]
     assert "ignored 2" in texts.notices[0] and "notes.md" in texts.notices[0]
-    assert "a3.txt: no text" in texts.notices[1]
+    assert "a3.txt: contains no text" in texts.notices[1]
 
 
 @given(st.lists(st.text(st.sampled_from("a01²９-"), min_size=1), unique=True))

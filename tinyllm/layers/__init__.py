@@ -1,1 +1,4 @@
-"""One file is one layer: Params, Acts, forward, and backward directly beneath it."""
+"""The layers live here, one file each: import a module, and use its Params, Acts, forward and backward.
+
+`model` puts them together; among themselves they share linear, dropout and layernorm.
+"""

@@ -1,5 +1,6 @@
-"""From files to batches: what training reads.
+"""Text lives here, from files to batches; other folders import batches, tokenizer, texts and dialogue.
 
-From the bottom up: files (bytes to strings), dialogue (the template of a conversation), texts (documents),
-bpe and tokenizer (strings to ids), tokens (a corpus on disk), packing (documents into windows), batches.
+From the bottom up: bpe (chunks, and merges learnt from them), files (bytes to strings), dialogue (the
+template of a conversation), texts (documents), tokenizer (strings to ids), tokens (a corpus on disk), packing
+(documents into windows), batches.
 """

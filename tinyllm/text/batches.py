@@ -1,15 +1,15 @@
 """A batch is a pure function of (seed, epoch, index): nothing about the data needs to be saved.
 
-Every target that carries loss and is not held out is met exactly once per epoch. A window may hold several
-documents, `starts` keeps them apart. How texts become windows:
+Every target that carries loss and is not held out occurs exactly once per epoch. A window may hold several
+documents; `starts` keeps them apart. How texts become windows:
 
 - a document (JSON entry, or paragraph with --documents) is end_of_text, its tokens, end_of_text. It is cut
   into pieces of at most block_size targets, and pieces are packed whole into windows, once; pieces without
-  loss are dropped. The held-out part is drawn: whole documents, at least one.
+  loss are dropped. The held-out part is drawn at random: whole documents, at least one.
 - a stream (.txt) is one document per file, but its windows begin at an offset drawn in each epoch, and its
   held-out part is its end. A stream shorter than a window is packed like a document.
 
-Windows are shuffled in each epoch. Order: Batch, prepare, Dataset.
+Windows are shuffled in each epoch. Order: Batch, prepare, Dataset, the held-out part.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyllm.arena import Array
-from tinyllm.config import DataConfig
+from tinyllm.config import Config
 from tinyllm.kernels import fill_batch
 from tinyllm.rng import generator
 from tinyllm.text.dialogue import Tokenizer
 from tinyllm.text.files import DataError
-from tinyllm.text.packing import cut, pack, place_stream, stream_windows
+from tinyllm.text.packing import cut, pack, stream_spans, stream_windows
 from tinyllm.text.texts import Text, digest
-from tinyllm.text.tokens import FORMAT, Tokens, load, write
+from tinyllm.text.tokens import FORMAT, Tokens, load_tokens, save_tokens
 
 
 class Batch(NamedTuple):
@@ -49,61 +49,60 @@ class Batch(NamedTuple):
 
     @classmethod
     def empty(cls, B: int, T: int) -> Batch:
-        """Return the room for a batch, to be filled by `Dataset.batch` again and again."""
+        """Return arrays of zeros for `Dataset.batch` to fill, in every step the same ones."""
         tokens, targets, starts = np.zeros((3, B, T), np.int32)
         return cls(tokens, targets, starts, 0)
 
 
 def prepare(
-    texts: Iterable[Text], tokenizer: Tokenizer, config: DataConfig, block_size: int, seed: int,
-    directory: Path, name: str,
+    texts: Iterable[Text], tokenizer: Tokenizer, config: Config, directory: Path, name: str
 ) -> Dataset:  # fmt: skip
     """Return the data of phase `name`, from `<directory>/<name>.tokens` if that was made of the same texts.
 
-    `texts` is iterated once for its digest, if there are tokens to compare, and once if there are none of it.
+    `texts` is iterated once for its digest, if there are tokens to compare it with, and once if they differ.
     Raises DataError for texts that cannot be read or are too few.
     """
     path = directory / f"{name}.tokens"
-    tokens = load(path)
+    tokens = load_tokens(path)
     if (
         tokens is None
         or tokens.made_of["tokenizer"] != tokenizer.fingerprint()
         or tokens.made_of["texts"] != digest(texts)
     ):
-        write(path, texts, tokenizer)
-        tokens = load(path)
+        save_tokens(path, texts, tokenizer)
+        tokens = load_tokens(path)
         if tokens is None:
             raise DataError(f"{path}: cannot be read back as it was written; check the disk")
-    return Dataset(tokens, config, block_size, seed, name)
+    return Dataset(tokens, config, name)
 
 
 class Dataset:
     """The windows of a corpus, and the batches made of them.
 
     `tokens` and `documents` count the whole corpus; `windows`, and `targets` that carry loss, one epoch.
-    `fingerprint` is equal for equal batches: it knows the texts and all that decides, but no path.
+    `fingerprint` is equal for equal batches: it depends on the texts and on all settings that matter, but not
+    on any path. An epoch's windows are numbered: first the packed ones, then those of each stream in turn.
     """
 
-    def __init__(
-        self, corpus: Tokens, config: DataConfig, block_size: int, seed: int, name: str
-    ) -> None:  # fmt: skip
-        self.name, self.block_size = name, block_size
+    def __init__(self, corpus: Tokens, config: Config, name: str) -> None:
+        self.name, self.block_size = name, config.model.block_size
         self.tokens, self.documents = len(corpus.tokens), len(corpus.streams)
-        self.fingerprint = _fingerprint(config, block_size, seed, name, corpus.made_of)
+        self.fingerprint = _fingerprint(config, name, corpus.made_of)
         self._tokens = corpus.tokens
-        self._silent = corpus.silent[:0] if config.train_on_prompts else corpus.silent
-        train, streams, held_out = self._parts(corpus, config.val_fraction, seed)
+        self._masked = corpus.masked[:0] if config.data.train_on_prompts else corpus.masked
+        train, streams, held_out = self._parts(corpus, config)
         length = train[:, 1] - train[:, 0]
-        own = streams & (length > block_size)  # streams that fill windows of their own
-        self._streams: list[list[int]] = train[own].tolist()
-        self._packed = pack(self._pieces(train[~own]), block_size)
-        self._held_out = pack(self._pieces(held_out), block_size)
-        self._widest = max(self._packed.most, self._held_out.most, 2)  # spans of a window; a stream's has 2
-        self._spans = np.empty((0, 2), np.int64)  # of a batch's windows: those of row b are
-        self._first = np.empty(0, np.int64)  # spans[first[b]:first[b + 1]]
-        counts = stream_windows(length[own], block_size)
+        long_streams = streams & (length > self.block_size)  # these fill windows of their own
+        self._streams: list[list[int]] = train[long_streams].tolist()
+        self._packed = pack(self._pieces(train[~long_streams]), self.block_size)
+        self._held_out = pack(self._pieces(held_out), self.block_size)
+        # Buffers of `_fill`, for as many spans as any B windows can have; a stream's window has up to two.
+        self._most_spans = max(self._packed.most_spans, self._held_out.most_spans, 2)
+        self._spans = np.empty((0, 2), np.int64)
+        self._first = np.empty(0, np.int64)  # the spans of row b are spans[first[b]:first[b + 1]]
+        counts = stream_windows(length[long_streams], self.block_size)
         first = len(self._packed) + np.cumsum(counts) - counts
-        self._stream_first: list[int] = first.tolist()
+        self._stream_first: list[int] = first.tolist()  # the number of each stream's first window
         self.windows = len(self._packed) + int(counts.sum())
         self.targets = int(self._loss_in(train).sum())
         self._epoch: tuple[tuple[int, int], Array, list[int]] | None = None
@@ -113,22 +112,22 @@ class Dataset:
     ) -> Batch:  # fmt: skip
         """Return batch `index` of the epoch, whatever was asked for before; past the epoch's end, padding.
 
-        Where `out` is given, its arrays are filled: only an epoch's first batch allocates any then.
+        Where `out` is given, its arrays are filled: then only an epoch's first batch allocates any.
         """
         order, offsets = self._drawn(seed, epoch)
-        chosen = order[index * batch_size : (index + 1) * batch_size]
-        room = Batch.empty(batch_size, self.block_size) if out is None else out
-        return self._filled(room, chosen.tolist(), lambda spans, w: self._place(spans, w, offsets))
+        windows = order[index * batch_size : (index + 1) * batch_size]
+        out = Batch.empty(batch_size, self.block_size) if out is None else out
+        return self._fill(out, windows.tolist(), lambda spans, w: self._copy_spans(spans, w, offsets))
 
     def validation(self, batch_size: int) -> Iterator[Batch]:
-        """Yield the whole held-out part, always the same: each batch in the place of the one before."""
-        room = Batch.empty(batch_size, self.block_size)
+        """Yield the whole held-out part, always the same batches; each overwrites the one before."""
+        out = Batch.empty(batch_size, self.block_size)
         for first in range(0, len(self._held_out), batch_size):
-            chosen = range(first, min(first + batch_size, len(self._held_out)))
-            yield self._filled(room, chosen, self._held_out.place)
+            windows = range(first, min(first + batch_size, len(self._held_out)))
+            yield self._fill(out, windows, self._held_out.copy_spans)
 
     def _drawn(self, seed: int, epoch: int) -> tuple[Array, list[int]]:
-        """Return the epoch's order of windows and offset of each stream; the latest are kept."""
+        """Return the epoch's order of windows and offset of each stream; the latest are cached."""
         latest = self._epoch
         if latest is None or latest[0] != (seed, epoch):
             order = generator(seed, "shuffle", self.name, epoch).permutation(self.windows)
@@ -137,30 +136,33 @@ class Dataset:
             latest = self._epoch = (seed, epoch), order, drawn
         return latest[1], latest[2]
 
-    def _place(self, spans: Array, w: int, offsets: Sequence[int]) -> int:
+    def _copy_spans(self, spans: Array, w: int, offsets: Sequence[int]) -> int:
         """Write the spans of training window w into the first rows of `spans`; return how many they are."""
         if w < len(self._packed):
-            return self._packed.place(spans, w)
-        s = bisect_right(self._stream_first, w) - 1
+            return self._packed.copy_spans(spans, w)
+        s = bisect_right(self._stream_first, w) - 1  # the last stream that begins at window w or before
         start, stop = self._streams[s]
-        return place_stream(spans, start, stop, offsets[s], w - self._stream_first[s], self.block_size)
+        return stream_spans(spans, start, stop, offsets[s], w - self._stream_first[s], self.block_size)
 
-    def _filled(self, room: Batch, windows: Sequence[int], place: Callable[[Array, int], int]) -> Batch:
-        """Fill the room's rows with these windows, and with padding below them; return the batch."""
-        B = len(room.tokens)
+    def _fill(self, out: Batch, windows: Sequence[int], copy_spans: Callable[[Array, int], int]) -> Batch:
+        """Fill the rows of `out` with these windows, and any further rows with padding; return the batch."""
+        B = len(out.tokens)
         if len(self._first) != B + 1:
-            self._spans, self._first = np.empty((B * self._widest, 2), np.int64), np.empty(B + 1, np.int64)
-        spans, first, after = self._spans, self._first, 0
+            self._spans = np.empty((B * self._most_spans, 2), np.int64)
+            self._first = np.empty(B + 1, np.int64)
+        spans, first, count = self._spans, self._first, 0
         for row, w in enumerate(windows):
-            first[row] = after
-            after += place(spans[after:], w)
-        first[len(windows) :] = after
-        tokens, targets, starts, _ = room
-        count = fill_batch(tokens, targets, starts, self._tokens, self._silent, spans, first)
-        return Batch(tokens, targets, starts, count)
+            first[row] = count
+            count += copy_spans(spans[count:], w)
+        first[len(windows) :] = count  # the end of the last window; rows beyond it have no spans
+        tokens, targets, starts, _ = out
+        loss_tokens = fill_batch(tokens, targets, starts, self._tokens, self._masked, spans, first)
+        return Batch(tokens, targets, starts, loss_tokens)
 
-    def _parts(self, corpus: Tokens, fraction: float, seed: int) -> tuple[Array, Array, Array]:
+    def _parts(self, corpus: Tokens, config: Config) -> tuple[Array, Array, Array]:
         """Return the spans to train on, which of them are streams, and the spans held out."""
+        fraction, seed = config.data.val_fraction, config.train.seed
+        # The last token of a document is no position: it has no successor in it, and so no target.
         spans = np.stack([corpus.starts[:-1], corpus.starts[1:] - 1], axis=1)
         with_loss = self._loss_in(spans) > 0
         spans, streams = spans[with_loss], corpus.streams[with_loss]
@@ -172,8 +174,9 @@ class Dataset:
             if not len(held_out):
                 raise DataError(
                     f"{self.name}: found {self.documents} documents and {self.tokens} tokens, too few to "
-                    f"hold out a part of {fraction}; give more text, or leave --val-fraction out"
+                    f"hold out a fraction of {fraction}; give more text, or omit --val-fraction"
                 )
+        # A book must fill a window; a few short documents need not, since each is complete in itself.
         found = int((spans[:, 1] - spans[:, 0]).sum()) + 1
         if streams.all() and found <= self.block_size:
             raise DataError(
@@ -183,44 +186,51 @@ class Dataset:
         return spans, streams, held_out
 
     def _pieces(self, spans: Array) -> Array:
+        """Return the spans cut to pieces of a window at most, those without any loss left out."""
         pieces = cut(spans, self.block_size)
         return pieces[self._loss_in(pieces) > 0]
 
     def _loss_in(self, spans: Array) -> Array:
-        """Return the number of targets with loss of each span."""
-        begins, ends = self._silent[::2], self._silent[1::2]
-        before = np.concatenate([[0], np.cumsum(ends - begins)])
+        """Return the number of targets with loss of each span.
 
-        def silent_below(i: Array) -> Any:
-            runs = np.searchsorted(begins, i)  # runs that begin below i; the last may go on beyond it
-            beyond = np.maximum(ends[runs - 1] - i, 0) if len(ends) else 0
+        Example: runs of masked tokens [3, 5) and [8, 9); a span [2, 8) has the targets 3 to 8, and 3 of these
+        carry loss. Below 9 there are 3 masked tokens, below 3 none: 6 - (3 - 0) = 3.
+        """
+        begins, ends = self._masked[::2], self._masked[1::2]
+        before = np.concatenate([[0], np.cumsum(ends - begins)])  # masked tokens in the first r runs
+
+        def masked_below(i: Array) -> Any:
+            runs = np.searchsorted(begins, i)  # that begin below i
+            beyond = np.maximum(ends[runs - 1] - i, 0) if len(ends) else 0  # of the last, which i may cut
             return before[runs] - np.where(runs > 0, beyond, 0)
 
         targets = spans + 1
-        silent: Array = silent_below(targets[:, 1]) - silent_below(targets[:, 0])
-        return spans[:, 1] - spans[:, 0] - silent
+        masked: Array = masked_below(targets[:, 1]) - masked_below(targets[:, 0])
+        return spans[:, 1] - spans[:, 0] - masked
 
 
 def _split(
     spans: Array, streams: Array, fraction: float, rng: np.random.Generator
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Hold out the end of every stream, and drawn documents, of which one at least stays on either side.
+    """Hold out the end of every stream, and drawn documents, at least one and never all of them.
 
     Returns the spans to train on, which of them are streams, and the spans held out.
     """
     documents, (begin, end) = spans[~streams], spans[streams].T
+    # Drawn, but sorted again: training and held-out documents both keep the order of the corpus.
     order = rng.permutation(len(documents))
     count = min(max(int(fraction * len(documents)), 1), max(len(documents) - 1, 0))
     held, kept = documents[np.sort(order[:count])], documents[np.sort(order[count:])]
+    # Each stream is cut in two; one so short that its fraction rounds to nothing holds out nothing.
     border = end - (fraction * (end - begin)).astype(np.int64)
     train = np.concatenate([kept, np.stack([begin, border], axis=1)])
     held_out = np.concatenate([held, np.stack([border, end], axis=1)[border < end]])
     return train, np.arange(len(train)) >= len(kept), held_out
 
 
-def _fingerprint(
-    config: DataConfig, block_size: int, seed: int, name: str, made_of: dict[str, str]
-) -> str:  # fmt: skip
-    split = [config.val_fraction, seed] if config.val_fraction else None
-    content = json.dumps([FORMAT, name, made_of, block_size, config.train_on_prompts, split])
+def _fingerprint(config: Config, name: str, made_of: dict[str, str]) -> str:
+    """Hash all that decides the batches; the seed matters here only where it chooses what is held out."""
+    data, block_size = config.data, config.model.block_size
+    split = [data.val_fraction, config.train.seed] if data.val_fraction else None
+    content = json.dumps([FORMAT, name, made_of, block_size, data.train_on_prompts, split])
     return hashlib.sha256(content.encode()).hexdigest()

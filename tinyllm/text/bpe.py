@@ -1,7 +1,7 @@
-"""Byte pair encoding: the commonest pair of neighbours becomes one token, again and again.
+"""Byte pair encoding: the most frequent pair of neighbours becomes one token, again and again.
 
 Text is first cut into chunks (words, runs of Han, numbers, punctuation), and pairs are counted and merged
-only inside a chunk. Order: cutting text, what merges may join, learning merges; they are applied in
+only inside a chunk. Order: cutting text, which pairs may be joined, learning merges; they are applied in
 kernels/bpe.py, always the one that was learnt first, from the left.
 Sources: Gage 1994, "A new algorithm for data compression"; Sennrich, Haddow and Birch 2016, "Neural
 machine translation of rare words with subword units"; minbpe, for how to explain it.
@@ -43,6 +43,8 @@ _CHUNK = re.compile(
     f"|[{BLANK}]{{1,{LONGEST_RUN}}}(?= [^{BLANK}{NEWLINE}])"  # leaves one space to the word that follows
     f"|[{BLANK}]{{1,{LONGEST_RUN}}}"
 )
+# Everything up to the last character that certainly ends its chunk: `.*` takes as much as it can, then come a
+# character and, not consumed, one of another class. LETTER[1:] is the complement of LETTER.
 _CUT = re.compile(
     f"(?s:.*)(?:[{LETTER}](?=[{LETTER[1:]}])|[{HAN}](?=[^{HAN}])|[{DIGIT}](?=[^{DIGIT}])"
     f"|(?!['’])[{SYMBOL}](?=[^{SYMBOL}]))"
@@ -59,11 +61,11 @@ def split(text: str) -> list[str]:
 
 
 def last_safe_cut(text: str) -> int:
-    """Return the last place where `text` may be cut without changing any chunk, or 0 if there is none.
+    """Return the last position at which `text` may be cut without changing any chunk, 0 if there is none.
 
-    For every text t that goes on however it likes, and i = last_safe_cut(t):
-    `split(t[:i]) + split(t[i:]) == split(t)`. Such a place lies between two characters of different classes,
-    the first of them neither white space nor an apostrophe; so before the white space after a word, say.
+    For every text t that begins with `text`, and i = last_safe_cut(text):
+    `split(t[:i]) + split(t[i:]) == split(t)`. Such a position lies between two characters of different
+    classes, the first of them neither white space nor an apostrophe: for example after a word.
     """
     found = _CUT.match(text)
     return found.end() if found else 0
@@ -89,7 +91,7 @@ def joinable(first: bytes, second: bytes) -> bool:
     """
     if is_whole(first) or is_whole(second):
         return is_whole(first) and is_whole(second)
-    return 0x80 <= second[0] < 0xC0  # goes on with a character
+    return 0x80 <= second[0] < 0xC0  # a continuation byte: the second piece begins no character
 
 
 def is_whole(piece: bytes) -> bool:
@@ -105,9 +107,9 @@ DISTINCT_CHUNKS = 1 << 16  # bounds the time and memory of learning on texts wit
 
 
 def count_chunks(texts: Iterable[str]) -> Counter[str]:
-    """Count the chunks of all texts; of very many different ones only the commonest are kept.
+    """Count the chunks of all texts; of very many different ones only the most frequent are kept.
 
-    When more than twice DISTINCT_CHUNKS are known, and at the end, the rarest are forgotten.
+    When more than twice DISTINCT_CHUNKS are known, and at the end, the rarest are dropped.
     """
     counts: Counter[str] = Counter()
     for text in texts:
@@ -126,25 +128,38 @@ def learn_merges(counts: Mapping[str, int], how_many: int) -> list[Pair]:
     Example: {"aaabdaaabac": 1}, 3 -> [(97, 97), (97, 98), (256, 257)]: aa, ab, aaab
     """
     words = _Words(counts, how_many)
-    # A pair can only become rarer after the merge that made its newer half, so the heap's entries are upper
-    # bounds: the top one that is still true is the maximum.
+    # A heap of (-count, first, second, positions), whose smallest entry is the most frequent pair. Counts are
+    # not updated when a merge takes tokens away from other pairs. But once both its tokens exist, a pair can
+    # only become rarer, so each count is an upper bound: the top pair is counted again, and if its count
+    # still holds, no other pair is more frequent. Otherwise it goes back with its present count.
     heap = words.pairs(np.flatnonzero((words.ids[:-1] >= 0) & (words.ids[1:] >= 0)))
     heapq.heapify(heap)
     merges: list[Pair] = []
     while heap and len(merges) < how_many:
-        bound, first, second, places = heapq.heappop(heap)
-        total, places, born = words.merge(first, second, 256 + len(merges), -bound, places)
-        if total == -bound:
+        negative, first, second, positions = heapq.heappop(heap)
+        total, positions, created = words.merge(first, second, 256 + len(merges), -negative, positions)
+        if total == -negative:
             merges.append((first, second))
-            for pair in words.pairs(born):
+            for pair in words.pairs(created):
                 heapq.heappush(heap, pair)
         elif total > 1:
-            heapq.heappush(heap, (-total, first, second, places))
+            heapq.heappush(heap, (-total, first, second, positions))
     return merges
 
 
 class _Words:
-    """The different chunks as one row of ids, each token knowing its neighbours; -1 stands between chunks."""
+    """The different chunks as one row of ids, each token knowing its neighbours; -1 stands between chunks.
+
+    The chunks "ab", 5 times, and "abc", twice, before any merge and after that of a and b into 256:
+
+        position     0   1   2   3   4   5   6   7           0   1   2   3   4   5   6   7
+        ids         -1   a   b  -1   a   b   c  -1          -1 256  -1  -1 256  -1   c  -1
+        right        1   2   3   4   5   6   7   8           1   3   3   4   6   6   7   8
+        times        0   5   5   5   2   2   2   2           the same
+
+    A merged token stays where its first part was; where its second part was there is -1, which `left` and
+    `right` of its neighbours skip. So a position never moves, and a pair is found again where it once began.
+    """
 
     def __init__(self, counts: Mapping[str, int], how_many: int) -> None:
         chunks = [chunk.encode("utf-8", "surrogatepass") for chunk in counts]
@@ -153,39 +168,48 @@ class _Words:
         self.left = np.arange(-1, row.size - 1)
         self.right = np.arange(1, row.size + 1)
         lengths = [1, *(len(chunk) + 1 for chunk in chunks)]
-        self.times = np.repeat([0, *counts.values()], lengths)  # how often the chunk at a place occurs
-        # Bytes of its character that come after a token: 0 for whole characters, below 0 for what begins in
-        # the middle of one. A merge adds these numbers.
+        self.times = np.repeat([0, *counts.values()], lengths)  # how often the chunk at a position occurs
+        # By id, how many bytes of a character are missing after the token: 0 for whole characters, below 0
+        # for tokens that begin inside one. A merge adds these numbers: e4 (2) + bd (-1) = e4 bd (1).
         self.missing = np.zeros(256 + how_many, np.int8)
         for first, last, missing in (0x80, 0xBF, -1), (0xC0, 0xDF, 1), (0xE0, 0xEF, 2), (0xF0, 0xFF, 3):
             self.missing[first : last + 1] = missing
 
-    def merge(self, first: int, second: int, new: int, bound: int, places: Array) -> tuple[int, Array, Array]:
-        """Count a pair, and merge it if it occurs `bound` times; `places` are those where it once began.
+    def merge(
+        self, first: int, second: int, new: int, expected: int, positions: Array
+    ) -> tuple[int, Array, Array]:
+        """Count a pair, and merge it into `new` if it occurs `expected` times.
 
-        Returns how often it occurs, where, and where the pairs begin that came to be.
+        `positions` are those where it once began. Returns how often it occurs, the positions where it begins,
+        and those where the pairs begin that the merge has created.
         """
-        born = np.empty(2 * places.size, np.int64)
-        total, count, births = bpe_merge(
-            places, born, self.ids, self.left, self.right, self.times, first, second, new, bound
+        created = np.empty(2 * positions.size, np.int64)  # a merge creates a pair on either side of itself
+        total, count, pairs = bpe_merge(
+            positions, created, self.ids, self.left, self.right, self.times, first, second, new, expected
         )
-        if births:
+        if pairs:
             self.missing[new] = self.missing[first] + self.missing[second]
-        return total, places[:count], born[:births]
+        return total, positions[:count], created[:pairs]
 
-    def pairs(self, places: Array) -> list[tuple[int, int, int, Array]]:
-        """Return (-count, first, second, its places) of each joinable pair that occurs twice at `places`."""
-        first, second = self.ids[places], self.ids[self.right[places]]
+    def pairs(self, positions: Array) -> list[tuple[int, int, int, Array]]:
+        """Return (-count, first, second, positions) of the pairs that begin at `positions`.
+
+        Only of those that may be joined and occur twice or more.
+        """
+        first, second = self.ids[positions], self.ids[self.right[positions]]
+        # As `joinable` has it: two whole tokens, or a part of a character and one that continues it.
         may_join = np.where(self.missing[first] == 0, self.missing[second] == 0, self.missing[second] < 0)
         pair = (first.astype(np.int64) << 32 | second)[may_join]
+        # Sorted, equal pairs are neighbours, in runs from starts[i] to stops[i]; as the sort is stable,
+        # positions ascend within a run: merges are applied from the left.
         order = np.argsort(pair, kind="stable")
-        pair, places = pair[order], places[may_join][order]
+        pair, positions = pair[order], positions[may_join][order]
         starts = np.flatnonzero(np.diff(pair, prepend=-1))
-        totals = np.add.reduceat(self.times[places], starts) if starts.size else starts
+        totals = np.add.reduceat(self.times[positions], starts) if starts.size else starts
         stops = np.append(starts[1:], pair.size)
-        often = totals > 1
-        found = (totals[often], pair[starts[often]], starts[often], stops[often])
+        frequent = totals > 1
+        found = (totals[frequent], pair[starts[frequent]], starts[frequent], stops[frequent])
         return [
-            (-total, one >> 32, one & 0xFFFFFFFF, places[start:stop])
+            (-total, one >> 32, one & 0xFFFFFFFF, positions[start:stop])
             for total, one, start, stop in zip(*(part.tolist() for part in found), strict=True)
         ]

@@ -69,6 +69,7 @@ def parse(text: str) -> tuple[Turn, ...]:
     chinese = first["chinese"] is not None
     if not _ASSISTANT[chinese].search(text, first.end()):
         return ()
+    # `start` is behind the marker of `role`; the turn goes up to the marker of the other role, or to the end.
     turns, role, start, marker = [Turn("system", text[: first.start()])], "user", first.end(), None
     while True:
         marker = (_ASSISTANT if role == "user" else _NEXT_USER)[chinese].search(text, start)
@@ -85,6 +86,8 @@ def stripped(turns: Iterable[Turn]) -> tuple[Turn, ...]:
 
 def render(turns: Sequence[Turn]) -> tuple[Segment, ...]:
     """Return prompts (no loss) and answers (loss) in turn."""
+    # Turns before an answer gather in `prompt`; a prompt without an answer is the last segment. An answer is
+    # marked in the language of the last question, or in its own where none was asked.
     segments, prompt, template = [], "", None
     for role, content in turns:
         if role == "system":
@@ -105,7 +108,7 @@ def render(turns: Sequence[Turn]) -> tuple[Segment, ...]:
 def prompt_for(turns: Sequence[Turn]) -> tuple[Segment, ...]:
     """Return the segments after which the model writes its answer to the last of `turns`, a question.
 
-    They are those that `render` makes of the same turns and any answer, without that answer.
+    These are what `render` makes of the same turns with any answer, without that answer.
     """
     return render([*turns, Turn("assistant", "")])[:-1]
 
@@ -115,7 +118,7 @@ def _template(text: str) -> Template:
 
 
 class Tokenizer(Protocol):
-    """What turning documents into tokens needs of a tokenizer."""
+    """The part of a tokenizer that turning documents into tokens needs."""
 
     @property
     def vocab_size(self) -> int:
@@ -133,21 +136,25 @@ class Tokenizer(Protocol):
 
 
 def encode(tokenizer: Tokenizer, segments: Sequence[Segment]) -> tuple[Array, list[int]]:
-    """Return a document's tokens (n,) int32, and begin and end of each run of them that carries no loss.
+    """Return a document's tokens (n,) int32, and begin and end of each run of masked ones: without loss.
 
     end_of_text stands before the document and after every segment that carries loss.
+
+    Example: prompt "q", answer "ab" -> end_of_text, q, a, b, end_of_text; masked [1, 2]
     """
-    tokens, silent, _ = encode_all(tokenizer, [segments])
-    return tokens, silent
+    tokens, masked, _ = encode_all(tokenizer, [segments])
+    return tokens, masked
 
 
 def encode_all(
     tokenizer: Tokenizer, documents: Sequence[Sequence[Segment]]
 ) -> tuple[Array, list[int], list[int]]:
-    """Return what `encode` does, of documents that follow each other, and where each of them ends."""
+    """Return what `encode` does, for documents that follow each other, and where each of them ends."""
+    # All texts in one call, which is much faster for many short documents. Positions below are first those in
+    # `ids`; as every mark so far moves what follows by one, len(marks) is added for those in the result.
     ids, ends = tokenizer.encode_all([segment.text for segments in documents for segment in segments])
-    marks: list[int] = []  # where in `ids` an end_of_text is to be put
-    silent: list[int] = []
+    marks: list[int] = []  # where in `ids` an end_of_text is inserted
+    masked: list[int] = []
     stops: list[int] = []
     begin, following = 0, iter(ends)
     for segments in documents:
@@ -156,7 +163,7 @@ def encode_all(
             if segment.carries_loss:
                 marks.append(end)
             else:
-                silent += [begin + len(marks), end + len(marks)]
+                masked += [begin + len(marks), end + len(marks)]
             begin = end
         stops.append(begin + len(marks))
-    return np.insert(ids, marks, tokenizer.end_of_text), silent, stops
+    return np.insert(ids, marks, tokenizer.end_of_text), masked, stops

@@ -5,7 +5,7 @@
 .jsonl    one entry per line
 entry     "text", {"text"}, {"prompt", "response"} or {"messages": [{"role", "content"}]}
 
-Order: Text, Texts, and what is done with all texts: their digest, a sample of them.
+Order: Text, Texts, and functions of all texts: their digest, a sample of them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinyllm.text.dialogue import ROLES, Segment, Turn, parse, render, stripped
-from tinyllm.text.files import DataError, Told, described, json_array, json_lines, paragraphs, pieces
+from tinyllm.text.files import DataError, OnRead, described, json_array, json_lines, paragraphs, pieces
 
 SUFFIXES = (".txt", ".json", ".jsonl")
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]  # receives the bytes read so far, and those of all files
 
 
 class Text(NamedTuple):
-    """A document, or a piece of one: if `ends` is false, the next Text goes on with it.
+    """A document, or a piece of one: if `ends` is false, the next Text continues it.
 
-    A stream is running text, such as a book; windows of training may begin anywhere in it.
+    A stream is running text, such as a book; training windows may begin anywhere in it.
     """
 
     segments: tuple[Segment, ...]
@@ -40,15 +40,15 @@ class Texts:
 
     Of a folder, the files with a known suffix are read in natural order (a2 before a10), its subfolders are
     not. With `dialogues`, plain strings are parsed as conversations; with `documents`, .txt files are split
-    at blank lines. After an iteration, `notices` says what was left out or not understood. While it goes on,
-    `progress` is told how many bytes of how many are read. Iterating raises DataError for anything that
-    cannot be read, and for a path without any text.
+    at blank lines. During an iteration, `on_progress` is called after every read; after it, `notices` says
+    what was left out or not understood. Iterating raises DataError for anything that cannot be read, and for
+    a path without any text.
     """
 
     def __init__(self, paths: Sequence[Path], *, dialogues: bool, documents: bool) -> None:
         self.paths, self.dialogues, self.documents = tuple(paths), dialogues, documents
         self.notices: list[str] = []
-        self.progress: Progress = lambda done, total: None
+        self.on_progress: OnProgress = lambda done, total: None
         self._unmarked = 0
 
     def __iter__(self) -> Iterator[Text]:
@@ -56,34 +56,34 @@ class Texts:
         if not self.paths:
             raise DataError("no text: expected at least one file or folder")
         files = [self._files(path) for path in self.paths]
-        told = self._told(sum(file.stat().st_size for inside in files for file in inside))
+        on_read = self._counter(sum(file.stat().st_size for inside in files for file in inside))
         for path, inside in zip(self.paths, files, strict=True):
             empty_path = True
             for file in inside:
                 empty_file = True
-                for text in self._read(file, told):
+                for text in self._read(file, on_read):
                     empty_path = empty_file = False
                     yield text
                 if empty_file:
-                    self.notices.append(f"{file}: no text in it, skipped")
+                    self.notices.append(f"{file}: contains no text, skipped")
             if empty_path:
                 raise DataError(f"{path}: found no text, expected some in files {', '.join(SUFFIXES)}")
         if self._unmarked:
             self.notices.append(
-                f"{self._unmarked} entries are no conversation (用户：…助手：… or User: … Assistant: …): "
-                f"they are learnt as plain text"
+                f"{self._unmarked} entries are not conversations (用户：…助手：… or User: … Assistant: …): "
+                f"they are trained on as plain text"
             )
 
-    def _told(self, total: int) -> Told:
-        """Return what sums the bytes of each read, and tells `progress`."""
+    def _counter(self, total: int) -> OnRead:
+        """Return a callback that adds up the bytes of all reads, and reports them to `on_progress`."""
         done = 0
 
-        def told(count: int) -> None:
+        def on_read(count: int) -> None:
             nonlocal done
             done += count
-            self.progress(done, total)
+            self.on_progress(done, total)
 
-        return told
+        return on_read
 
     def _files(self, path: Path) -> list[Path]:
         if path.is_dir():
@@ -93,7 +93,7 @@ class Texts:
             if ignored:
                 shown = ", ".join(ignored[:5]) + (", ..." if len(ignored) > 5 else "")
                 self.notices.append(
-                    f"{path}: ignored {len(ignored)} that are not {', '.join(SUFFIXES)}: {shown}"
+                    f"{path}: ignored {len(ignored)} entries that are not {', '.join(SUFFIXES)}: {shown}"
                 )
             return files
         if not path.exists():
@@ -104,17 +104,17 @@ class Texts:
             )
         return [path]
 
-    def _read(self, file: Path, told: Told) -> Iterator[Text]:
+    def _read(self, file: Path, on_read: OnRead) -> Iterator[Text]:
         suffix = file.suffix.lower()
         if suffix == ".txt" and not (self.documents or self.dialogues):
-            yield from _stream(file, told)
+            yield from _stream(file, on_read)
             return
         if suffix == ".txt":
-            documents = (self._plain(paragraph) for paragraph in paragraphs(file, told))
+            documents = (self._plain(paragraph) for paragraph in paragraphs(file, on_read))
         elif suffix == ".json":
-            documents = (self._entry(entry, f"{file}: entry {i}") for i, entry in json_array(file, told))
+            documents = (self._entry(entry, f"{file}: entry {i}") for i, entry in json_array(file, on_read))
         else:
-            documents = (self._entry(entry, f"{file}: line {i}") for i, entry in json_lines(file, told))
+            documents = (self._entry(entry, f"{file}: line {i}") for i, entry in json_lines(file, on_read))
         for segments in documents:
             if segments:
                 yield Text(segments)
@@ -149,9 +149,10 @@ def natural(path: Path) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
-def _stream(file: Path, told: Told) -> Iterator[Text]:
-    held = ""
-    for piece in pieces(file, told):
+def _stream(file: Path, on_read: OnRead) -> Iterator[Text]:
+    """Yield the pieces of a file as one stream."""
+    held = ""  # one piece behind, since only the last one `ends`
+    for piece in pieces(file, on_read):
         if held:
             yield Text((Segment(held),), ends=False, stream=True)
         held = piece
@@ -172,26 +173,26 @@ def _turn(message: Any, where: str) -> Turn:
 class Digest:
     """The SHA-256 of documents, however they are cut into pieces.
 
-    The marks between documents and segments are bytes that UTF-8 never uses.
+    Segments and documents end in bytes that UTF-8 never uses, so no two corpora have the same bytes.
     """
 
     def __init__(self) -> None:
         self._sha = hashlib.sha256()
 
     def of(self, texts: Iterable[Text]) -> Iterator[Text]:
-        """Yield the texts, and add them."""
+        """Yield the texts, adding each to the digest."""
         sha = self._sha
         for text in texts:
             for segment in text.segments:
                 sha.update(segment.text.encode("utf-8", "surrogatepass"))
-                if not text.stream:
+                if not text.stream:  # a stream's segments are where it happened to be cut
                     sha.update(b"\xff" if segment.carries_loss else b"\xfe")
             if text.ends:
                 sha.update(b"\xfd")
             yield text
 
     def hexadecimal(self) -> str:
-        """Return the digest of all that was added."""
+        """Return the digest of all texts added so far."""
         return self._sha.hexdigest()
 
 
@@ -212,6 +213,8 @@ def strings(texts: Iterable[Text], longest: int = 1 << 16) -> Iterator[str]:
 
 def training_sample(texts: Iterable[Text], limit: int = 1 << 24) -> list[str]:
     """Return the strings of all texts, or evenly spread ones of at most `limit` characters in all."""
+    # Keeps every stride-th string. When they become too many, every second of them is dropped and the stride
+    # doubled: one pass, bounded memory, and the same sample of the same texts in every run.
     kept: list[str] = []
     size, stride = 0, 1
     for i, string in enumerate(strings(texts)):

@@ -73,7 +73,7 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> str:
         """Return the text of `ids` (n,): `decode(encode(text)) == text`, for every text `encode` takes.
 
-        A model may well produce ids that are not UTF-8 when joined: what is broken becomes U+FFFD.
+        A model may well produce ids that are not UTF-8 when joined: broken bytes become U+FFFD.
         """
         return self.decode_bytes(ids).decode("utf-8", _ERRORS)
 
@@ -93,7 +93,7 @@ class Tokenizer(ABC):
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the text of `ids` while they arrive, each character as soon as its last byte is there.
 
-        Joined, what is yielded is `decode` of all the ids.
+        The strings joined are `decode` of all the ids.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(_ERRORS)
         for token in ids:
@@ -138,12 +138,13 @@ class BPETokenizer(Tokenizer):
                 f"tokenizer: found {len(self.merges)} merges, expected at most {LARGEST_VOCABULARY - 257}"
             )
         if len(set(self.merges)) < len(self.merges):
-            raise TokenizerError("tokenizer: a merge occurs twice; the second could never apply")
+            raise TokenizerError("tokenizer: a merge occurs twice, expected each once")
+        # Merges may come from a file, so each is checked: could it have been learnt after those before it?
         pieces = [bytes([byte]) for byte in range(256)]
         for i, (first, second) in enumerate(self.merges):
             name, known = f"tokenizer: merge {i} joins {first} and {second}", range(256 + i)
             if first not in known or second not in known:
-                raise TokenizerError(f"{name}; expected ids below {256 + i}, which exist by then")
+                raise TokenizerError(f"{name}; expected ids below {256 + i}, those before it")
             if len(pieces[first]) + len(pieces[second]) > LONGEST_CHUNK:
                 raise TokenizerError(f"{name}; expected at most {LONGEST_CHUNK} bytes, the longest chunk")
             if not joinable(pieces[first], pieces[second]):
@@ -154,6 +155,8 @@ class BPETokenizer(Tokenizer):
     @cached_property
     def tables(self) -> tuple[Ids, ...]:
         """The last arguments of `bpe_encode`: kinds and ids of characters, table of merges."""
+        # By code point, the id that is that character, or -1. Encoding starts from these where it can: merges
+        # join whole characters, each of which is one token by then.
         characters = np.full(sys.maxunicode + 1, -1, np.int32)
         for i, piece in enumerate(self.pieces[:-1]):
             if len(piece) <= 4 and is_whole(piece):
@@ -168,6 +171,7 @@ class BPETokenizer(Tokenizer):
 
         Text may be encoded in parts if it is cut as `tinyllm.text.bpe.last_safe_cut` says.
         """
+        # One call of the kernel for all texts; there are at most as many tokens as bytes.
         joined = "".join(texts)
         ids = np.empty(len(joined.encode("utf-8", "surrogatepass")), np.int32)
         ends = np.empty(len(texts), np.int64)

@@ -1,10 +1,14 @@
-"""A corpus as tokens: one file beside the run, made once, memory-mapped ever after, never believed blindly.
+"""A corpus as tokens: one file beside the run, written once, memory-mapped and verified at each start.
 
 at 0      one line of JSON, padded to 4096 bytes: what the tokens were made of, the counts, a checksum
 at 4096   tokens (n,) uint16, or uint32 if the vocabulary has more than 65536; zeros up to a multiple of 8
-then      starts (D + 1,) int64; silent (2 S,) int64; streams (D,) uint8
+then      starts (D + 1,) int64; masked (2 S,) int64; streams (D,) uint8
 
-Document d is tokens[starts[d]:starts[d + 1]]. Order: Tokens, reading, writing.
+Document d is tokens[starts[d]:starts[d + 1]]. Order: Tokens, loading, saving, encoding.
+
+    two documents, "hi" and the dialogue of prompt "q" and answer "a"; | is end_of_text:
+
+    tokens   | h i | | q a |        starts  0 4 8        masked  5 6        streams  0 0
 """
 
 from __future__ import annotations
@@ -26,27 +30,29 @@ from tinyllm.text.dialogue import Tokenizer, encode_all
 from tinyllm.text.texts import Digest, Text
 
 FORMAT = "tinyllm tokens 1"
-HEADER = 4096  # bytes: tokens begin on a page
-GROUP = 1 << 17  # characters of documents that are encoded at once
-THREADS = min(4, cores())  # that encode; what they make does not depend on their number
-Encoded = tuple[Array, list[int], list[int]]  # tokens, begin and end of those without loss, ends of documents
+HEADER = 4096  # bytes, a page of memory
+GROUP = 1 << 17  # characters that are encoded in one task
+THREADS = min(4, cores())  # that encode; the tokens do not depend on their number
+Encoded = tuple[Array, list[int], list[int]]  # tokens, begin and end of masked runs, ends of documents
 
 
 class Tokens(NamedTuple):
     """A corpus of D documents, n tokens; views into the memory-mapped file.
 
-    Token i carries no loss as a target if an odd number of the ascending `silent` are at most i.
+    Masked tokens carry no loss as targets.
     """
 
     tokens: Array  # (n,) uint16 or uint32
     starts: Array  # (D + 1,) int64
-    silent: Array  # (2 S,) int64: begin and end of each run of tokens without loss
+    masked: Array  # (2 S,) int64: begin and end of each run of masked tokens, ascending
     streams: Array  # (D,) bool: is the document a stream
     made_of: dict[str, str]  # digest of the texts, fingerprint of the tokenizer
 
 
-def load(path: Path) -> Tokens | None:
+def load_tokens(path: Path) -> Tokens | None:
     """Return the tokens in the file, or None if it is missing or damaged."""
+    # An unexpected header raises one of the errors below, and each of them means None: tokens can always be
+    # made again. Nothing is used before the checksum of the body has been compared.
     try:
         raw: Array = np.memmap(path, np.uint8, "r").view(np.ndarray)
         header = json.loads(raw[:HEADER].tobytes())
@@ -54,63 +60,64 @@ def load(path: Path) -> Tokens | None:
             return None
         parts, stop = [], HEADER
         for dtype, count in header["parts"]:
-            start = -(-stop // 8) * 8
+            start = -(-stop // 8) * 8  # rounded up to a multiple of 8
             stop = start + count * np.dtype(dtype).itemsize
             parts.append(raw[start:stop].view(dtype))
         if zlib.crc32(raw[HEADER:].data) != header["crc32"]:
             return None
-        tokens, starts, silent, streams = parts
+        tokens, starts, masked, streams = parts
         made_of = {name: str(header["made_of"][name]) for name in ("texts", "tokenizer")}
-        return Tokens(tokens, starts, silent, streams.view(np.bool_), made_of)
+        return Tokens(tokens, starts, masked, streams.view(np.bool_), made_of)
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def write(path: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
+def save_tokens(path: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
     """Write the tokens of `texts`, iterated once, to the file, which appears when it is complete.
 
-    In memory are a few pieces of text at a time, 9 bytes per document and 16 per prompt. There is no fsync:
-    a file that a crash tore fails its checksum and is made again.
+    A few pieces of text are in memory at a time, with 9 bytes per document and 16 per prompt. There is no
+    fsync: a file that a crash tore fails its checksum and is made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
             body, digest = _Body(file), Digest()
-            starts, silent, streams = _write_tokens(body, digest.of(texts), tokenizer)
-            body.write(np.frombuffer(starts, "<i8"))
-            body.write(np.frombuffer(silent, "<i8"))
-            body.write(np.frombuffer(streams, "|u1"))
+            # One pass over the texts: their digest is complete when their last token is written.
+            starts, masked, streams = _write_tokens(body, digest.of(texts), tokenizer)
+            body.start_part(np.frombuffer(starts, "<i8"))
+            body.start_part(np.frombuffer(masked, "<i8"))
+            body.start_part(np.frombuffer(streams, "|u1"))
             made_of = {"texts": digest.hexadecimal(), "tokenizer": tokenizer.fingerprint()}
             header = {"format": FORMAT, "made_of": made_of, "parts": body.parts, "crc32": body.crc32}
-            file.seek(0)
+            file.seek(0)  # over the zeros that `_Body` began with
             file.write(json.dumps(header).encode().ljust(HEADER - 1) + b"\n")
-        temporary.replace(path)
+        temporary.replace(path)  # atomic; a run that has the old file mapped keeps it
     finally:
         temporary.unlink(missing_ok=True)
 
 
 class _Body:
-    """What stands behind the header: remembers its parts and its checksum while it is written."""
+    """The part of the file after the header: knows its parts and its checksum while it is written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.crc32, self.size = file, 0, 0
         self.parts: list[tuple[str, int]] = []
         file.write(bytes(HEADER))
 
-    def write(self, values: Array) -> None:
+    def start_part(self, values: Array) -> None:
         """Begin a part with `values`, at the next multiple of 8 bytes."""
-        self._append(bytes(-self.size % 8))
+        self._write(bytes(-self.size % 8))
         self.parts.append((values.dtype.str, 0))
-        self.go_on(values)
+        self.extend_part(values)
 
-    def go_on(self, values: Array) -> None:
-        """Append `values` to the present part."""
+    def extend_part(self, values: Array) -> None:
+        """Append `values` to the last part, in its dtype."""
         dtype, count = self.parts[-1]
         self.parts[-1] = dtype, count + values.size
-        self._append(values.astype(dtype).tobytes())
+        self._write(values.astype(dtype).tobytes())
 
-    def _append(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         self.file.write(data)
         self.crc32 = zlib.crc32(data, self.crc32)
         self.size += len(data)
@@ -119,24 +126,26 @@ class _Body:
 def _write_tokens(
     body: _Body, texts: Iterable[Text], tokenizer: Tokenizer
 ) -> tuple[array[int], array[int], bytearray]:
-    """Write the tokens and return starts, silent and streams."""
+    """Write the tokens and return starts, masked and streams."""
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
-    starts, silent, streams, count = array("q", [0]), array("q"), bytearray(), 0
-    body.write(np.empty(0, dtype))
-    for stream, (tokens, without_loss, stops) in _encoded(texts, tokenizer):
-        body.go_on(tokens)
-        silent.extend(count + i for i in without_loss)
+    # Arrays of machine integers: lists of Python's take five times the memory.
+    starts, masked, streams, count = array("q", [0]), array("q"), bytearray(), 0
+    body.start_part(np.empty(0, dtype))
+    for stream, (tokens, masked_here, stops) in _encoded(texts, tokenizer):
+        body.extend_part(tokens)
+        masked.extend(count + i for i in masked_here)
         starts.extend(count + i for i in stops)
         streams += bytes([stream]) * len(stops)
         count += tokens.size
-    return starts, silent, streams
+    return starts, masked, streams
 
 
 def _encoded(texts: Iterable[Text], tokenizer: Tokenizer) -> Iterator[tuple[bool, Encoded]]:
     """Yield the tokens of all texts in order, and whether they are of a stream.
 
-    Some threads encode ahead of what is written, so that reading, encoding and writing go side by side.
+    Some threads encode ahead of the writer, so that reading, encoding and writing overlap.
     """
+    # At most THREADS + 1 groups are waiting, oldest first: that bounds the memory, and keeps the order.
     waiting: deque[tuple[bool, Future[Encoded]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         for group, opens in _groups(texts):
@@ -153,7 +162,7 @@ def _encoded(texts: Iterable[Text], tokenizer: Tokenizer) -> Iterator[tuple[bool
 
 
 def _groups(texts: Iterable[Text]) -> Iterator[tuple[list[Text], bool]]:
-    """Yield texts of one kind that are long enough to be worth a task, and whether they begin a text."""
+    """Yield texts of one kind, together long enough for a task, and whether the first begins a document."""
     group: list[Text] = []
     size, opens = 0, True
     for text in texts:
@@ -167,14 +176,17 @@ def _groups(texts: Iterable[Text]) -> Iterator[tuple[list[Text], bool]]:
 
 
 def _encode_stream(tokenizer: Tokenizer, pieces: Sequence[Text], opens: bool) -> Encoded:
-    """Return the tokens of pieces of streams: end_of_text stands before and after each stream."""
+    """Return the tokens of pieces of streams: end_of_text stands before and after each stream.
+
+    A group of pieces may begin and end in the middle of a stream: `opens` tells whether it begins with one.
+    """
     ids, ends = tokenizer.encode_all(["".join(s.text for s in piece.segments) for piece in pieces])
-    marks: list[int] = []
+    marks: list[int] = []  # where in `ids` an end_of_text is inserted
     stops: list[int] = []
     begin = 0
     for piece, end in zip(pieces, ends, strict=True):
         marks += [begin] * opens + [end] * piece.ends
         if piece.ends:
-            stops.append(end + len(marks))
+            stops.append(end + len(marks))  # after the insertions so far
         begin, opens = end, piece.ends
     return np.insert(ids, marks, tokenizer.end_of_text), [], stops

@@ -65,15 +65,14 @@ def open_dataset(
 ) -> Dataset:
     """Return a phase's tokens, from the cache in `directory` where it fits; OSError if that is full."""
     texts = open_texts(config, phase, sources)
-    texts.progress = partial(listener.reading, f"reading the texts of {phase}")
-    cache, block_size, seed = directory / "data", config.model.block_size, config.train.seed
+    texts.on_progress = partial(listener.reading, f"reading the texts of {phase}")
     try:
-        dataset = prepare(texts, tokenizer, config.data, block_size, seed, cache, phase)
+        dataset = prepare(texts, tokenizer, config, directory / "data", phase)
     except OSError as error:
         if error.filename:
             raise
         raise OSError(
-            f"{cache}: the tokens of {phase} cannot be written: {error.strerror or error}; "
+            f"{directory / 'data'}: the tokens of {phase} cannot be written: {error.strerror or error}; "
             f"free some space, or give another --checkpoint-dir"
         ) from error
     for text in texts.notices:
@@ -88,7 +87,7 @@ def fresh(
     """Return a new run over the phases of `sources`, its tokenizer trained on all their texts."""
     texts = [open_texts(config, phase, paths) for phase, paths in sources.items()]
     for each, phase in zip(texts, sources, strict=True):
-        each.progress = partial(listener.reading, f"reading {phase} for the tokenizer")
+        each.on_progress = partial(listener.reading, f"reading {phase} for the tokenizer")
     if config.data.tokenizer == "char":
         tokenizer: Tokenizer = train_char(string for each in texts for string in strings(each))
     else:
