@@ -9,6 +9,7 @@ import pytest
 from tests.runs import Run, same_state
 from tinyllm.checkpoint import CheckpointManager
 from tinyllm.training.loop import SaveRhythm
+from tinyllm.training.metrics import FILE_NAME, read
 
 
 class Ticking:
@@ -43,3 +44,16 @@ def test_a_checkpoint_is_saved_when_that_many_minutes_have_passed(tmp_path, minu
     run = Run(tmp_path / "run", strategy="best", asynchronous=False, rhythm=rhythm, clock=Ticking())
     assert run.go(cut=7) is None
     assert (run.directory / "checkpoint_last.bin").exists() == saved
+
+
+class Standing(Ticking):
+    """A clock that does not move."""
+
+    def seconds(self) -> float:
+        return 5.0
+
+
+def test_a_run_whose_clock_stands_still_logs_no_speed_and_trains(tmp_path):
+    Run(tmp_path / "run", clock=Standing()).go()
+    lines = [line for line in read(tmp_path / "run" / FILE_NAME) if "train/loss" in line]
+    assert len(lines) > 5 and {line["train/tokens_per_second"] for line in lines} == {None}

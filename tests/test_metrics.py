@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
-from tests.runs import Run
-from tinyllm.training import loop
 from tinyllm.training.metrics import FILE_NAME, Metrics, read
 
 
@@ -38,10 +34,3 @@ def test_an_evaluation_and_an_update_of_one_step_are_both_kept(tmp_path):
         lines.write(step=4, eval__loss=2.0)
         lines.write(step=4, eval__loss=3.0)
     assert [line.get("eval/loss") for line in read(tmp_path / FILE_NAME)] == [None, 3.0]
-
-
-def test_a_run_whose_clock_stands_still_has_no_speed_and_trains_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 5.0, perf_counter=lambda: 5.0))
-    Run(tmp_path / "run").go()
-    lines = [line for line in read(tmp_path / "run" / FILE_NAME) if "train/loss" in line]
-    assert len(lines) > 5 and {line["train/tokens_per_second"] for line in lines} == {None}
