@@ -34,7 +34,7 @@ def drawn(seed, *shape):
 
 
 def close(found, expected):
-    """Assert equality to rounding: float64 is the proof, float32 may lose digits in a norm of few channels."""
+    """Assert equality to rounding: float64 is the proof; in norms of few channels float32 loses digits."""
     tolerance = 1e-3 if found.dtype == np.float32 else 1e-12
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
 
