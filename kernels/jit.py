@@ -74,7 +74,7 @@ def _writable_cache() -> Path | None:
 
 # Not the sources' __pycache__, Numba's first choice: an install may be read-only, and an uninstall would
 # leave the compiled files behind, in a ghost of the package. None: no writable place, so every process
-# compiles anew.
+# compiles again.
 CACHE_DIR: Path | None = _writable_cache()
 
 F = TypeVar("F", bound=Callable[..., Any])

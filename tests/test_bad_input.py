@@ -357,6 +357,7 @@ def test_the_first_ctrl_c_is_noted_and_the_second_ends_the_process_there():
         (["tinyllm.explain", "none.bin", "--prompt=a"], "numba"),
         (["tinyllm.report", "none"], "tinyllm.page.history"),
         (["tinyllm", "chat", "none.bin"], "tinyllm.chat"),
+        (["tinyllm", "checkpoint", "ls", "none"], "numpy"),
     ],
 )
 def test_ctrl_c_while_a_program_starts_ends_it_with_130_and_without_a_traceback(

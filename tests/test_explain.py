@@ -300,7 +300,7 @@ def test_a_prompt_that_is_too_long_is_cut_at_its_end_and_that_is_said(file, tmp_
     code, _, err = run(file, "--prompt", "x" * 99, "--out", tmp_path / "p.html")
     assert (
         code == 0
-        and "the prompt has 100 tokens; only the first 40 are shown, the model's context window" in err
+        and "the prompt has 100 tokens; only the first 40 are shown, as many as fit the model's" in err
     )
     assert "only the first 40 are shown" in Page(tmp_path / "p.html").words[""]
 

@@ -60,8 +60,34 @@ def test_the_command_that_resumes_names_the_directory_if_it_must():
     assert asked("--checkpoint-dir d").resume_command == "python -m tinyllm.train --checkpoint-dir d --resume"
 
 
-@pytest.mark.parametrize("value", options(["--resume"]))
-def test_what_was_asked_for_cannot_change(value):
+def test_every_other_option_arrives():
+    line = (
+        "--strategy last --keep-best-n 7 --save-every-steps 11 --save-every-minutes 0.5 --no-async --plain "
+        "--no-samples --workers 2 --blas-threads 3 --recompute"
+    )
+    request, machine = options(line.split())
+    assert request.saving == Saving("last", 7, every_steps=11, every_minutes=0.5, asynchronous=False)
+    assert (request.plain, request.samples, machine) == (True, False, Machine(2, 3, True))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *options(["--resume"]), asked().saving, asked().start, asked("--resume").start,
+        asked("--resume").start.changes,
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_no_field_of_what_was_asked_for_can_be_reassigned(value):
     for field in dataclasses.fields(value):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(value, field.name, None)
+
+
+def test_a_path_that_cannot_be_resolved_is_an_error_of_its_option(tmp_path, capsys):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for line in (["--data", str(tmp_path / "loop" / "x")], ["--resume-from", ""]):
+        with pytest.raises(SystemExit) as end:
+            options(line)
+        assert end.value.code == 2
+        assert "error: " in capsys.readouterr().err

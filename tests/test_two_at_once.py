@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.standin import Standin
+from tests.timing import PATIENCE
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, load_weights
 from tinyllm.checkpoint.__main__ import main
 from tinyllm.checkpoint.disk import Disk
@@ -41,9 +43,9 @@ def test_a_reader_beside_a_writer_that_saves_and_deletes_always_finds_a_whole_ch
         arguments, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as writer:
         assert writer.stdout and writer.stdout.readline() == "begun\n"
-        reads, newest = 0, 0
+        reads, newest, deadline = 0, 0, time.monotonic() + PATIENCE
         while reads < 20 or newest < 300:
-            assert writer.poll() is None
+            assert writer.poll() is None and time.monotonic() < deadline
             state, about = CheckpointManager.load_checkpoint(tmp_path, Standin)
             assert state.bits() == Standin(state.seed, state.seed).bits() and about.epoch == state.seed
             assert state.seed >= newest

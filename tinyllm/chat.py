@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 
 DEFAULTS = Sampling(temperature=0.7, top_p=0.9)
 DESCRIPTION = """\
-Talk to a model. The conversation must fit the model's context window; when that is full, the oldest
-turns are forgotten. An answer ends where the model ends it, or at --max-tokens; Ctrl-C ends it early."""
+Talk to a model. It sees as much of the conversation as fits its context
+window: when that is full, the oldest turns are forgotten. An answer ends
+where the model ends it, or at --max-tokens; Ctrl-C ends it early."""
 COMMANDS = """\
-:help                  show these commands
-:set NAME=VALUE        change temperature, top_p, top_k or repetition_penalty; alone: show their values
-:save PATH             save the conversation to a new file: .json or .jsonl as training data, else text
-:clear                 forget the conversation
-:exit                  end the program, as Ctrl-D does; Ctrl-C ends an answer"""
+:help            show these commands
+:set NAME=VALUE  change a sampling option, such as top_p; alone: show them
+:save PATH       save the conversation to a new file: .json or .jsonl as
+                 training data, else text
+:clear           forget the conversation
+:exit            end the program, as Ctrl-D does; Ctrl-C ends an answer"""
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
@@ -72,7 +74,9 @@ def main(
 ) -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
     args = options(argv)
-    return command.run(partial(_run, args), args.blas_threads, command.prepared_streams(stdin, out, err))
+    return command.run_program(
+        partial(_run, args), args.blas_threads, command.prepared_streams(stdin, out, err)
+    )
 
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:

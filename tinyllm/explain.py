@@ -60,7 +60,7 @@ def main(
 ) -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
     args = options(argv)
-    return command.run(partial(_run, args), cores(), command.prepared_streams(stdin, out, err))
+    return command.run_program(partial(_run, args), cores(), command.prepared_streams(stdin, out, err))
 
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
@@ -90,12 +90,12 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
 
 def _shortened(model: LanguageModel, size: int, shown: int) -> str:
     limit = (
-        "the model's context window"
+        "fit the model's context window"
         if shown == model.config.block_size
-        else "what fits a page of so many heads"
+        else "fit a page of so many heads"
     )
     return (
-        f"the prompt has {size:,} tokens; only the first {shown:,} are shown, {limit}; "
+        f"the prompt has {size:,} tokens; only the first {shown:,} are shown, as many as {limit}; "
         "later tokens change nothing before them"
     )
 

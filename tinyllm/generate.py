@@ -84,7 +84,9 @@ def main(
 ) -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
     args = options(argv)
-    return command.run(partial(_run, args), args.blas_threads, command.prepared_streams(stdin, out, err))
+    return command.run_program(
+        partial(_run, args), args.blas_threads, command.prepared_streams(stdin, out, err)
+    )
 
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:

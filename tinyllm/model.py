@@ -79,8 +79,8 @@ def params(config: ModelConfig, V: int) -> Params:
 def acts(config: ModelConfig, B: int, purpose: Purpose) -> Acts:
     """Return the Specs of everything that backward must remember for B sequences.
 
-    Where it is computed again, all blocks but the first remember the stream alone, and borrow the rest; where
-    there is no backward, there is one block for all: see `share`.
+    With `purpose.recompute`, every block but the first keeps only its residual stream and that norm's mean
+    and rstd, and borrows the rest; without backward, one block's memory serves all: see `share`.
     """
     T, C, H, L = config.block_size, config.n_embd, config.n_head, config.n_layer
     N, stream = B * T, residual_norm.acts(B * T, C)
@@ -112,11 +112,13 @@ def scratch(config: ModelConfig, V: int, B: int, purpose: Purpose) -> Scratch:
     T, C, H = config.block_size, config.n_embd, config.n_head
     N, rows, none = B * T, tensor(B * T, C), tensor(0)
     if not purpose.backward:
-        unused = attention.Scratch(blockwise.Scratch(*[none] * 6), none, none)
+        unused = attention.Scratch(blockwise.no_scratch(), none, none)
         stream = residual_norm.Scratch(rows, none, none)
         return Scratch(unused, mlp.scratch(N, 4 * C), head.Scratch(none), stream, none)
-    in_blocks = head.block_rows(N, V) < N  # which are added up
-    product = C * max(V, 4 * C) if purpose.accumulate else C * V if in_blocks else 0
+    # Gradients are added by way of `product`: the token table's over blocks of rows, all over micro-batches.
+    product = C * V if head.block_rows(N, V) < N else 0
+    if purpose.accumulate:
+        product = C * max(V, 4 * C)
     return Scratch(
         attention.scratch(B, T, C, H), mlp.scratch(N, 4 * C), head.scratch(N, V),
         residual_norm.Scratch(rows, rows, rows), tensor(product),
@@ -244,7 +246,7 @@ def vocabulary(p: Params) -> int:
 
 
 def accumulators(g: Params) -> tuple[Array, ...]:
-    """Return the gradients of matrices that backward always adds to: a position's rows are few."""
+    """Return the gradients of matrices that backward always adds to: the position table's, row by row."""
     return (g.embedding.position,)
 
 

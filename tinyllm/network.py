@@ -19,7 +19,7 @@ class Purpose(NamedTuple):
     """Which passes memory is laid out for."""
 
     backward: bool = True  # without: forward alone, from a Source that brings its own memory
-    recompute: bool = False  # keep the residual stream of each block alone, and compute the rest again
+    recompute: bool = False  # keep only the residual stream of each block, and recompute the rest
     accumulate: bool = True  # several micro-batches per step, hence memory to add their gradients with
 
 
@@ -39,14 +39,14 @@ class Memory(NamedTuple):
     """All that a pass reads and writes besides the parameters; the trees are the network's own."""
 
     inputs: Inputs
-    acts: Any  # what backward must remember
-    scratch: Any  # what nothing must remember
+    acts: Any  # what forward saves for backward
+    scratch: Any  # working memory; its content matters within a pass only
     losses: Array  # float64 (N,) nats; 0 where there is no target
     grads: Any  # of the parameters
 
 
 class Pass(NamedTuple):
-    """How one forward pass, and the backward pass that undoes it, are made."""
+    """How one forward pass, and its backward pass, are run."""
 
     drop: dropout.Address = dropout.OFF
     source: attention.Source | None = None  # None: the documents of the inputs, as training attends
@@ -62,36 +62,37 @@ class Network(Protocol):
         """Return V."""
 
     def acts(self, config: ModelConfig, B: int, purpose: Purpose) -> Any:
-        """Return the Specs of what backward must remember for B sequences of block_size tokens."""
+        """Return the Specs of what forward saves for backward, for B sequences of block_size tokens."""
 
     def scratch(self, config: ModelConfig, V: int, B: int, purpose: Purpose) -> Any:
         """Return the Specs of working memory."""
 
     def share(self, a: Any, config: ModelConfig, purpose: Purpose) -> Any:
-        """Return the activations, those of blocks that `purpose` lays out only once shared by all."""
+        """Return `a`, in which blocks that `purpose` does not lay out use the first block's memory."""
 
     def forward(self, p: Any, m: Memory, how: Pass) -> Array:
         """Return (N, C) from m.inputs, for `logits`; writes m.acts and m.scratch."""
 
     def loss(self, p: Any, m: Memory) -> None:
-        """Write m.losses, after `forward`."""
+        """Write m.losses, after `forward` in memory laid out with backward."""
 
     def backward(
         self, p: Any, m: Memory, how: Pass, scale: float, deferred: linear.DeferredGradients
     ) -> None:
         """Write m.losses, and add the gradient of scale * sum(m.losses) to m.grads; after `forward`.
 
-        Unless `deferred.add`, matrices' gradients are overwritten, but for `accumulators`.
+        Unless `deferred.add`, the gradients of matrices are overwritten, except those in `accumulators`,
+        which the caller has cleared.
         """
 
     def accumulators(self, g: Any) -> tuple[Array, ...]:
-        """Return the gradients of matrices that backward always adds to: cleared before a step."""
+        """Return the gradients of matrices that backward always adds to."""
 
     def logits(self, p: Any, y: Array, out: Array) -> Array:
         """Write the logits (n, V) of rows y (n, C) of `forward` into out, and return it."""
 
     def attention_weights(self, m: Memory) -> Array:
-        """Return the weights (L, B, H, T, T) of the last forward pass, for a person to look at."""
+        """Return the attention weights (L, B, H, T, T) of the last forward pass, for inspection."""
 
     def embed(self, p: Any, x: Array, tokens: Array, positions: Array) -> None:
         """Write what enters the first block into x (n, C), for the decoding kernel."""

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def key(seed: int, *path: str | int) -> int:
-    """Hash an address, such as `(seed, "dropout", step, layer)`, to 64 bits, the same on every machine."""
+    """Hash an address such as `(seed, "dropout", step, site, layer)` to 64 bits, equal on every machine."""
     address = repr((int(seed), *path)).encode()
     return int.from_bytes(hashlib.blake2b(address, digest_size=8).digest(), "little")
 

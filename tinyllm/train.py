@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyllm import __version__
-from tinyllm.cli.interrupt import AT_ONCE, Interrupt, exit_code
+from tinyllm.cli.interrupt import Interrupt, exit_code
 from tinyllm.cli.options import options
 from tinyllm.cli.request import Fresh, Machine, Request, Resume
 from tinyllm.config import ConfigError
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 done, 1 failed, 128 + signal when stopped and saved."""
+    """Run the command line; return 0 done, 1 failed, 2 wrong options, 128 + signal when stopped and saved."""
     started = time.monotonic()
     request, machine = options(argv)
     print(f"tinyllm {__version__}", flush=True)
     # The batch of a checkpoint is not known yet: assume that it is large.
     batch = request.start.config.train.batch_size if isinstance(request.start, Fresh) else 1 << 30
     set_blas_threads(choose(batch, cores(), machine.workers, machine.blas_threads)[1])
+    # Imported before signals are caught: until then Ctrl-C ends the program at once.
     from tinyllm.checkpoint import CheckpointError
     from tinyllm.training.step import TrainingError
 
@@ -44,9 +45,6 @@ def main(argv: list[str] | None = None) -> int:
         text = str(error) or type(error).__name__
         print(f"error: {text}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ConfigError) else 1
-    except KeyboardInterrupt:
-        print(AT_ONCE, file=sys.stderr)
-        return 130
 
 
 def _run(request: Request, machine: Machine, interrupt: Interrupt, started: float) -> int:
@@ -61,7 +59,8 @@ def _run(request: Request, machine: Machine, interrupt: Interrupt, started: floa
     from tinyllm.training.metrics import Metrics
     from tinyllm.training.step import Engine
 
-    strategy = _checked_strategy(request)
+    strategy = _strategy(request)
+    _check_directory(request)
     _compile()
     with closing(watcher(request.plain)) as watch, _open_manager(request, strategy, watch) as manager:
         state, datasets = _start(request, machine, manager, watch)
@@ -88,19 +87,23 @@ def _run(request: Request, machine: Machine, interrupt: Interrupt, started: floa
     return 0
 
 
-def _checked_strategy(request: Request) -> CheckpointStrategy:
-    """Return --strategy as a value, or say at once what is wrong with it or with --checkpoint-dir."""
+def _strategy(request: Request) -> CheckpointStrategy:
+    """Return --strategy as a value; ConfigError if it is none."""
     from tinyllm.checkpoint import CheckpointStrategy
 
+    try:
+        return CheckpointStrategy.parse(request.saving.strategy)
+    except ValueError as error:
+        raise ConfigError(f"--strategy: {error}") from error
+
+
+def _check_directory(request: Request) -> None:
+    """Raise FileNotFoundError, before any kernel is compiled, if there is nothing to resume from."""
     directory, start = request.directory, request.start
     if isinstance(start, Resume) and not start.source and not directory.is_dir():
         raise FileNotFoundError(
             f"{directory}: no such directory to resume from; give the --checkpoint-dir of the run"
         )
-    try:
-        return CheckpointStrategy.parse(request.saving.strategy)
-    except ValueError as error:
-        raise ConfigError(f"--strategy: {error}") from error
 
 
 def _compile(decoding: bool = False) -> None:
@@ -139,7 +142,7 @@ def _start(
     if held and not start.set_aside:
         raise FileExistsError(
             f"{directory} already holds a run ({len(held)} checkpoints): --resume continues it, --fresh "
-            f"moves it to {directory / 'previous-N'}, another --checkpoint-dir leaves it alone"
+            f"moves it to a folder previous-N in it, another --checkpoint-dir leaves it alone"
         )
     if held or (directory / FILE_NAME).exists():  # a run may have ended before its first checkpoint
         watch.notice(f"note: the earlier run was moved to {setup.set_aside(directory)}")

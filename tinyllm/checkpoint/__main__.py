@@ -6,7 +6,6 @@ per command, then the command line.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from tinyllm.checkpoint.export import export_weights, to_json
 from tinyllm.checkpoint.metadata import CheckpointError, Entry, GoneError, printable
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.store import Store
+from tinyllm.cli.arguments import program
 from tinyllm.cli.interrupt import exit_code
 
 _COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "state")
@@ -162,18 +162,19 @@ def _say(text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="tinyllm checkpoint", description="List, show, verify, export and remove checkpoints."
-    )
+    parser = program("checkpoint", "List, show, verify, export and remove checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True)
     about = {"ls": "list the checkpoints of a directory",
              "show": "print the contents of a checkpoint (of a directory: its latest)",
              "verify": "check every byte of checkpoints against its checksum",
              "export": "write the weights alone to another file",
              "rm": "remove a checkpoint and its .json"}  # fmt: skip
-    sub = {name: commands.add_parser(name, help=text, description=text) for name, text in about.items()}
+    sub = {name: commands.add_parser(name, help=text, description=f"{text.capitalize()}.", allow_abbrev=False)
+           for name, text in about.items()}  # fmt: skip
+    kinds = {"ls": "a directory of checkpoints", "rm": "a checkpoint"}
     for name, parser_ in sub.items():
-        parser_.add_argument("path", type=Path, metavar="PATH", nargs="+" if name == "verify" else None)
+        parser_.add_argument("path", type=Path, metavar="PATH", nargs="+" if name == "verify" else None,
+                             help=kinds.get(name, "a checkpoint, or a directory of them"))  # fmt: skip
     sub["show"].add_argument("--json", action="store_true", help="print JSON")
     sub["export"].add_argument("out", type=Path, metavar="OUT", help="the file to write, .bin or .json")
     sub["rm"].add_argument(

@@ -72,7 +72,7 @@ def add_writing(parser: argparse.ArgumentParser, defaults: Sampling, max_tokens:
     add_model(parser)
     parser.add_argument(
         "--max-tokens", type=int, default=max_tokens, metavar="N",
-        help=f"maximum length of the text, in tokens (default: {max_tokens})",
+        help=f"maximum length of what is written, in tokens (default: {max_tokens})",
     )  # fmt: skip
     parser.add_argument(
         "--blas-threads", type=int, default=cores(), metavar="N",

@@ -1,4 +1,7 @@
-"""What generate, chat and explain share as programs: streams, exit codes, the model; nothing heavy."""
+"""What generate, chat and explain share as programs: streams, exit codes, loading the model.
+
+Nothing here imports NumPy before a program runs.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
+from tinyllm.cli.interrupt import INTERRUPTED
 from tinyllm.config import ConfigError
 from tinyllm.parallel.threads import set_blas_threads
 
 if TYPE_CHECKING:
     from tinyllm.inference.language_model import LanguageModel
 
-INTERRUPTED = 130  # 128 + SIGINT
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
@@ -44,7 +47,7 @@ def prepared_streams(stdin: TextIO | None, out: TextIO | None, err: TextIO | Non
     return Streams(stdin or sys.stdin, out or sys.stdout, err or sys.stderr)
 
 
-def run(body: Callable[[Streams], int], blas_threads: int, streams: Streams) -> int:
+def run_program(body: Callable[[Streams], int], blas_threads: int, streams: Streams) -> int:
     """Return the exit code of `body`: its own, 1 if it fails, 2 for an option, 130 for Ctrl-C.
 
     A failure is one line on `err`; a reader that closes the pipe (`| head`) causes no message.

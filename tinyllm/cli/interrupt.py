@@ -1,23 +1,23 @@
 """Ctrl-C and SIGTERM: the first asks the loop to stop and save, a second Ctrl-C ends the process at once.
 
-Order: the loop's question, the exit code of every program.
+Order: the loop's flag, the exit code of every program.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+INTERRUPTED = 130  # 128 + SIGINT
 AT_ONCE = "stopped at once; the checkpoints are intact: --resume continues from the latest"
 
 
 class Interrupt:
-    """Turns the first SIGINT or SIGTERM into a question the loop asks; a second SIGINT exits with 130."""
+    """Turns the first SIGINT or SIGTERM into a flag that the loop polls; a second SIGINT exits with 130."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -40,10 +40,10 @@ class Interrupt:
         if self.signal and number == signal.SIGINT:
             # No exception: it could land between any two lines, and leave other threads waiting for this one.
             os.write(2, f"\n{AT_ONCE}\n".encode())
-            os._exit(130)
+            os._exit(INTERRUPTED)
         self.signal = number
         name = signal.Signals(number).name
-        print(f"\n{name}: finishing the step and saving ...", file=sys.stderr, flush=True)
+        os.write(2, f"\n{name}: finishing the step and saving ...\n".encode())  # print could be re-entered
 
 
 def exit_code(main: Callable[[], int]) -> int:
@@ -54,6 +54,6 @@ def exit_code(main: Callable[[], int]) -> int:
     try:
         return main()
     except KeyboardInterrupt:
-        return 130  # 128 + SIGINT
+        return INTERRUPTED
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -45,7 +45,3 @@ def main(argv: list[str] | None = None) -> int:
     found = f"error: unknown program {name!r}\n" if argv else ""
     print(f"{found}{usage}", end="", file=sys.stderr)
     return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The command line of training: turned once, here, into a Request and a Machine.
+"""The command line of training: parsed once, here, into a Request and a Machine.
 
 Order: the options in their groups, the checks, the values. Nothing here imports NumPy, so `--help` is
 instant.
@@ -15,7 +15,7 @@ from tinyllm.config import BUNDLED, PHASES, Changes, Config, ConfigError, flag, 
 
 DESCRIPTION = """\
 Train a GPT on a CPU. With no options: tokenizer, pretraining and instruction tuning on the bundled
-texts, checkpoints in checkpoints/, then answers to ten training questions. Kill it at any moment;
+texts, checkpoints in checkpoints/, then answers to some training questions. Kill it at any moment;
 --resume continues with the same bits."""
 
 
@@ -28,7 +28,7 @@ def options(argv: list[str] | None) -> tuple[Request, Machine]:
     try:
         _check(args)
         return _request(args), Machine(args.workers, args.blas_threads, args.recompute)
-    except ConfigError as error:
+    except (ConfigError, OSError, RuntimeError) as error:  # a path that cannot be resolved
         parser.error(str(error))
 
 
@@ -73,17 +73,17 @@ def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
 
 def _add_resuming(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "resuming", "other options override the checkpoint's; each change is printed as old -> new"
+        "resuming", "other options override the checkpoint's; changes are printed as old -> new"
     )
     group.add_argument("--resume", action="store_true", help="continue from the latest valid checkpoint")
     group.add_argument(
-        "--resume-from", type=Path, metavar="PATH",
+        "--resume-from", metavar="PATH",
         help="continue from this checkpoint; for a folder: from its latest valid one",
     )  # fmt: skip
     group.add_argument(
         "--resume-best", action="store_true", help="continue from the best checkpoint of the latest phase"
     )
-    group.add_argument("--allow-new-data", action="store_true", help="resume even if the data differ")
+    group.add_argument("--allow-new-data", action="store_true", help="resume even if the texts differ")
     group.add_argument(
         "--fresh", action="store_true",
         help="start from scratch; an earlier run in --checkpoint-dir is moved to previous-N/",
@@ -97,8 +97,7 @@ def _add_hardware(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--blas-threads", type=int, metavar="N",
-        help="BLAS threads per worker (default: 1, or the spare cores when the batch is smaller than the "
-        "core count)",
+        help="BLAS threads per worker (default: 1, or more if the batch is smaller than the number of cores)",
     )  # fmt: skip
     group.add_argument(
         "--recompute", action="store_true",
@@ -114,7 +113,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _is_resume(args: argparse.Namespace) -> bool:
-    return bool(args.resume or args.resume_from or args.resume_best)
+    return bool(args.resume or args.resume_from is not None or args.resume_best)
 
 
 LOWEST = {"keep_best_n": 1, "save_every_steps": 0, "save_every_minutes": 0, "workers": 1, "blas_threads": 1}
@@ -130,6 +129,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--phase instruction_tuning reads no --pretraining-data: drop one of them")
     if args.chat_data and args.phase == "pretraining" and not _is_resume(args):
         raise ConfigError("--phase pretraining reads no --chat-data: drop one of them")
+    if args.resume_from == "":
+        raise ConfigError("--resume-from: found no path, expected a checkpoint or a folder of them")
     if args.resume_from and args.resume_best:
         raise ConfigError("--resume-from and --resume-best name different checkpoints: give one of them")
     if args.fresh and _is_resume(args):
@@ -151,7 +152,8 @@ def _request(args: argparse.Namespace) -> Request:
     if _is_resume(args):
         # The options are checked later, together with those of the checkpoint's config.
         changes = Changes(given_config(args), sources, args.phase, args.allow_new_data)
-        start: Fresh | Resume = Resume(args.resume_from, args.resume_best, changes)
+        source = None if args.resume_from is None else Path(args.resume_from)
+        start: Fresh | Resume = Resume(source, args.resume_best, changes)
     else:
         if not args.data:
             sources = {**{phase: [text] for phase, text in BUNDLED.items()}, **sources}

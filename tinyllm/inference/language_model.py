@@ -75,8 +75,8 @@ class LanguageModel:
     ) -> list[Iterator[int]]:
         """Return one iterator per prompt over the tokens that continue it; they are generated in batches.
 
-        Number i yields what `generate` does at the address (seed, i), to the bit. In order, reading needs the
-        least memory.
+        Number i yields what `generate` does at the address (seed, i), to the bit. Reading them in order
+        needs the least memory.
         """
         end = self.tokenizer.end_of_text
         continuations = [

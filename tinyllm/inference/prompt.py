@@ -20,11 +20,11 @@ from tinyllm.network import READING, Pass
 from tinyllm.run.state import Workspace
 
 BLOCK = 512  # positions at a time: with 256, reading 512 at 124 million parameters took 7 % longer
-QUERIES = blockwise.BLOCK  # of them, those whose scores exist at a time
+QUERIES = blockwise.BLOCK  # whose scores exist at a time
 
 
 def read(weights: Weights, cache: Cache, b: int, tokens: Array, logits: Array) -> None:
-    """Append tokens (n,), which must fit, to sequence b; write the logits (1, V) after the last of them."""
+    """Append tokens (n,), n > 0, which must fit, to sequence b; write the logits (1, V) after the last."""
     for first in range(0, len(tokens), BLOCK):
         y = _read_block(weights, cache, b, tokens[first : first + BLOCK])
     weights.network.logits(weights.params, y[-1:], logits)
@@ -56,7 +56,7 @@ class Cached:
         self.lse, self.starts = np.empty((1, H, T), dtype), np.zeros((1, T), np.int32)
 
     def attend(self, a: attention.Acts, s: attention.Scratch, site: attention.Site) -> None:
-        """Write a.mix (n, C)."""
+        """Write a.mix (n, C), and this layer's new keys and values into the cache."""
         memory, past, none = self.memory[site.layer], self.past, dropout.NO_MASK
         _, H, _, D = memory.shape
         q, k, v = attention.heads(a.qkv, 3, 1, H)

@@ -1,4 +1,4 @@
-"""What happens inside a model that reads one prompt: who attends to whom, what comes next, how large all is.
+"""What happens inside a model that reads one prompt: attention, the next tokens, the norms of all tensors.
 
 Forward and backward are those of training, which keeps no attention weights: the network computes them again
 from the queries and keys that it does keep.

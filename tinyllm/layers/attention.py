@@ -1,11 +1,11 @@
-"""Causal multi-head self-attention: every position takes a weighted mean of the values before it.
+"""Causal multi-head self-attention: every position takes a weighted mean of the values up to its own.
 
 Vaswani et al. 2017, arXiv:1706.03762. The layer itself is two linear maps: rows to queries, keys and values,
 and means of values back to rows. What stands between them depends on where keys and values come from, and is
 passed in as a Source: training attends within the documents of a batch (`Within`, in blocks: blockwise.py,
 after Dao et al. 2022), generation to a cache.
 
-Order: shapes, sources, forward, backward, the weights for a person to look at.
+Order: shapes, sources, forward, backward, the weights for inspection.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def backward(p: Params, g: Params, a: Acts, s: Scratch, flow: linear.Flow, site:
     )
     bias_backward(g.qkv_bias, s.dqkv)
     linear.backward(dx, g.qkv_weight, s.dqkv, x, p.qkv_weight, deferred)
-    deferred.finish()
+    deferred.finish()  # before the next block overwrites s.dqkv, s.dmix and dy
 
 
 def _heads(qkv: Array, mix: Array, a: Acts) -> blockwise.Heads:
@@ -124,9 +124,9 @@ def _heads(qkv: Array, mix: Array, a: Acts) -> blockwise.Heads:
 
 
 def weights(a: Acts, starts: Array) -> Array:
-    """Return the weights (B, H, T, T) that training uses but does not keep; starts int32 (B, T).
+    """Return the softmax weights (B, H, T, T), which training does not keep; starts int32 (B, T).
 
-    Row t: the weights with which position t takes the values of all others, 0 where it sees none.
+    Row t: the weights of query t over all keys, 0 where masked; without dropout.
     """
     B, H, _ = a.lse.shape
     q, k, _ = heads(a.qkv, 3, B, H)

@@ -29,19 +29,19 @@ from tinyllm.layers import dropout
 
 BLOCK = 64  # queries of a block forward, keys of a block backward
 SMALL = 1_000_000  # OpenBLAS packs nothing, and is twice as fast, where rows * columns * depth stay below
-PAD = 16  # spare columns: rows whose lengths are powers of two would fight for a few lines of the cache
+PAD = 16  # spare columns: rows whose lengths are powers of two would map to the same sets of the cache
 SCORES = 1 << 17  # scores at a time, where there are several sequences: 512 KiB, half of a common L2 cache
 
 
 class Scratch(NamedTuple):
-    """Working memory, shared by all blocks of the model; G sequences are attended in at a time."""
+    """Working memory, shared by all blocks of the model; G sequences are processed at a time."""
 
-    scores: Array  # (some,) one block of scores, then of probabilities
-    dscores: Array  # (some,)
+    scores: Array  # (G*H*T*BLOCK,) one block of scores, then of probabilities
+    dscores: Array  # (G*H*T*BLOCK,) their gradients
     delta: Array  # (B, H, T) the sum of probability times its gradient
     plain: Array  # (G, H, T, D) values, or in backward keys
     transposed: Array  # (2, G, H, D, T + PAD) keys, and in backward values
-    share: Array  # (G, H, T, D) what a block adds to its rows of a result
+    partial: Array  # (G, H, T, D) what a block adds to its rows of a result
 
 
 def scratch(B: int, T: int, C: int, H: int) -> Scratch:
@@ -51,13 +51,18 @@ def scratch(B: int, T: int, C: int, H: int) -> Scratch:
     return Scratch(scores, scores, tensor(B, H, T), plain, tensor(2, G, H, D, T + PAD), plain)
 
 
+def no_scratch() -> Scratch:
+    """Return the Specs where no blocks are computed."""
+    return Scratch(*[tensor(0) for _ in Scratch._fields])
+
+
 def group_size(B: int, H: int, T: int) -> int:
-    """Return how many of B sequences are attended in at a time."""
+    """Return how many of B sequences are processed at a time."""
     return max(1, min(B, SCORES // (H * T * min(BLOCK, T))))
 
 
 class Group(NamedTuple):
-    """Sequences that are attended in together, and the blocks in which something is visible."""
+    """Sequences that are processed together, and the blocks in which something is visible."""
 
     sequences: slice
     forward: tuple[tuple[slice, slice, tuple[slice, ...]], ...]  # queries, the keys they see, parts of these
@@ -125,7 +130,7 @@ def forward(x: Heads, lse: Array, s: Scratch, blocks: BlockMask, mask: dropout.M
                 prob, lse[b], blocks.starts[b], rows.start, keys.start, scale, mask.key, first, mask.rate
             )
             for part in parts:
-                _multiply(x.mix[b, :, rows], prob[..., part], held[:, :, part], s.share, part.start > 0)
+                _multiply(x.mix[b, :, rows], prob[..., part], held[:, :, part], s.partial, part.start > 0)
 
 
 def backward(
@@ -151,9 +156,9 @@ def backward(
                 mask.key, first, mask.rate,
             )  # fmt: skip
             # In the forward pass: mix = prob · v, and scores = q · kᵀ.
-            _multiply(dx.v[b, :, keys], prob.swapaxes(2, 3), dx.mix[b, :, rows], s.share, not new)
-            _multiply(dx.k[b, :, keys], dscore.swapaxes(2, 3), x.q[b, :, rows], s.share, not new)
-            _multiply(dx.q[b, :, rows], dscore, keys_plain[:, :, keys], s.share, keys.start > 0)
+            _multiply(dx.v[b, :, keys], prob.swapaxes(2, 3), dx.mix[b, :, rows], s.partial, not new)
+            _multiply(dx.k[b, :, keys], dscore.swapaxes(2, 3), x.q[b, :, rows], s.partial, not new)
+            _multiply(dx.q[b, :, rows], dscore, keys_plain[:, :, keys], s.partial, keys.start > 0)
             if keys.start == 0:
                 # Later blocks add to all their rows: those that do not see the first keys must begin at 0.
                 dx.q[b, :, rows.stop :] = 0
@@ -165,10 +170,10 @@ def _block(memory: Array, G: int, H: int, rows: slice, columns: slice) -> Array:
     return memory[: math.prod(shape)].reshape(shape)
 
 
-def _multiply(y: Array, left: Array, right: Array, share: Array, add: bool) -> None:
+def _multiply(y: Array, left: Array, right: Array, partial: Array, add: bool) -> None:
     """Write y = left · right, or add it to y; all (G, H, rows, columns)."""
     if add:
-        part = share[: len(y), :, : y.shape[2]]
+        part = partial[: len(y), :, : y.shape[2]]
         np.matmul(left, right, out=part)
         add_heads_(y, part)
     else:

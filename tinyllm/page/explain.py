@@ -49,7 +49,11 @@ def _numbers(trace: Trace) -> list[tuple[str, str, str]]:
         found += [
             ("loss", loss(trace.loss), "nats per token"),
             ("perplexity", figures(math.exp(trace.loss)) if trace.loss < 700 else "–", ""),
-            ("top-1 accuracy", f"{ranks.count(1) / len(ranks):.0%}", f"of {len(ranks):,} next tokens"),
+            (
+                "top-1 accuracy",
+                f"{ranks.count(1) / len(ranks):.1%}",
+                f"{ranks.count(1):,} of {len(ranks):,} next tokens",
+            ),
         ]
     count = sum(math.prod(each.shape) for each in trace.norms)
     return [*found, ("attention maps", f"{L * H:,}", f"{L} layers, {H} heads"),
@@ -71,8 +75,7 @@ def _prompt(trace: Trace, shown: Sequence[bytes], V: int) -> str:
     )
 
 
-def _tooltip(prediction: Prediction) -> str:
-    found = prediction
+def _tooltip(found: Prediction) -> str:
     return f"probability {found.probability:.6g}, loss {found.loss:.6g} nats, rank {found.rank}"
 
 

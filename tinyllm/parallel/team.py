@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TypeVar
 
 R = TypeVar("R")
-Task = Callable[[int], None]  # of the number of the rank that runs it
+Task = Callable[[int], None]  # called with the number of the rank that runs it
 
 
 class Team:
@@ -30,7 +30,7 @@ class Team:
     def run(self, task: Callable[[int], R], ranks: int | None = None) -> list[R]:
         """Run `task(rank)` on every rank, or on the first `ranks`, and return the results in rank order.
 
-        Returns when all have ended; the first error is raised.
+        Returns when all have ended, and then raises the first error; a KeyboardInterrupt may leave earlier.
         """
         if self._pool is None:
             return [task(0)]

@@ -28,7 +28,9 @@ def cores() -> int:
 def choose(
     sequences: int, cores: int, workers: int | None = None, blas_threads: int | None = None
 ) -> tuple[int, int]:
-    """Return (workers, BLAS threads of each) for batches of `sequences`; what is given is kept to.
+    """Return (workers, BLAS threads of each) for batches of `sequences`; explicit values are kept.
+
+    There are never more workers than sequences.
 
     A worker a core, since workers wait for each other only three times a step, and BLAS threads at every
     product. Where there are fewer sequences than cores, the cores that are left go to BLAS.

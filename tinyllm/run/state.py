@@ -31,10 +31,10 @@ NETWORKS: dict[str, Network] = {"gpt": model}  # the one place that names them; 
 
 @dataclass
 class Progress:
-    """Where the run stands: the next update is number `step`, batch `index` of epoch `phase_epoch`."""
+    """Where the run stands: the next update is number `step`, number `index` of epoch `phase_epoch`."""
 
     phase: str = PHASES[0]
-    status: str = "running"  # running; early_stopped, then rolled_back: this phase; finished: the run
+    status: str = "running"  # or early_stopped, then rolled_back (this phase), or finished (the run)
     step: int = 0  # updates made, all phases
     timestep: int = 0  # Adam's t: updates that the moments have seen
     epoch: int = 0  # whole epochs, all phases
@@ -47,7 +47,7 @@ class Progress:
     train_loss: float = math.nan  # mean of the last whole epoch of this phase
     eval_loss: float = math.nan  # the latest evaluation of this phase
     evaluated: int = 0  # step of the latest evaluation
-    judged: int = 0  # step at which best and patience were last decided
+    judged: int = 0  # step at which best and patience were last decided; the name is the file format's
 
 
 @dataclass
@@ -143,7 +143,7 @@ class TrainState:
 
 
 def network_of(config: ModelConfig) -> Network:
-    """Return the network that a config describes."""
+    """Return a config's network: so far there is one; the next needs a key here and a field of the config."""
     return NETWORKS["gpt"]
 
 
@@ -152,21 +152,21 @@ def layout_of(config: ModelConfig, V: int) -> Layout:
     return Layout(network_of(config).params(config, V))
 
 
-def rows_needed(config: ModelConfig, V: int, B: int, purpose: Purpose) -> tuple[Layout, Layout]:
+def workspace_layouts(config: ModelConfig, V: int, B: int, purpose: Purpose) -> tuple[Layout, Layout]:
     """Return the layouts of activations and of scratch for B sequences."""
     network = network_of(config)
     return Layout(network.acts(config, B, purpose)), Layout(network.scratch(config, V, B, purpose))
 
 
 class Workspace:
-    """One worker's memory for B sequences: never saved, filled once, nothing is allocated in a step."""
+    """One worker's memory for B sequences: never saved, allocated once, so that a step allocates nothing."""
 
     def __init__(
         self, config: ModelConfig, V: int, B: int, dtype: npt.DTypeLike = np.float32,
         purpose: Purpose = TRAINING,
     ) -> None:  # fmt: skip
         N, network, layout = B * config.block_size, network_of(config), layout_of(config, V)
-        acts, scratch = rows_needed(config, V, B, purpose)
+        acts, scratch = workspace_layouts(config, V, B, purpose)
         self._rows = [aligned_empty(part.size, dtype) for part in (acts, scratch)]
         self.gradient = aligned_empty(layout.size if purpose.backward else 0, dtype)
         self.gradient[:] = 0  # its padding belongs to no tensor, and must stay zero
@@ -200,7 +200,7 @@ class Workspace:
             part[:] = 0
 
     def arrays(self) -> Iterator[Array]:
-        """Yield every array whose content must not matter between steps."""
+        """Yield every array of floats; their content must not matter between steps."""
         yield from (*self._gradients, *self._rows, self.memory.losses)
 
     def poison(self, value: float) -> None:

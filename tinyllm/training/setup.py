@@ -18,7 +18,7 @@ from tinyllm.checkpoint import policy
 from tinyllm.config import BUNDLED, PHASES, Changes, Config, ConfigError, flag, replace
 from tinyllm.network import Purpose
 from tinyllm.run.phases import enter_phase, floor_rate, phase_schedule, phase_steps
-from tinyllm.run.state import Sources, TrainState, layout_of, rows_needed
+from tinyllm.run.state import Sources, TrainState, layout_of, workspace_layouts
 from tinyllm.text.batches import Dataset, prepare
 from tinyllm.text.texts import Texts, strings, training_sample
 from tinyllm.text.tokenizer import Tokenizer, train_bpe, train_char
@@ -112,7 +112,7 @@ def memory_needed(config: Config, V: int, recompute: bool = False) -> int:
         shape = dataclasses.replace(config.model, n_layer=layers)
         B = config.train.batch_size
         purpose = Purpose(recompute=recompute, accumulate=config.train.accumulate > 1)
-        batch = sum(layout.size for layout in rows_needed(shape, V, B, purpose))
+        batch = sum(layout.size for layout in workspace_layouts(shape, V, B, purpose))
         return 4 * (7 * layout_of(shape, V).size + batch)
 
     return of(1) + (config.model.n_layer - 1) * (of(2) - of(1))
@@ -213,12 +213,12 @@ def _continue_phase(state: TrainState, previous: Config, windows: int) -> None:
     else:
         state.schedule = state.schedule.extended(progress.step, end)
     stopped = progress.status in ("early_stopped", "rolled_back")
-    longer = (new.epochs, new.max_steps, new.patience, new.min_delta) != (
+    limits_changed = (new.epochs, new.max_steps, new.patience, new.min_delta) != (
         old.epochs, old.max_steps, old.patience, old.min_delta,
     )  # fmt: skip
-    if stopped and longer:
+    if stopped and limits_changed:
         state.stopping = state.stopping.renewed()
-    if longer:
+    if limits_changed:
         progress.status = "running"
 
 

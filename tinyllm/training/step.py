@@ -1,9 +1,10 @@
 """One training step over all ranks: forward, backward, sum, clip, Adam.
 
 Each worker runs the whole model on its share of the sequences with a Workspace of its own; one that has
-finished makes weight gradients that slower ones have deferred, in their rows. Then every rank of the team,
-of which the workers are the first, sums the gradients of, clips and updates its slice of the rows. The result
-depends on the numbers of workers and of ranks and on nothing else about them.
+finished computes weight gradients that slower ones have deferred, into their rows. Then every rank of the
+team, of which the workers are the first, sums the gradients over its slice of the rows, and updates it,
+clipped by the global norm. The result depends on the numbers of workers and of ranks and on nothing else
+about them.
 """
 
 from __future__ import annotations
@@ -144,16 +145,14 @@ class Engine:
         return squares
 
     def _diagnosis(self, step: int, loss: float, norm: float, params: Array) -> str:
-        for what, row in (("parameter", params), ("gradient", self.workspaces[0].gradient)):
-            for name, view in self.layout.named(row).items():
-                if not np.isfinite(view).all():
-                    where = f"; the first bad tensor is the {what} of {name}"
-                    break
-            else:
-                continue
-            break
-        else:
-            where = ""
+        rows = ("parameter", params), ("gradient", self.workspaces[0].gradient)
+        bad = (
+            f"; the first bad tensor is the {what} of {name}"
+            for what, row in rows
+            for name, view in self.layout.named(row).items()
+            if not np.isfinite(view).all()
+        )
+        where = next(bad, "")
         return (
             f"step {step}: loss {loss}, gradient norm {norm}: not finite{where}. Nothing was updated and "
             f"the checkpoints are intact: resume from one of them, or start over, with a lower --lr, "
