@@ -159,8 +159,9 @@ def backward(
             _multiply(dx.v[b, :, keys], prob.swapaxes(2, 3), dx.mix[b, :, rows], s.partial, not new)
             _multiply(dx.k[b, :, keys], dscore.swapaxes(2, 3), x.q[b, :, rows], s.partial, not new)
             _multiply(dx.q[b, :, rows], dscore, keys_plain[:, :, keys], s.partial, keys.start > 0)
-            if keys.start == 0:
-                # Later blocks add to all their rows: those that do not see the first keys must begin at 0.
+            if keys.start == 0 and new:
+                # The other parts of the first block of keys overwrite their rows, later blocks add to theirs:
+                # those that do not see the first keys must begin at 0.
                 dx.q[b, :, rows.stop :] = 0
 
 
