@@ -23,7 +23,7 @@ COMPETITORS = {OURS: Competitor("benchmarks.peers.own_generate", "tinyllm"), **P
 
 
 class Work(NamedTuple):
-    """After a prompt of `prompt` tokens, `tokens` new ones, each the likeliest, for each of several texts."""
+    """After a prompt of `prompt` tokens, `tokens` new ones, each the most probable, for each of several texts."""
 
     sequences: int
     prompt: int

@@ -34,7 +34,7 @@ HELD_OUT = ["--val-fraction", "0.1", "--eval-every", "7"]
 
 
 def start(directory: Path, resume: bool) -> subprocess.Popen[str]:
-    """Start (or go on with) the run in `directory`."""
+    """Start or resume the run in `directory`."""
     command = [sys.executable, "-m", "tinyllm.train", "--plain", "--no-samples", *SAVES]
     command += ["--resume"] if resume else [*SHAPE, *COURSE, *HELD_OUT]
     command += ["--checkpoint-dir", str(directory)]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.make_golden_checkpoint
 
-A file of a released version is never written anew: a new version of the format gets a file beside it, and the
+A file of a released version is never rewritten: a new version of the format gets a file beside it, and the
 old one keeps its test. So this refuses to replace one. The last line it prints belongs in that test.
 """
 

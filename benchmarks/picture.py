@@ -2,7 +2,7 @@
 
     python -m tinyllm.train && python -m benchmarks.picture checkpoints
 
-The report is drawn anew and photographed by a headless Chromium, in the light and in the dark.
+The report is drawn again and photographed by a headless Chromium, in the light and in the dark.
 """
 
 from __future__ import annotations

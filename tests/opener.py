@@ -43,7 +43,7 @@ def status(field: str) -> int:
 def attempt(path: Path, way: str) -> dict[str, object]:
     """Open one file in one way."""
     before, began, memory = status("VmRSS"), time.perf_counter(), False
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts over
     try:
         WAYS[way](path)
         outcome = "ok"

@@ -240,7 +240,7 @@ def test_a_disk_that_is_full_later_keeps_what_was_saved(world, tmp_path):
     before, logged = contents(run), (run / "metrics.jsonl").read_bytes()
     assert "earlier checkpoints are still there" in on_a_small_disk([*resume(run), "--epochs", "3"], 30_000)
     assert (run / "metrics.jsonl").read_bytes().startswith(logged)
-    for grown in ("metrics.jsonl", "report.html"):  # what a run goes on writing
+    for grown in ("metrics.jsonl", "report.html"):  # what a run keeps writing
         before.pop(grown)
     assert before.items() <= contents(run).items()
     assert call([*resume(run), "--epochs", "3"]) == 0

@@ -159,10 +159,10 @@ def test_a_change_whose_lines_stand_nowhere_or_twice_is_refused(tmp_path):
 
 
 def test_what_is_not_seen_fails(tmp_path):
-    told = Exercise("page: heading", "", "echo one; echo two; false", False, "one\n...", False)
-    assert checked(told, tmp_path)[0]
-    assert not checked(told._replace(prints="two\n"), tmp_path)[0]
-    assert not checked(told._replace(passes=True), tmp_path)[0]
+    expected = Exercise("page: heading", "", "echo one; echo two; false", False, "one\n...", False)
+    assert checked(expected, tmp_path)[0]
+    assert not checked(expected._replace(prints="two\n"), tmp_path)[0]
+    assert not checked(expected._replace(passes=True), tmp_path)[0]
 
 
 def test_a_norm_takes_under_150_added_lines_and_no_file_that_the_tour_does_not_name():

@@ -239,7 +239,7 @@ def test_resume_with_fewer_epochs_than_were_had_ends_at_once(tmp_path):
 
 
 def test_cross_phase_resume(tmp_path):
-    """A run that dies in pretraining goes on into instruction tuning by itself, with the same bits."""
+    """A run that dies in pretraining continues into instruction tuning by itself, with the same bits."""
     whole, cut = Run(tmp_path / "whole"), Run(tmp_path / "cut")
     expected = whole.go()
     assert cut.go(cut=3) is None  # three steps into pretraining
@@ -265,7 +265,7 @@ def test_cross_phase_resume_from_a_pretraining_checkpoint(world, tmp_path):
 
 
 def test_loss_continuity(tmp_path):
-    """The loss in evaluation mode is the same number after loading, and goes on falling as it would have."""
+    """The loss in evaluation mode is the same number after loading, and keeps falling as it would have."""
     run = Run(tmp_path / "run", phases=ONE_PHASE)
     state = run.go()
     assert state is not None

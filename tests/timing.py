@@ -16,7 +16,7 @@ PATIENCE = 300.0
 def in_time(call: Callable[[], R], seconds: float = PATIENCE) -> R:
     """Return what `call` returns or raise what it raises; AssertionError if it has not ended by then.
 
-    Threads that it has left waiting go on to wait: the test fails, but Python does not end by itself.
+    Threads that it has left waiting keep waiting: the test fails, but Python does not end by itself.
     """
     ended: list[Callable[[], R]] = []
 

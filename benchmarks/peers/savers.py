@@ -1,7 +1,7 @@
 """Who else saves a training state, each behind the same three verbs; all of it imported only where used.
 
-`save` returns when the bytes are on the disk (whoever does not fsync has it done for him), `begin` as soon
-as training may go on, and `load` gives every tensor in memory. Order: what all share, the peers, the floor.
+`save` returns when the bytes are on the disk (savers that do not fsync are followed by one), `begin` as soon
+as training may continue, and `load` gives every tensor in memory. Order: what all share, the peers, the floor.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Asynchronous(Peer):
     """One that can save beside the training."""
 
     def begin(self) -> Wait:
-        """Start a save; return when training may go on, with what waits for the rest."""
+        """Start a save; return when training may continue, with what waits for the rest."""
         raise NotImplementedError
 
     def save(self) -> None:

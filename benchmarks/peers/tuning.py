@@ -3,7 +3,7 @@
 - MKL asks whether the processor is Intel's, and takes AVX2 on others even where AVX-512 is there: a preload
   of one function answers yes. On Intel the stock library takes AVX-512 already.
 - tcmalloc keeps freed memory, where glibc returns large blocks to the system and gets them back as pages to
-  be cleared anew.
+  be cleared again.
 
 Tried on an Intel Skylake and left out, because it helped no further: huge pages for PyTorch's allocator and
 for glibc's, threads bound to cores, Intel's OpenMP.

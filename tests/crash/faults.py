@@ -1,4 +1,4 @@
-"""One action of a run fails, whichever it is and however: then the run goes on, and may crash as well.
+"""One action of a run fails, whichever it is and however: then the run continues, and may crash as well.
 
 A fault is an error number; SHORT, a write that takes half of what it is given; or FULL, one that takes
 nothing. Only one action fails. An fsync that fails has lost what it was for, and no later one helps.

@@ -86,7 +86,7 @@ def crashed(program: Program, strategy: CheckpointStrategy, models: Iterable[str
 def crashed_after_a_kill(
     program: Program, strategy: CheckpointStrategy, models: Iterable[str] = MODELS
 ) -> Count:
-    """Return the count of runs killed at every action, gone on with, and then crashed at every point."""
+    """Return the count of runs killed at every action, resumed, and then crashed at every point."""
     return judge(Observer(strategy, program.keep), killed(program, strategy), models)
 
 

@@ -209,7 +209,7 @@ def record(program: Program, strategy: CheckpointStrategy) -> Recording:
 
 
 def killed(program: Program, strategy: CheckpointStrategy) -> Iterator[Recording]:
-    """Kill the run before each of its actions in turn, and let the next run go on, on a full disk.
+    """Kill the run before each of its actions in turn, and let the next run continue on a full disk.
 
     Nothing that the first one left unsynced has become durable by the kill.
     """
