@@ -3,9 +3,9 @@
     python -m benchmarks.bench_checkpoint --part write --config M --peers dd,torch.save,np.savez
 
 Savers take turns, A B A B, in one run; the figure is the median of the rounds. Parts: `blocked`, the time
-until training may continue, beside one memcpy of the state; `overhead`, epochs of real steps with and without a
-save at their beginning; `write`, until all is durable; `load`, with the page cache warm; `size`. The state is
-params, m and v of a config of shapes.py. Order: the state, the parts, the command line.
+until training may continue, beside one memcpy of the state; `overhead`, epochs of real steps with and without
+a save at their beginning; `write`, until all is durable; `load`, with the page cache warm; `size`. The state
+is params, m and v of a config of shapes.py. Order: the state, the parts, the command line.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ COMPETITORS = {OURS: Competitor("benchmarks.peers.own_generate", "tinyllm"), **P
 
 
 class Work(NamedTuple):
-    """After a prompt of `prompt` tokens, `tokens` new ones, each the most probable, for each of several texts."""
+    """After a prompt of `prompt` tokens, `tokens` new ones, always the most probable, for several texts."""
 
     sequences: int
     prompt: int

@@ -1,7 +1,8 @@
 """Who else saves a training state, each behind the same three verbs; all of it imported only where used.
 
 `save` returns when the bytes are on the disk (savers that do not fsync are followed by one), `begin` as soon
-as training may continue, and `load` gives every tensor in memory. Order: what all share, the peers, the floor.
+as training may continue, and `load` gives every tensor in memory. Order: what all share, the peers, the
+floor.
 """
 
 from __future__ import annotations
