@@ -4,7 +4,7 @@
 
 One run is never interrupted. Each round is the same run under fire, restarted with --resume after every
 kill, and at its end the sha256 of params, m and v and every logged loss are compared. SIGKILL mostly, some
-SIGTERM and SIGINT; one in five falls into the start, two in five wait for a save to be under way. Those that
+SIGTERM, SIGINT, SIGHUP and SIGUSR1; one in five falls into the start, two in five wait for a save to be under way. Those that
 left a half-written file are counted as inside a save. The driver ends with exit code 1 at the first
 difference. Order: one process, one round, main.
 """
@@ -83,7 +83,8 @@ def shoot(process: subprocess.Popen[str], directory: Path, rng: random.Random, m
     while aim and not early and process.poll() is None and not saving(directory):
         pass
     time.sleep(delay)
-    sent = rng.choices([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], [8, 1, 1])[0]
+    asking = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
+    sent = rng.choices([signal.SIGKILL, *asking], [16, 1, 1, 1, 1])[0]
     if process.poll() is not None:
         return ""
     process.send_signal(sent)

@@ -331,21 +331,37 @@ def test_texts_that_changed_are_refused_unless_allowed(world, tmp_path, capsys):
     assert call([*again, "--chat-data", str(other), "--allow-new-data"]) == 0
 
 
-def test_the_first_ctrl_c_is_noted_and_the_second_ends_the_process_there():
+def test_the_first_ctrl_c_is_noted_and_one_a_second_later_ends_the_process_there():
     program = """if True:
         import os, signal
         from tinyllm.cli.interrupt import Interrupt
-        with Interrupt() as asked:
-            os.kill(os.getpid(), signal.SIGINT)
-            print(asked(), flush=True)
+        moments = iter([7.0, 7.0005, 7.9, 8.1])
+        with Interrupt(lambda: next(moments)) as asked:
+            for _ in range(3):  # a key that bounces
+                os.kill(os.getpid(), signal.SIGINT)
+                print(asked(), flush=True)
             os.kill(os.getpid(), signal.SIGINT)
             print("still here", flush=True)
         """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (130, "True\n")
+    assert (done.returncode, done.stdout) == (130, "True\nTrue\nTrue\n")
     assert "finishing the step" in done.stderr and done.stderr.endswith(
         "--resume continues from the latest\n"
     )
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_signal_is_noted_even_where_nobody_can_be_told(name):
+    program = f"""if True:
+        import os, signal
+        from tinyllm.cli.interrupt import Interrupt
+        os.close(2)
+        with Interrupt() as asked:
+            os.kill(os.getpid(), signal.{name})
+            assert asked() and asked.signal == signal.{name}
+        """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT)
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize(

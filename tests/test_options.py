@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 import pytest
 
+from tinyllm import explain, generate
 from tinyllm.cli.options import options
 from tinyllm.cli.request import Fresh, Machine, Request, Resume, Saving
 from tinyllm.config import BUNDLED, Changes, Config, TrainConfig
@@ -53,6 +55,31 @@ def test_config_options_are_the_config_of_a_fresh_run_and_the_changes_of_a_resum
         None, True, Changes(none, {"instruction_tuning": ["/x"]}, "instruction_tuning", allow_new_data=True)
     )
     assert asked("--resume-from x.bin").start == Resume(Path("x.bin"), False, Changes(none))
+
+
+@pytest.mark.parametrize("name", ["my run; x", "a'b", "$HOME", "-dash", "~tilde"])
+def test_a_printed_command_is_what_a_shell_must_read(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = f"--checkpoint-dir={'./' * name.startswith('~')}{name}"
+    words = shlex.split(options([line])[0].resume_command)
+    assert options(words[3:])[0].directory.resolve() == tmp_path / name
+
+
+def test_a_tilde_is_the_home_in_every_path_of_the_command_line(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    home = Path("/home/ada")
+    assert asked("--checkpoint-dir=~/runs").directory == home / "runs"
+    assert asked("--resume-from=~/a.bin").start.source == home / "a.bin"
+    assert asked("--data=~/a.txt").start.sources == {"pretraining": ["/home/ada/a.txt"]}
+    assert generate.options(["~/model"]).model == home / "model"
+    assert explain.options(["~/model", "--prompt=x", "--out=~/p.html"]).out == home / "p.html"
+
+
+@pytest.mark.parametrize("option", ["--checkpoint-dir", "--data", "--resume-from"])
+def test_the_home_of_nobody_is_an_error_of_its_option(option, capsys):
+    with pytest.raises(SystemExit) as end:
+        options([f"{option}=~nobody-has-this-name/x"])
+    assert end.value.code == 2 and "~nobody-has-this-name/x" in capsys.readouterr().err
 
 
 def test_the_command_that_resumes_names_the_directory_if_it_must():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tinyllm.cli import command
-from tinyllm.cli.arguments import add_model, program
+from tinyllm.cli.arguments import add_model, path, program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError
 from tinyllm.inference.settings import check
@@ -39,7 +39,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
         help="what the model reads; - reads stdin, without its last newline",
     )  # fmt: skip
     parser.add_argument(
-        "--out", metavar="FILE", type=Path, help=f"where to write it (default: {FILE_NAME} beside the model)"
+        "--out", metavar="FILE", type=path, help=f"where to write it (default: {FILE_NAME} beside the model)"
     )
     parser.add_argument(
         "--top", type=int, default=5, metavar="K", help="predictions shown per position (default: 5)"

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tinyllm.cli.arguments import program
+from tinyllm.cli.arguments import path, program
 from tinyllm.cli.interrupt import exit_code
 
 FILE_NAME = "report.html"
@@ -119,11 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     parser = program("report", "Plot a training run, or several to compare them, on one HTML page.")
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path,
+        "runs", metavar="RUN", nargs="+", type=path,
         help="the --checkpoint-dir of a run; several are compared",
     )  # fmt: skip
     parser.add_argument(
-        "--out", metavar="FILE", type=Path,
+        "--out", metavar="FILE", type=path,
         help="where to write it (default: RUN/report.html, or ./report.html for several)",
     )  # fmt: skip
     parser.add_argument("--watch", action="store_true", help="update it while the run logs more; Ctrl-C ends")

@@ -17,6 +17,7 @@ from tinyllm.checkpoint.export import export_weights, to_json
 from tinyllm.checkpoint.metadata import CheckpointError, Entry, GoneError, printable
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.store import Store
+from tinyllm.cli.arguments import path as a_path
 from tinyllm.cli.arguments import program
 from tinyllm.cli.interrupt import exit_code
 
@@ -173,10 +174,10 @@ def main(argv: Sequence[str] | None = None) -> int:
            for name, text in about.items()}  # fmt: skip
     kinds = {"ls": "a directory of checkpoints", "rm": "a checkpoint"}
     for name, parser_ in sub.items():
-        parser_.add_argument("path", type=Path, metavar="PATH", nargs="+" if name == "verify" else None,
+        parser_.add_argument("path", type=a_path, metavar="PATH", nargs="+" if name == "verify" else None,
                              help=kinds.get(name, "a checkpoint, or a directory of them"))  # fmt: skip
     sub["show"].add_argument("--json", action="store_true", help="print JSON")
-    sub["export"].add_argument("out", type=Path, metavar="OUT", help="the file to write, .bin or .json")
+    sub["export"].add_argument("out", type=a_path, metavar="OUT", help="the file to write, .bin or .json")
     sub["rm"].add_argument(
         "--force", action="store_true", help="remove even the only valid checkpoint of a directory"
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from tinyllm import __version__
@@ -25,6 +27,17 @@ def program(name: str, description: str, **settings: Any) -> argparse.ArgumentPa
     )
     parser.add_argument("--version", action="version", version=f"tinyllm {__version__}")
     return parser
+
+
+def path(text: str) -> Path:
+    """Return an option's path, ~ and ~user expanded, as a shell does not in `--option=~/x`.
+
+    Raises ArgumentTypeError where there is no such user.
+    """
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise argparse.ArgumentTypeError(f"{text}: found no such user; a file of that name is ./{text}")
+    return Path(found)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +74,7 @@ def given_config(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the model."""
     parser.add_argument(
-        "model", metavar="MODEL",
+        "model", type=path, metavar="MODEL",
         help="a .bin file (a checkpoint or exported weights); for a folder: the best checkpoint of its "
         "latest phase, or else its latest valid one",
     )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tinyllm.cli.arguments import add_config, given_config, program
+from tinyllm.cli.arguments import add_config, given_config, path, program
 from tinyllm.cli.request import Fresh, Machine, Request, Resume, Saving
 from tinyllm.config import BUNDLED, PHASES, Changes, Config, ConfigError, flag, replace
 
@@ -28,7 +28,8 @@ def options(argv: list[str] | None) -> tuple[Request, Machine]:
     try:
         _check(args)
         return _request(args), Machine(args.workers, args.blas_threads, args.recompute)
-    except (ConfigError, OSError, RuntimeError) as error:  # a path that cannot be resolved
+    # A path may be one that cannot be resolved.
+    except (ConfigError, OSError, RuntimeError, argparse.ArgumentTypeError) as error:
         parser.error(str(error))
 
 
@@ -47,7 +48,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("checkpoints")
     group.add_argument(
-        "--checkpoint-dir", type=Path, default=Path("checkpoints"), metavar="DIR",
+        "--checkpoint-dir", type=path, default=Path("checkpoints"), metavar="DIR",
         help="where checkpoints, metrics and the report are kept (default: checkpoints)",
     )  # fmt: skip
     group.add_argument(
@@ -147,12 +148,12 @@ def _request(args: argparse.Namespace) -> Request:
     """Return what the checked options ask for; ConfigError where the config of a fresh run is impossible."""
     named = {"pretraining": args.data or args.pretraining_data, "instruction_tuning": args.chat_data}
     sources = {
-        phase: [str(Path(path).resolve()) for path in paths] for phase, paths in named.items() if paths
+        phase: [str(path(text).resolve()) for text in texts] for phase, texts in named.items() if texts
     }
     if _is_resume(args):
         # The options are checked later, together with those of the checkpoint's config.
         changes = Changes(given_config(args), sources, args.phase, args.allow_new_data)
-        source = None if args.resume_from is None else Path(args.resume_from)
+        source = None if args.resume_from is None else path(args.resume_from)
         start: Fresh | Resume = Resume(source, args.resume_best, changes)
     else:
         if not args.data:

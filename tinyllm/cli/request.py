@@ -6,11 +6,18 @@ here imports NumPy.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tinyllm.config import Changes, Config
+
+
+def shell_quoted(path: Path) -> str:
+    """Return a path as a shell must read it, and the program behind it not as an option or a home."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith(("-", "~")) else text)
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,10 @@ class Request:
 
     @property
     def resume_command(self) -> str:
-        """The command line that resumes this run."""
-        place = "" if self.directory == Path("checkpoints") else f" --checkpoint-dir {self.directory}"
+        """The command line that resumes this run, for a shell."""
+        place = f" --checkpoint-dir {shell_quoted(self.directory)}"
+        if self.directory == Path("checkpoints"):
+            place = ""
         return f"python -m tinyllm.train{place} --resume"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tinyllm.cli.clock import probe
-from tinyllm.cli.request import Request
+from tinyllm.cli.request import Request, shell_quoted
 from tinyllm.inference import samples
 from tinyllm.inference.language_model import LanguageModel
 from tinyllm.parallel.threads import cores
@@ -63,7 +63,7 @@ def chat_command(state: TrainState, request: Request) -> str:
     """Return the command line that talks to the finished model."""
     # Trained on single questions alone, a model takes an unrelated second one for a part of the first.
     alone = " --memory 0" if "instruction_tuning" in state.phases else ""
-    return f"python -m tinyllm.chat {request.directory / 'model_final.bin'}{alone}"
+    return f"python -m tinyllm.chat {shell_quoted(request.directory / 'model_final.bin')}{alone}"
 
 
 def sample_texts(state: TrainState) -> str:
