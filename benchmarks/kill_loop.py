@@ -4,9 +4,9 @@
 
 One run is never interrupted. Each round is the same run under fire, restarted with --resume after every
 kill, and at its end the sha256 of params, m and v and every logged loss are compared. SIGKILL mostly, some
-SIGTERM, SIGINT, SIGHUP and SIGUSR1; one in five falls into the start, two in five wait for a save to be under way. Those that
-left a half-written file are counted as inside a save. The driver ends with exit code 1 at the first
-difference. Order: one process, one round, main.
+SIGTERM, SIGINT, SIGHUP and SIGUSR1; one in five falls into the start, two in five wait for a save to be under
+way. Those that left a half-written file are counted as inside a save. The driver ends with exit code 1 at the
+first difference. Order: one process, one round, main.
 """
 
 from __future__ import annotations
