@@ -85,7 +85,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     question = None if args.prompt is None else command.text_of(args.prompt, streams.stdin).strip()
     if question == "":
         raise ConfigError("--prompt: found no text, expected a question")
-    model = command.load(Path(args.model), args.blas_threads, streams)
+    model = command.load(args.model, args.blas_threads, streams)
     conversation = Conversation(model, args.sampling, args.max_tokens, args.seed, args.memory)
     chat = Chat(conversation, streams)
     if question is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tinyllm.cli import command
@@ -71,7 +70,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     from tinyllm.page.explain import explain_page
     from tinyllm.page.shell import write_page
 
-    model, file = language_model.load_model_with_file(Path(args.model), streams.note)
+    model, file = language_model.load_model_with_file(args.model, streams.note)
     if not is_warm():
         streams.note("compiling the kernels, once; this takes about 10 seconds")
     compile_all()
@@ -81,7 +80,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     if len(found.tokens) < len(prompt):
         notes.append(_shortened(model, len(prompt), len(found.tokens)))
         streams.note(notes[-1])
-    path = args.out or (Path(args.model) if Path(args.model).is_dir() else file.parent) / FILE_NAME
+    path = args.out or (args.model if args.model.is_dir() else file.parent) / FILE_NAME
     title = "/".join(file.resolve().parts[-2:])
     write_page(explain_page(found, model.tokenizer.pieces, title, notes), path)
     print(path, file=streams.out, flush=True)

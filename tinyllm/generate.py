@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tinyllm.cli import command
@@ -91,7 +90,7 @@ def main(
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     prompts = [command.text_of(option, streams.stdin) for option in args.prompt or [""]]
-    model = command.load(Path(args.model), args.blas_threads, streams)
+    model = command.load(args.model, args.blas_threads, streams)
     asked = [(text, model.prompt(text)) for text in prompts]
     asked = [each for each in asked for _ in range(args.num_samples)]
     texts = _texts(args, model, [prompt for _, prompt in asked])

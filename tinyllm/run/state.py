@@ -165,16 +165,22 @@ class Workspace:
         self, config: ModelConfig, V: int, B: int, dtype: npt.DTypeLike = np.float32,
         purpose: Purpose = TRAINING,
     ) -> None:  # fmt: skip
-        N, network, layout = B * config.block_size, network_of(config), layout_of(config, V)
+        N, network = B * config.block_size, network_of(config)
         acts, scratch = workspace_layouts(config, V, B, purpose)
         self._rows = [aligned_empty(part.size, dtype) for part in (acts, scratch)]
-        self.gradient = aligned_empty(layout.size if purpose.backward else 0, dtype)
-        self.gradient[:] = 0  # its padding belongs to no tensor, and must stay zero
-        grads = layout.views(self.gradient) if purpose.backward else None
-        # What backward always adds to, even where it overwrites all other gradients.
-        self._added_to = [self.gradient[layout.matrices :]]
-        self._added_to += [each.reshape(-1) for each in network.accumulators(grads)] if grads else []
-        self._gradients = list(layout.named(self.gradient).values()) if grads else []
+        self.gradient: Array = aligned_empty(0, dtype)
+        self._added_to: list[Array] = []
+        self._gradients: list[Array] = []
+        grads = None
+        if purpose.backward:
+            layout = layout_of(config, V)
+            self.gradient = aligned_empty(layout.size, dtype)
+            self.gradient[:] = 0  # its padding belongs to no tensor, and must stay zero
+            grads = layout.views(self.gradient)
+            self._gradients = list(layout.named(self.gradient).values())
+            # What backward always adds to, even where it overwrites all other gradients.
+            self._added_to = [self.gradient[layout.matrices :]]
+            self._added_to += [each.reshape(-1) for each in network.accumulators(grads)]
         integers = np.zeros((4, N), np.int32)
         self.memory = Memory(
             Inputs(integers[0], integers[1], integers[2], integers[3].reshape(B, -1)),
