@@ -28,6 +28,11 @@ def _option(default: Any, text: str, *, low: float | None = None, high: float | 
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def added(default: Any, **options: Any) -> Any:
+    """Return a field that files written before it existed lack: they mean `default`."""
+    return dataclasses.field(default=default, metadata={**options, "added": True})
+
+
 class _Section:
     """Checks every field against its declared range when an instance is made."""
 
@@ -167,9 +172,13 @@ S = TypeVar("S")
 
 
 def from_fields(kind: type[S], stored: Any, name: str) -> S:
-    """Build the dataclass `kind` from a plain dict of exactly its fields and types; ConfigError otherwise."""
+    """Build the dataclass `kind` from a plain dict of exactly its fields and types; ConfigError otherwise.
+
+    A field made with `added` may be missing.
+    """
     hints = get_type_hints(kind)
-    if not isinstance(stored, dict) or set(stored) != set(hints):
+    optional = {each.name for each in dataclasses.fields(kind) if each.metadata.get("added")}  # type: ignore[arg-type]
+    if not isinstance(stored, dict) or not set(hints) - optional <= set(stored) <= set(hints):
         raise ConfigError(f"{name}: expected the fields {', '.join(hints)}")
     values = {}
     for field, value in stored.items():
