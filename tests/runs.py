@@ -32,7 +32,7 @@ TINY = Config(SMALL, TrainConfig(batch_size=4, epochs=2), DataConfig(vocab_size=
 OFTEN = SaveRhythm(steps=1)
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     """Stands in for SIGKILL: nothing of the run is asked to save or to tidy up."""
 
 

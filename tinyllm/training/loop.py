@@ -8,7 +8,8 @@ reports to its watcher, its outputs and its control, the loop.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -95,9 +96,21 @@ class Loop:
         self.saved_step, self.saved_time = state.progress.step, self.clock.seconds()
         self.flushed_time = self.saved_time
         self.epoch_tokens, self.epoch_seconds = 0, 0.0
+        self.whole = True  # whether the state is one that the run passes through, and may be saved
 
     def run(self) -> bool:
-        """Return True when the run is finished, False when it was stopped and saved."""
+        """Return True when the run is finished, False when it was stopped and saved.
+
+        After an error of the log, the screen or an earlier save, the state is saved before that is raised.
+        """
+        try:
+            return self._run()
+        except Exception:
+            if self.whole:
+                self._rescue()
+            raise
+
+    def _run(self) -> bool:
         self._announce()
         while not self.stop():
             if self._epoch_is_complete():
@@ -161,10 +174,11 @@ class Loop:
             self.dataset.batch(config.seed, progress.phase_epoch, number, config.batch_size, buffer)
             for number, buffer in zip(range(first, after), self.buffers, strict=False)
         ]
-        step = self.engine.train(state, batches)
-        progress.index += 1
-        progress.loss_sum += step.loss * step.tokens
-        progress.loss_tokens += step.tokens
+        with self._changing():
+            step = self.engine.train(state, batches)
+            progress.index += 1
+            progress.loss_sum += step.loss * step.tokens
+            progress.loss_tokens += step.tokens
         now = self.clock.seconds()
         seconds = now - started
         speed = _speed(step.tokens, seconds)
@@ -189,8 +203,11 @@ class Loop:
         progress.phase_epoch += 1
 
     def _evaluate(self) -> None:
-        progress = self.state.progress
-        loss = self.engine.evaluate(self.state, self.dataset.validation(self.state.config.train.batch_size))
+        state, progress = self.state, self.state.progress
+        batches = self.dataset.validation(state.config.train.batch_size)
+        loss = self.engine.evaluate(state, batches, self.stop)
+        if loss is None:  # stopped: it is still due, and made again after a resume
+            return
         progress.eval_loss, progress.evaluated = loss, progress.step
         self.metrics.write(
             step=progress.step,
@@ -199,7 +216,7 @@ class Loop:
             tokens=progress.tokens,
             eval__loss=loss,
         )
-        self.watcher.evaluated(self.state, loss)
+        self.watcher.evaluated(state, loss)
 
     def _judge(self) -> None:
         state, progress, config = self.state, self.state.progress, self.state.config.train
@@ -210,14 +227,15 @@ class Loop:
             progress.status = "early_stopped"
         speed = _speed(self.epoch_tokens, self.epoch_seconds)
         self.epoch_tokens, self.epoch_seconds = 0, 0.0
-        self.watcher.epoch_ended(state, loss, self.last_step, speed)
         self._save(forced=progress.status == "early_stopped", epoch_end=True)
+        self.watcher.epoch_ended(state, loss, self.last_step, speed)
 
     def _next_phase(self) -> bool:
         """Enter the next phase, from the best state if this one stopped early; False after the last."""
         state, progress = self.state, self.state.progress
         if progress.status == "early_stopped":
-            self._roll_back()
+            with self._changing():
+                self._roll_back()
         following = state.phases[state.phases.index(progress.phase) + 1 :]
         if not following:
             return False
@@ -250,11 +268,17 @@ class Loop:
             )
 
     def _finish(self) -> None:
-        if self.state.progress.status != "rolled_back":
-            self.state.progress.status = "finished"
-        self.metrics.write(step=self.state.progress.step, event="finished", phase=self.state.progress.phase)
-        self.metrics.flush()
-        self.manager.save_final(self.state, self._metadata())
+        progress, status = self.state.progress, self.state.progress.status
+        try:
+            if status != "rolled_back":
+                progress.status = "finished"
+            self.metrics.write(step=progress.step, event="finished", phase=progress.phase)
+            self.metrics.flush()
+            self.manager.save_final(self.state, self._metadata())
+        except Exception:
+            self.whole = status != "rolled_back"  # else what was saved before the rollback is the one to keep
+            progress.status = status  # a resume finishes it
+            raise
 
     def _announce(self) -> None:
         self.watcher.phase(self.state, phase_steps(self.state.config.train, self.dataset.windows))
@@ -274,6 +298,20 @@ class Loop:
         saved = self.manager.save_checkpoint(self.state, self._metadata(), epoch_end=epoch_end, last=forced)
         self.saved_step, self.saved_time = self.state.progress.step, self.clock.seconds()
         return saved
+
+    def _rescue(self) -> None:
+        """Save once more; should that fail too, the error that made it necessary is the one to be seen."""
+        judged = self._at_epoch_end() and not self._judgement_is_due()  # perhaps not saved as the best yet
+        with suppress(Exception):
+            self.manager.save_checkpoint(self.state, self._metadata(), epoch_end=judged, last=True).result()
+            self.watcher.notice(f"note: saved at step {self.state.progress.step:,} because of an error")
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Declare the state unfit to be saved if the block does not come to its end."""
+        self.whole = False
+        yield
+        self.whole = True
 
     def _metadata(self) -> CheckpointMetadata:
         progress, config = self.state.progress, self.state.config.train
