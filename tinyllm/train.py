@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyllm import __version__
-from tinyllm.cli.interrupt import Interrupt, exit_code
+from tinyllm.cli.interrupt import Interrupt, Stopped, exit_code
 from tinyllm.cli.options import options
+from tinyllm.cli.output import as_display
 from tinyllm.cli.request import Fresh, Machine, Request, Resume
 from tinyllm.config import ConfigError
 from tinyllm.parallel.threads import choose, cores, set_blas_threads
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tinyllm.text.batches import Dataset
 
 
+@as_display()
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0 done, 1 failed, 2 wrong options, 128 + signal when stopped and saved."""
     started = time.monotonic()
@@ -38,9 +40,13 @@ def main(argv: list[str] | None = None) -> int:
     from tinyllm.checkpoint import CheckpointError
     from tinyllm.training.step import TrainingError
 
+    interrupt = Interrupt()
     try:
-        with Interrupt() as interrupt:
+        with interrupt:
             return _run(request, machine, interrupt, started)
+    except Stopped as stopped:
+        print(f"{interrupt.name}: {stopped}", file=sys.stderr, flush=True)
+        return interrupt.exit_code
     except (CheckpointError, TrainingError, ValueError, OSError, RuntimeError, MemoryError) as error:
         text = str(error) or type(error).__name__
         print(f"error: {text}", file=sys.stderr, flush=True)
@@ -61,11 +67,16 @@ def _run(request: Request, machine: Machine, interrupt: Interrupt, started: floa
 
     strategy = _strategy(request)
     _check_directory(request)
-    _compile()
+    with interrupt.ends(summary.nothing_begun(request)):
+        _compile()
     with closing(watcher(request.plain)) as watch, _open_manager(request, strategy, watch) as manager:
-        state, datasets = _start(request, machine, manager, watch)
+        with interrupt.ends(summary.nothing_begun(request)):
+            state, datasets = _start(request, machine, manager, watch)
         if isinstance(request.start, Resume) and setup.is_finished(state):
             watch.line(summary.already_finished(state, request))
+            if _report_is_due(request.directory):
+                with interrupt.ends(summary.saved_anyway(request)):
+                    _write_report(request.directory, watch)
             return 0
         workers, blas_threads = use_machine(state, machine.workers, machine.blas_threads, watch.notice)
         watch.line(summary.description(state, datasets, request))
@@ -79,11 +90,14 @@ def _run(request: Request, machine: Machine, interrupt: Interrupt, started: floa
             if isinstance(request.start, Resume):
                 metrics.write(step=state.progress.step, event="resume", phase=state.progress.phase)
             done = loop.run()
-        _write_report(request.directory, watch)
+        if done:
+            with interrupt.ends(summary.saved_anyway(request)):
+                drawn = _write_report(request.directory, watch)
     if not done:
         print(summary.stopped(state, request), file=sys.stderr, flush=True)
-        return 128 + interrupt.signal
-    _conclude(state, request, time.monotonic() - started)
+        return interrupt.exit_code
+    with interrupt.ends(summary.saved_anyway(request)):
+        _conclude(state, request, drawn, time.monotonic() - started)
     return 0
 
 
@@ -189,26 +203,43 @@ def _source(start: Resume, manager: CheckpointManager, watch: Lines, latest: str
     return start.source
 
 
-def _write_report(directory: Path, watch: Lines) -> None:
+def _report_is_due(directory: Path) -> bool:
+    """Return whether the run in the directory is logged and finished, but its report older or missing."""
+    from tinyllm.checkpoint.policy import FINAL_NAME
+    from tinyllm.report import FILE_NAME as REPORT
+    from tinyllm.training.metrics import FILE_NAME as METRICS
+
+    final, report = directory / FINAL_NAME, directory / REPORT
+    if not final.exists() or not (directory / METRICS).exists():
+        return False
+    return not report.exists() or report.stat().st_mtime_ns < final.stat().st_mtime_ns
+
+
+def _write_report(directory: Path, watch: Lines) -> bool:
+    """Draw the report; return False, with a warning, where that fails: the model is safe on the disk."""
     from tinyllm.report import ReportError, write_report
 
     try:
         write_report(directory)
-    except ReportError as error:  # the model is safe on the disk; its picture can be drawn again
-        watch.notice(f"warning: no report: {error}")
+    except (ReportError, OSError, ValueError, MemoryError) as error:
+        watch.notice(f"warning: no report: {str(error) or type(error).__name__}")
+        return False
+    return True
 
 
-def _conclude(state: TrainState, request: Request, seconds: float) -> None:
+def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) -> None:
     """Say what was written and in what time, let the model speak, and how to talk to it."""
     from tinyllm.cli import summary
     from tinyllm.cli.display import duration
 
-    directory = request.directory
-    took = duration(seconds)
-    print(f"\n{directory / 'model_final.bin'} and {directory / 'report.html'} written in {took}")
+    report = f" and {request.directory / 'report.html'}" if drawn else ""
+    print(f"\n{request.directory / 'model_final.bin'}{report} written in {duration(seconds)}")
     if request.samples:
         _compile(decoding=True)
-        print(f"\n{summary.sample_texts(state)}")
+        try:
+            print(f"\n{summary.sample_texts(state)}")
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:  # the texts may be gone by now
+            print(f"warning: no samples: {str(error) or type(error).__name__}", file=sys.stderr)
     print(f"\ntalk to it: {summary.chat_command(state, request)}")
 
 
