@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.runs import SMALL, Run, same_state
 from tinyllm.config import Config, ConfigError, DataConfig, ModelConfig, TrainConfig
 from tinyllm.training import setup
-from tinyllm.training.loop import SaveRhythm
+from tinyllm.training.control import SaveRhythm
 
 
 def survives(settings_of_run: dict, cuts: list[int], graceful: bool = False) -> None:

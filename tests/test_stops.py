@@ -21,7 +21,7 @@ from tinyllm.cli.interrupt import Interrupt, Stopped
 from tinyllm.cli.main import main
 from tinyllm.config import Config, DataConfig, TrainConfig
 from tinyllm.training import setup
-from tinyllm.training.loop import SaveRhythm
+from tinyllm.training.control import SaveRhythm
 from tinyllm.training.metrics import Metrics
 from tinyllm.training.step import Engine
 

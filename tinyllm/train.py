@@ -60,8 +60,9 @@ def _run(request: Request, machine: Machine, interrupt: Interrupt, started: floa
     from tinyllm.network import Purpose
     from tinyllm.parallel.team import Team
     from tinyllm.training import setup
+    from tinyllm.training.control import Control, Outputs, SaveRhythm
     from tinyllm.training.environment import use_machine
-    from tinyllm.training.loop import Control, Loop, Outputs, SaveRhythm
+    from tinyllm.training.loop import Loop
     from tinyllm.training.metrics import Metrics
     from tinyllm.training.step import Engine
 

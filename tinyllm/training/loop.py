@@ -1,84 +1,24 @@
 """The training loop: step, close the epoch, evaluate, judge, save, next phase.
 
 The loop asks the state what is due, does it, and asks again; it remembers nothing of its own. So a
-state that was saved between any two actions continues exactly where it was. Order: what the loop
-reports to its watcher, its outputs and its control, the loop.
+state that was saved between any two actions continues exactly where it was. Order: what is due, what is
+done, saving.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
 
 import numpy as np
 
-from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, Save
+from tinyllm.checkpoint import CheckpointMetadata, Save
 from tinyllm.run.phases import enter_phase, phase_steps, steps_per_epoch
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch, Dataset
-from tinyllm.training.metrics import Metrics
+from tinyllm.training.control import Control, Outputs
 from tinyllm.training.step import Engine, Step
-
-
-class Watcher(Protocol):
-    """What shows the run to a person; the loop itself prints nothing."""
-
-    def phase(self, state: TrainState, steps: int) -> None:
-        """A phase starts or continues; it has `steps` updates in all."""
-
-    def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
-        """An update was made."""
-
-    def epoch_ended(
-        self, state: TrainState, loss: float, step: Step | None, tokens_per_second: float
-    ) -> None:
-        """An epoch ended with this monitored loss; `step` is its last update, if this process made it."""
-
-    def evaluated(self, state: TrainState, loss: float) -> None:
-        """The held-out part was evaluated."""
-
-    def notice(self, text: str) -> None:
-        """Something happened that a person should know."""
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where the results of a run are written: checkpoints, the log, the screen."""
-
-    manager: CheckpointManager
-    metrics: Metrics
-    watcher: Watcher
-
-
-class Clock(Protocol):
-    """The time, which decides when to save and flush, and no number of the state."""
-
-    def seconds(self) -> float:
-        """Return seconds since some fixed moment; they never run backwards."""
-
-    def date(self) -> datetime:
-        """Return the local date and time."""
-
-
-@dataclass(frozen=True)
-class SaveRhythm:
-    """When `checkpoint_last` is saved besides the strategy's own moments; 0 means never."""
-
-    steps: int = 0
-    minutes: float = 0.0
-
-
-@dataclass(frozen=True)
-class Control:
-    """What the loop asks from outside between two actions: the time, whether to stop, when to save."""
-
-    clock: Clock
-    stop: Callable[[], bool] = lambda: False
-    rhythm: SaveRhythm = SaveRhythm()
 
 
 class Loop:
@@ -99,34 +39,24 @@ class Loop:
         self.whole = True  # whether the state is one that the run passes through, and may be saved
 
     def run(self) -> bool:
-        """Return True when the run is finished, False when it was stopped and saved.
-
-        After an error of the log, the screen or an earlier save, the state is saved before that is raised.
-        """
-        try:
-            return self._run()
-        except Exception:
-            if self.whole:
-                self._rescue()
-            raise
-
-    def _run(self) -> bool:
-        self._announce()
-        while not self.stop():
-            if self._epoch_is_complete():
-                self._close_epoch()
-            elif self._evaluation_is_due():
-                self._evaluate()
-            elif self._judgement_is_due():
-                self._judge()
-            elif self.phase_is_over():
-                if not self._next_phase():
-                    self._finish()
-                    return True
-            else:
-                self._step()
-            self._save_if_due()
-        self._save(forced=True).result()
+        """Return True when the run is finished, False when it was stopped and saved."""
+        with self._saved_at_an_error():
+            self._announce()
+            while not self.stop():
+                if self._epoch_is_complete():
+                    self._close_epoch()
+                elif self._evaluation_is_due():
+                    self._evaluate()
+                elif self._judgement_is_due():
+                    self._judge()
+                elif self.phase_is_over():
+                    if not self._next_phase():
+                        self._finish()
+                        return True
+                else:
+                    self._step()
+                self._save_if_due()
+            self._save(forced=True).result()
         return False
 
     # What is due: questions to the state alone.
@@ -299,12 +229,24 @@ class Loop:
         self.saved_step, self.saved_time = self.state.progress.step, self.clock.seconds()
         return saved
 
-    def _rescue(self) -> None:
-        """Save once more; should that fail too, the error that made it necessary is the one to be seen."""
-        judged = self._at_epoch_end() and not self._judgement_is_due()  # perhaps not saved as the best yet
-        with suppress(Exception):
-            self.manager.save_checkpoint(self.state, self._metadata(), epoch_end=judged, last=True).result()
-            self.watcher.notice(f"note: saved at step {self.state.progress.step:,} because of an error")
+    @contextmanager
+    def _saved_at_an_error(self) -> Iterator[None]:
+        """Save once more before an error of the log, the screen or an earlier save is raised."""
+        try:
+            yield
+        except Exception:
+            if self.whole:
+                judged = (
+                    self._at_epoch_end() and not self._judgement_is_due()
+                )  # perhaps not saved as the best
+                with suppress(Exception):  # the error that made it necessary is the one to be seen
+                    self.manager.save_checkpoint(
+                        self.state, self._metadata(), epoch_end=judged, last=True
+                    ).result()
+                    self.watcher.notice(
+                        f"note: saved at step {self.state.progress.step:,} because of an error"
+                    )
+            raise
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
