@@ -193,7 +193,7 @@ def end_once(directory: Path, rng: random.Random, most: int, share: int) -> str:
     kind, code = ways[chosen]()
     after = newest_step(directory)
     trained = log.exists() and log.stat().st_size > size  # and took back what an earlier end had lost
-    logged = max(line["step"] for line in read(log)) if trained else 0
+    logged = max(line["step"] for line in read(log)) if trained else before
     if after < before or (code > 0 and after < logged):
         raise SystemExit(
             f"{kind}: step {after} is the newest on disk, after {before}; step {logged} is logged"
