@@ -10,8 +10,11 @@ import pytest
 
 from tinyllm import explain, generate
 from tinyllm.cli.options import options
-from tinyllm.cli.request import Fresh, Machine, Request, Resume, Saving
-from tinyllm.config import BUNDLED, Changes, Config, TrainConfig
+from tinyllm.cli.request import Fresh, Machine, Request, Resume
+from tinyllm.config import BUNDLED, SECTIONS, Changes, Config, SavingConfig
+
+
+NOTHING = {section: {} for section in SECTIONS}
 
 
 def asked(line: str = "") -> Request:
@@ -20,11 +23,9 @@ def asked(line: str = "") -> Request:
 
 def test_without_options_both_phases_of_the_bundled_texts_are_trained():
     sources = {phase: [text] for phase, text in BUNDLED.items()}
-    saving = Saving("best-and-last", 3, every_steps=0, every_minutes=5, asynchronous=True)
-    expected = Request(
-        Fresh(Config(), sources, False), Path("checkpoints"), saving, plain=False, samples=True
-    )
-    assert options([]) == (expected, Machine(None, None, False))
+    expected = Request(Fresh(NOTHING, sources), Path("checkpoints"), None, plain=False, samples=True)
+    assert options([]) == (expected, Machine(None, None))
+    assert asked().start.config == Config()
 
 
 @pytest.mark.parametrize(
@@ -41,20 +42,24 @@ def test_a_phase_has_the_texts_that_are_named_or_else_the_bundled_ones(line, sou
         phase: [str(Path(path).resolve()) for path in paths] if isinstance(paths, list) else [paths]
         for phase, paths in sources.items()
     }
-    assert asked(line).start == Fresh(Config(), expected, set_aside=False)
+    assert asked(line).start == Fresh(NOTHING, expected)
 
 
 def test_config_options_are_the_config_of_a_fresh_run_and_the_changes_of_a_resumed_one():
-    assert asked("--fresh --epochs 3").start == Fresh(
-        Config(train=TrainConfig(epochs=3)), asked().start.sources, set_aside=True
-    )
-    given = {"model": {}, "train": {"epochs": 3}, "data": {}}
+    given = {**NOTHING, "train": {"epochs": 3}}
+    fresh = asked("--fresh --epochs 3").start
+    assert fresh == Fresh(given, asked().start.sources, set_aside=True)
+    assert fresh.config.train.epochs == 3
     assert asked("--resume --epochs 3").start == Resume(None, False, Changes(given))
-    none = {section: {} for section in given}
-    assert asked("--resume-best --phase instruction_tuning --allow-new-data --chat-data /x").start == Resume(
-        None, True, Changes(none, {"instruction_tuning": ["/x"]}, "instruction_tuning", allow_new_data=True)
+    assert asked("--resume auto --epochs 3").start == Resume(
+        None, False, Changes(given), Fresh(given, asked().start.sources)
     )
-    assert asked("--resume-from x.bin").start == Resume(Path("x.bin"), False, Changes(none))
+    assert asked("--resume-best --phase instruction_tuning --allow-new-data --chat-data /x").start == Resume(
+        None,
+        True,
+        Changes(NOTHING, {"instruction_tuning": ["/x"]}, "instruction_tuning", allow_new_data=True),
+    )
+    assert asked("--resume-from x.bin").start == Resume(Path("x.bin"), False, Changes(NOTHING))
 
 
 @pytest.mark.parametrize("name", ["my run; x", "a'b", "$HOME", "-dash", "~tilde"])
@@ -93,14 +98,17 @@ def test_every_other_option_arrives():
         "--no-samples --workers 2 --blas-threads 3 --recompute"
     )
     request, machine = options(line.split())
-    assert request.saving == Saving("last", 7, every_steps=11, every_minutes=0.5, asynchronous=False)
-    assert (request.plain, request.samples, machine) == (True, False, Machine(2, 3, True))
+    assert request.start.config.saving == SavingConfig("last", 7, 11, 0.5, asynchronous=False)
+    assert request.start.config.train.recompute
+    assert (request.plain, request.samples, machine) == (True, False, Machine(2, 3))
+    request, _ = options("--init-from ~/m --max-minutes 7.5".split())
+    assert (request.start.initial, request.minutes) == (Path("~/m").expanduser(), 7.5)
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        *options(["--resume"]), asked().saving, asked().start, asked("--resume").start,
+        *options(["--resume"]), asked().start, asked("--resume").start,
         asked("--resume").start.changes,
     ],
     ids=lambda value: type(value).__name__,

@@ -24,7 +24,7 @@ from tests.timing import PATIENCE
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy
 from tinyllm.config import Config, DataConfig, TrainConfig
 from tinyllm.parallel.team import Team
-from tinyllm.run.state import TrainState
+from tinyllm.run.state import Identity, TrainState
 from tinyllm.text.tokenizer import train_bpe
 from tinyllm.training import metrics
 from tinyllm.training.control import SaveRhythm
@@ -43,6 +43,7 @@ def some_state(seed: int = 0) -> TrainState:
     state = TrainState.fresh(
         config, train_bpe(["some words and some more"], 270), Schedule(1e-3, 1e-4, 0, 0, 9), ONE_PHASE
     )
+    state.identity = Identity("one run")
     state.rows[1:] = np.abs(np.random.default_rng(seed).standard_normal(state.rows[1:].shape))
     for gap in state.layout.gaps():
         state.rows[:, gap] = 0

@@ -1,6 +1,6 @@
 """Every number that can be chosen: frozen, validated dataclasses, one field per option of the command line.
 
-Order: how a field is declared and checked, the three sections, Config, stored documents, changes. Nothing
+Order: how a field is declared and checked, the four sections, Config, stored documents, changes. Nothing
 here imports NumPy, so `--help` is instant and BLAS threads can still be set once the options are read.
 """
 
@@ -23,8 +23,9 @@ class ConfigError(ValueError):
 
 
 def _option(default: Any, text: str, *, low: float | None = None, high: float | None = None,
-            choices: tuple[str, ...] | None = None, above: float | None = None) -> Any:  # fmt: skip
-    metadata = {"help": text, "low": low, "high": high, "choices": choices, "above": above}
+            choices: tuple[str, ...] | None = None, above: float | None = None,
+            added: bool = False) -> Any:  # fmt: skip
+    metadata = {"help": text, "low": low, "high": high, "choices": choices, "above": above, "added": added}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -43,7 +44,7 @@ class _Section:
 
 def flag(name: str) -> str:
     """Return the command-line spelling of a field's name: `n_layer` -> `--n-layer`."""
-    return "--" + name.replace("_", "-")
+    return "--async" if name == "asynchronous" else "--" + name.replace("_", "-")  # `async` is a keyword
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
@@ -107,7 +108,10 @@ class TrainConfig(_Section):
     epsilon: float = _option(1e-8, "Adam's epsilon", above=0.0)
     grad_clip: float = _option(1.0, "maximum global norm of the gradient; 0 turns clipping off", low=0.0)
     patience: int = _option(
-        30, "early stopping: epochs without an improvement of --min-delta; 0 turns it off", low=0
+        30,
+        "early stopping: epochs without an improvement of --min-delta (with --eval-every and "
+        "--monitor val: evaluations); 0 turns it off",
+        low=0,
     )
     min_delta: float = _option(0.01, "minimum improvement of the monitored loss", low=0.0)
     monitor: str = _option(
@@ -116,9 +120,16 @@ class TrainConfig(_Section):
         choices=("train", "val"),
     )
     eval_every: int | None = _option(
-        None, "updates between evaluations on the validation data (default: once per epoch)", low=1
+        None,
+        "updates between evaluations on the validation data (default: once per epoch); with "
+        "--monitor val each decides which checkpoint is best",
+        low=1,
     )
     seed: int = _option(1337, "random seed", low=0)
+    recompute: bool = _option(
+        False, "keep only the residual stream of each block and recompute its other activations in the "
+        "backward pass: a fraction of the memory for about 25%% more time", added=True,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,12 +153,29 @@ class DataConfig(_Section):
 
 
 @dataclass(frozen=True)
+class SavingConfig(_Section):
+    """Which checkpoints are written, and how: no number of the training depends on it."""
+
+    strategy: str = _option(
+        "best-and-last", "which checkpoints to keep: best, last, periodic:N, best-and-last or "
+        "best-and-periodic:N, with N in epochs",
+    )  # fmt: skip
+    keep_best_n: int = _option(3, "best checkpoints kept per phase", low=1)
+    save_every_steps: int = _option(0, "also save checkpoint_last every N updates; 0 turns it off", low=0)
+    save_every_minutes: float = _option(
+        5.0, "also save checkpoint_last every X minutes; 0 turns it off", low=0
+    )
+    asynchronous: bool = _option(True, "write in the background, instead of waiting for each save")
+
+
+@dataclass(frozen=True)
 class Config:
     """All that decides a run, apart from the texts themselves; stored in every checkpoint."""
 
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
+    saving: SavingConfig = SavingConfig()
 
     def __post_init__(self) -> None:
         if self.train.monitor == "val" and not self.data.val_fraction:
@@ -162,12 +190,14 @@ class Config:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Config:
         """Rebuild a Config; unknown or missing fields and wrong types raise ConfigError."""
-        if not isinstance(fields, dict) or set(fields) != set(SECTIONS):
+        if not isinstance(fields, dict) or not set(SECTIONS) - {"saving"} <= set(fields) <= set(SECTIONS):
             raise ConfigError(f"config: expected the sections {', '.join(SECTIONS)}")
-        return cls(**{name: from_fields(SECTIONS[name], fields[name], f"config.{name}") for name in SECTIONS})
+        return cls(**{name: from_fields(SECTIONS[name], fields[name], f"config.{name}") for name in fields})
 
 
-SECTIONS: dict[str, type[Any]] = {"model": ModelConfig, "train": TrainConfig, "data": DataConfig}
+SECTIONS: dict[str, type[Any]] = {
+    "model": ModelConfig, "train": TrainConfig, "data": DataConfig, "saving": SavingConfig,
+}  # fmt: skip
 S = TypeVar("S")
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from tinyllm import __version__
 from tinyllm.cli.interrupt import Interrupt, Stopped, exit_code
 from tinyllm.cli.options import options
 from tinyllm.cli.output import as_display
-from tinyllm.cli.request import Fresh, Machine, Request, Resume
+from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
 from tinyllm.config import ConfigError
 from tinyllm.parallel.threads import choose, cores, set_blas_threads
 
@@ -25,11 +27,16 @@ if TYPE_CHECKING:
     from tinyllm.cli.display import Lines
     from tinyllm.run.state import TrainState
     from tinyllm.text.batches import Dataset
+    from tinyllm.training.setup import Initial
 
 
 @as_display()
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return 0 done, 1 failed, 2 wrong options, 128 + signal when stopped and saved."""
+    """Run the command line and return the exit code.
+
+    0: finished; 1: failed; 2: wrong options; 75: --max-minutes are over; 128 + signal: stopped. All but
+    1 and 2 have saved.
+    """
     started = time.monotonic()
     request, machine = options(argv)
     print(f"tinyllm {__version__}", flush=True)
@@ -54,71 +61,85 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(request: Request, machine: Machine, interrupt: Interrupt, started: float) -> int:
+    from tinyllm import report
+    from tinyllm.cli import summary
+    from tinyllm.cli.display import watcher
+
+    _check_directory(request)
+    with interrupt.ends(summary.nothing_begun(request)):
+        _compile()
+    with closing(watcher(request.plain)) as watch, _open_manager(request.directory, watch) as manager:
+        with interrupt.ends(summary.nothing_begun(request)):
+            begun = _begin(request, manager, watch)
+        if begun.is_finished:
+            watch.line(summary.already_finished(begun.state, request))
+            if report.is_due(request.directory):
+                with interrupt.ends(summary.saved_anyway(request)):
+                    report.try_to_write(request.directory, watch.notice)
+            return 0
+        done = _train(begun, request, machine, (manager, watch), _stop(interrupt, request, started))
+        if done:
+            with interrupt.ends(summary.saved_anyway(request)):
+                drawn = report.try_to_write(request.directory, watch.notice)
+    if not done:
+        print(summary.stopped(begun.state, request), file=sys.stderr, flush=True)
+        return interrupt.exit_code if interrupt.signal else EXIT_UNFINISHED
+    with interrupt.ends(summary.saved_anyway(request)):
+        _conclude(begun.state, request, drawn, time.monotonic() - started)
+    return 0
+
+
+def _check_directory(request: Request) -> None:
+    """Raise FileNotFoundError, before any kernel is compiled, if there is nothing to resume from."""
+    directory, start = request.directory, request.start
+    if isinstance(start, Resume) and not (start.source or start.otherwise or directory.is_dir()):
+        raise FileNotFoundError(
+            f"{directory}: no such directory to resume from; give the --checkpoint-dir of the run"
+        )
+
+
+def _stop(interrupt: Interrupt, request: Request, started: float) -> Callable[[], bool]:
+    """Return what the loop asks whether to stop: a signal came, or --max-minutes are over."""
+    if request.minutes is None:
+        return interrupt
+    end = started + 60 * request.minutes
+    return lambda: interrupt() or time.monotonic() >= end
+
+
+def _train(
+    begun: Begun, request: Request, machine: Machine, outputs: tuple[CheckpointManager, Lines],
+    stop: Callable[[], bool],
+) -> bool:  # fmt: skip
+    """Train to the end, or until `stop()`; return whether the run is finished."""
     from tinyllm.cli import summary
     from tinyllm.cli.clock import SystemClock
-    from tinyllm.cli.display import watcher
     from tinyllm.network import Purpose
     from tinyllm.parallel.team import Team
-    from tinyllm.training import setup
     from tinyllm.training.control import Control, Outputs, SaveRhythm
     from tinyllm.training.environment import use_machine
     from tinyllm.training.loop import Loop
     from tinyllm.training.metrics import Metrics
     from tinyllm.training.step import Engine
 
-    strategy = _strategy(request)
-    _check_directory(request)
-    with interrupt.ends(summary.nothing_begun(request)):
-        _compile()
-    with closing(watcher(request.plain)) as watch, _open_manager(request, strategy, watch) as manager:
-        with interrupt.ends(summary.nothing_begun(request)):
-            state, datasets = _start(request, machine, manager, watch)
-        if isinstance(request.start, Resume) and setup.is_finished(state):
-            watch.line(summary.already_finished(state, request))
-            if _report_is_due(request.directory):
-                with interrupt.ends(summary.saved_anyway(request)):
-                    _write_report(request.directory, watch)
-            return 0
-        workers, blas_threads = use_machine(state, machine.workers, machine.blas_threads, watch.notice)
-        watch.line(summary.description(state, datasets, request))
-        with Team(workers * blas_threads) as team, Metrics(request.directory) as metrics:
-            purpose = Purpose(recompute=machine.recompute, accumulate=state.config.train.accumulate > 1)
-            engine = Engine(state, team, workers, purpose)
-            manager.reserve(state)  # touched now, the first save is no slower than the others
-            rhythm = SaveRhythm(request.saving.every_steps, request.saving.every_minutes)
-            control = Control(SystemClock(), interrupt, rhythm)
-            loop = Loop(state, datasets, engine, Outputs(manager, metrics, watch), control)
-            if isinstance(request.start, Resume):
+    (manager, watch), state = outputs, begun.state
+    train, saving = state.config.train, state.config.saving
+    workers, blas_threads = use_machine(state, machine.workers, machine.blas_threads, watch.notice)
+    watch.line(summary.description(state, begun.datasets, request))
+    with Team(workers * blas_threads) as team:
+        purpose = Purpose(recompute=train.recompute, accumulate=train.accumulate > 1)
+        engine = Engine(state, team, workers, purpose)
+        manager.reserve(state)  # touched now, the first save is no slower than the others
+        # There are texts, memory and room: the run can begin, and only now may earlier files move.
+        forked = _take_place(begun, manager, watch)
+        rhythm = SaveRhythm(saving.save_every_steps, saving.save_every_minutes)
+        with Metrics(request.directory) as metrics:
+            control = Control(SystemClock(), stop, rhythm)
+            loop = Loop(state, begun.datasets, engine, Outputs(manager, metrics, watch), control)
+            if begun.source:
                 metrics.write(step=state.progress.step, event="resume", phase=state.progress.phase)
-            done = loop.run()
-        if done:
-            with interrupt.ends(summary.saved_anyway(request)):
-                drawn = _write_report(request.directory, watch)
-    if not done:
-        print(summary.stopped(state, request), file=sys.stderr, flush=True)
-        return interrupt.exit_code
-    with interrupt.ends(summary.saved_anyway(request)):
-        _conclude(state, request, drawn, time.monotonic() - started)
-    return 0
-
-
-def _strategy(request: Request) -> CheckpointStrategy:
-    """Return --strategy as a value; ConfigError if it is none."""
-    from tinyllm.checkpoint import CheckpointStrategy
-
-    try:
-        return CheckpointStrategy.parse(request.saving.strategy)
-    except ValueError as error:
-        raise ConfigError(f"--strategy: {error}") from error
-
-
-def _check_directory(request: Request) -> None:
-    """Raise FileNotFoundError, before any kernel is compiled, if there is nothing to resume from."""
-    directory, start = request.directory, request.start
-    if isinstance(start, Resume) and not start.source and not directory.is_dir():
-        raise FileNotFoundError(
-            f"{directory}: no such directory to resume from; give the --checkpoint-dir of the run"
-        )
+            if forked:
+                loop.save()
+            return loop.run()
 
 
 def _compile(decoding: bool = False) -> None:
@@ -132,43 +153,94 @@ def _compile(decoding: bool = False) -> None:
         print(f"done in {time.monotonic() - started:.1f} s", flush=True)
 
 
-def _open_manager(request: Request, strategy: CheckpointStrategy, watch: Lines) -> CheckpointManager:
+def _open_manager(directory: Path, watch: Lines) -> CheckpointManager:
     """Return the manager of the run's directory, which it locks until it is closed."""
     from tinyllm.checkpoint import CheckpointManager
 
-    return CheckpointManager(
-        request.directory, strategy, request.saving.keep_best_n, asynchronous=request.saving.asynchronous,
-        on_notice=lambda text: watch.notice(f"note: {text}"),
-    )  # fmt: skip
+    return CheckpointManager(directory, on_notice=lambda text: watch.notice(f"note: {text}"))
 
 
-def _start(
-    request: Request, machine: Machine, manager: CheckpointManager, watch: Lines
-) -> tuple[TrainState, dict[str, Dataset]]:
-    """Return the run to train and its data: a fresh one, or that of the checkpoint that was asked for."""
-    from tinyllm.training import setup
-    from tinyllm.training.metrics import FILE_NAME
+@dataclass
+class Begun:
+    """A run that can be trained: its state and data, and the checkpoint it is resumed from, if any."""
+
+    state: TrainState
+    datasets: dict[str, Dataset]
+    source: Path | None = None
+    is_finished: bool = False
+
+
+def _begin(request: Request, manager: CheckpointManager, watch: Lines) -> Begun:
+    """Return the run that was asked for: a fresh one, or that of a checkpoint; no file has moved yet."""
+    from tinyllm.training import place, setup
 
     start, directory = request.start, request.directory
+    if isinstance(start, Resume) and start.otherwise and not manager.list_checkpoints():
+        start = start.otherwise
     if isinstance(start, Resume):
-        state = _load(start, directory, manager, watch)
-        return state, setup.resumed(state, start.changes, directory, watch)
-    held = manager.list_checkpoints()
-    if held and not start.set_aside:
-        raise FileExistsError(
-            f"{directory} already holds a run ({len(held)} checkpoints): --resume continues it, --fresh "
-            f"moves it to a folder previous-N in it, another --checkpoint-dir leaves it alone"
-        )
-    if held or (directory / FILE_NAME).exists():  # a run may have ended before its first checkpoint
-        watch.notice(f"note: the earlier run was moved to {setup.set_aside(directory)}")
+        state, source = _load(start, manager, watch)
+        place.check_alone(state, source, manager)
+        begun = Begun(state, setup.resumed(state, start.changes, directory, watch), source)
+        begun.is_finished = setup.is_finished(state)
+    else:
+        held = manager.list_checkpoints()
+        if held and not start.set_aside:
+            raise FileExistsError(
+                f"{directory} already holds a run ({len(held)} checkpoints): --resume continues it, --fresh "
+                f"moves it to a folder previous-N in it, another --checkpoint-dir leaves it alone"
+            )
+        config, initial = start.config, None
+        if start.initial:
+            initial = _initial(start.initial, watch)
+            config = setup.initial_config(start.options, initial)
+        begun = Begun(*setup.fresh(config, start.sources, directory, watch, initial))
+    saving = begun.state.config.saving
+    manager.configure(_strategy(saving.strategy), saving.keep_best_n, asynchronous=saving.asynchronous)
+    return begun
+
+
+def _initial(path: Path, watch: Lines) -> Initial:
+    """Return the model that a new run begins from."""
+    from tinyllm.inference.language_model import load_model
+    from tinyllm.training.setup import Initial
+
+    model = load_model(path, lambda text: watch.notice(f"note: {text}"))
+    return Initial(model.config, model.tokenizer, model.weights.row)
+
+
+def _strategy(text: str) -> CheckpointStrategy:
+    """Return --strategy as a value; ConfigError if it is none."""
+    from tinyllm.checkpoint import CheckpointStrategy
+
+    try:
+        return CheckpointStrategy.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"--strategy: {error}") from error
+
+
+def _take_place(begun: Begun, manager: CheckpointManager, watch: Lines) -> bool:
+    """Make the directory the run's own, moving what is not of its past; return whether it is now a fork."""
+    from tinyllm.training import place
+
+    directory = manager.directory
+    if begun.source and place.is_inside(begun.source, directory):
+        manager.pin(begun.source)
+        place.rewind(begun.state, manager, watch.notice)
+        return False
+    # A run may have ended before its first checkpoint.
+    if earlier := place.files_of_a_run(directory):
+        watch.notice(f"note: the earlier run was moved to {place.set_aside(directory, earlier)}")
         manager.list_checkpoints()  # so that it forgets them
-    return setup.fresh(start.config, start.sources, directory, watch, machine.recompute)
+    if begun.source:
+        place.fork(begun.state, begun.source, manager, watch.notice)
+    return begun.source is not None
 
 
-def _load(start: Resume, directory: Path, manager: CheckpointManager, watch: Lines) -> TrainState:
-    """Return the state of the checkpoint that was asked for, and protect that from retention."""
+def _load(start: Resume, manager: CheckpointManager, watch: Lines) -> tuple[TrainState, Path]:
+    """Return the state of the checkpoint that was asked for, and that."""
     from tinyllm.checkpoint import CheckpointError
 
+    directory = manager.directory
     latest = f"--resume alone continues from the latest valid checkpoint in {directory}"
     path = _source(start, manager, watch, latest)
     if path is None:
@@ -181,10 +253,9 @@ def _load(start: Resume, directory: Path, manager: CheckpointManager, watch: Lin
         state, metadata = manager.load_checkpoint(path)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {latest}") from error
-    manager.pin(path)
     about = f"{metadata.phase}, epoch {metadata.epoch}, step {state.progress.step:,}"
     watch.notice(f"resuming from {path.name}: {about}")
-    return state
+    return state, path
 
 
 def _source(start: Resume, manager: CheckpointManager, watch: Lines, latest: str) -> Path | None:
@@ -202,30 +273,6 @@ def _source(start: Resume, manager: CheckpointManager, watch: Lines, latest: str
         with CheckpointManager(start.source, read_only=True, on_notice=watch.notice) as other:
             return other.get_last_checkpoint()
     return start.source
-
-
-def _report_is_due(directory: Path) -> bool:
-    """Return whether the run in the directory is logged and finished, but its report older or missing."""
-    from tinyllm.checkpoint.policy import FINAL_NAME
-    from tinyllm.report import FILE_NAME as REPORT
-    from tinyllm.training.metrics import FILE_NAME as METRICS
-
-    final, report = directory / FINAL_NAME, directory / REPORT
-    if not final.exists() or not (directory / METRICS).exists():
-        return False
-    return not report.exists() or report.stat().st_mtime_ns < final.stat().st_mtime_ns
-
-
-def _write_report(directory: Path, watch: Lines) -> bool:
-    """Draw the report; return False, with a warning, where that fails: the model is safe on the disk."""
-    from tinyllm.report import ReportError, write_report
-
-    try:
-        write_report(directory)
-    except (ReportError, OSError, ValueError, MemoryError) as error:
-        watch.notice(f"warning: no report: {str(error) or type(error).__name__}")
-        return False
-    return True
 
 
 def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) -> None:

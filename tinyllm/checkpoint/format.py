@@ -33,7 +33,7 @@ from tinyllm.checkpoint.metadata import (
     DamagedError,
     UnknownVersionError,
     is_count,
-    read_progress,
+    read_standing,
 )
 
 MAGIC = b"\x89TLM\r\n\x1a\n"  # as PNG's: shows text-mode and 7-bit damage
@@ -229,7 +229,7 @@ def _parse_map(found: Any) -> tuple[str, bool, CheckpointMetadata, dict[str, Any
         raise ValueError(f"metadata: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError("document: expected a map")
-    read_progress(fields)
+    read_standing(fields)
     return kind, epoch_end, metadata, fields
 
 

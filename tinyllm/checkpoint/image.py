@@ -28,7 +28,7 @@ from tinyllm.checkpoint.format import (
     crc_and_finite,
     pack_header,
 )
-from tinyllm.checkpoint.metadata import CheckpointError, CheckpointMetadata, read_progress
+from tinyllm.checkpoint.metadata import CheckpointError, CheckpointMetadata, read_standing
 
 _CHUNK = struct.Struct(">BBQBIBBBI")  # integers of fixed width: an index is as long before its crcs are known
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -53,7 +53,7 @@ def pack_map(
 ) -> bytes:
     """Return the map's bytes; CheckpointError names the field that cannot be stored."""
     try:
-        read_progress(fields)
+        read_standing(fields)
         return plain.pack(
             {"kind": kind, "epoch_end": epoch_end, "metadata": metadata.to_dict(), "document": fields}
         )

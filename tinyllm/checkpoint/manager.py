@@ -14,7 +14,15 @@ from typing import Any
 from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.image import State, estimated_bytes, pack_map
-from tinyllm.checkpoint.metadata import CheckpointError, CheckpointMetadata, Entry, printable, read_progress
+from tinyllm.checkpoint.metadata import (
+    CheckpointError,
+    CheckpointMetadata,
+    Entry,
+    Origin,
+    Standing,
+    printable,
+    read_standing,
+)
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.policy import CheckpointStrategy
 from tinyllm.checkpoint.store import Store
@@ -49,9 +57,8 @@ class CheckpointManager:
         disk: Disk | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> None:
-        if type(keep_best_n) is not int or keep_best_n < 1:
-            raise ValueError(f"keep_best_n: expected a whole number of at least 1, found {keep_best_n!r}")
-        self.directory, self.strategy, self.keep_best_n = Path(directory), strategy, keep_best_n
+        self.directory, self.strategy = Path(directory), strategy
+        self.keep_best_n = _at_least_one(keep_best_n)
         self.read_only, self.notices = read_only, list[str]()
         self._on_notice = on_notice
         self._pinned: set[str] = set()
@@ -104,33 +111,37 @@ class CheckpointManager:
         return bool(policy.labels(self.strategy, epoch, loss, self._best_loss(phase)))
 
     def save_checkpoint(
-        self, state: State, metadata: CheckpointMetadata, *, epoch_end: bool = True, last: bool = False
-    ) -> Save:
+        self, state: State, metadata: CheckpointMetadata, *,
+        epoch_end: bool = True, judged: bool | None = None, last: bool = False,
+    ) -> Save:  # fmt: skip
         """Save this state as one file under all the names that the strategy gives it, if any.
 
-        `epoch_end` False marks a save in the middle of an epoch: never best, never periodic. `last` writes
-        checkpoint_last whatever the strategy. Raises CheckpointError, with nothing saved, if an earlier
-        save failed or this state cannot be stored (not asynchronous: also if this save fails).
+        `epoch_end` False marks a save in the middle of an epoch: never periodic, and best only if `judged`
+        says that its loss may be compared. `last` writes checkpoint_last whatever the strategy. Raises
+        CheckpointError, with nothing saved, if an earlier save failed or this state cannot be stored (not
+        asynchronous: also if this save fails).
         """
         self._check_open()
         self.poll()
+        fields = state.to_dict()
+        best_loss = self._best_loss(metadata.phase, _standing(fields).origin)
         found = policy.labels(
-            self.strategy, metadata.epoch, metadata.loss, self._best_loss(metadata.phase),
-            epoch_end=epoch_end, last=last,
+            self.strategy, metadata.epoch, metadata.loss, best_loss,
+            epoch_end=epoch_end, judged=judged, last=last,
         )  # fmt: skip
         if not found:
             nothing = Save()
             nothing.finish(None)
             return nothing
         paths = [(self.directory / policy.file_name(label, metadata), label) for label in found]
-        return self._save(state, metadata, paths, epoch_end)
+        return self._save(state, fields, metadata, paths, epoch_end)
 
     def save_final(self, state: State, metadata: CheckpointMetadata, path: str | Path | None = None) -> Path:
         """Save the whole state as `model_final.bin` (or `path`), and return when it is durable."""
         self._check_open()
         self.poll()
         target = self.directory / policy.FINAL_NAME if path is None else Path(path)
-        saved = self._save(state, metadata, [(target, "final")], True).result()
+        saved = self._save(state, state.to_dict(), metadata, [(target, "final")]).result()
         assert saved is not None
         return saved
 
@@ -150,6 +161,12 @@ class CheckpointManager:
                 f"{self.strategy} needs at times: free some space or keep fewer best ones"
             )
         self._writer.reserve(size)
+
+    def configure(self, strategy: CheckpointStrategy, keep_best_n: int, *, asynchronous: bool) -> None:
+        """Save by other settings from now on: those that a checkpoint of this directory remembers."""
+        self._writer.drain()
+        self.strategy, self.keep_best_n = strategy, _at_least_one(keep_best_n)
+        self._writer.asynchronous = asynchronous
 
     def pin(self, path: str | Path) -> None:
         """Never delete the checkpoint of this name, whatever its loss."""
@@ -200,14 +217,13 @@ class CheckpointManager:
     # ---- inside
 
     def _save(
-        self, state: State, metadata: CheckpointMetadata, paths: list[tuple[Path, str]], epoch_end: bool
-    ) -> Save:
-        fields = state.to_dict()
+        self, state: State, fields: dict[str, Any], metadata: CheckpointMetadata,
+        paths: list[tuple[Path, str]], epoch_end: bool = True,
+    ) -> Save:  # fmt: skip
         packed = pack_map(fields, metadata, epoch_end=epoch_end)
-        step, status, tokens = read_progress(fields)
+        standing = _standing(fields)
         entries = [
-            Entry(path, label, metadata, 0, step, status, epoch_end=epoch_end, tokens=tokens)
-            for path, label in paths
+            Entry(path, label, metadata, epoch_end=epoch_end, **standing._asdict()) for path, label in paths
         ]
         job = self._writer.begin(entries)
         try:
@@ -217,11 +233,11 @@ class CheckpointManager:
             raise
         return self._writer.submit(job)
 
-    def _best_loss(self, phase: str) -> float | None:
-        """The lowest loss of a phase, pending saves included."""
+    def _best_loss(self, phase: str, origin: Origin | None = None) -> float | None:
+        """The lowest loss of a phase and origin (the newest, if None), pending saves included."""
         # Read before `_entries`: a save that is just finished moves from the one to the other.
         outstanding = self._writer.outstanding()
-        return policy.best_loss([*outstanding, *self._entries], phase)
+        return policy.best_loss([*outstanding, *self._entries], phase, origin)
 
     def _current_entries(self) -> list[Entry]:
         self._writer.drain()
@@ -290,3 +306,16 @@ class CheckpointManager:
                 f"{printable(directory)}: not saved: the disk lacks {lacking} bytes of {size}; "
                 f"free some or keep fewer checkpoints; earlier checkpoints are still there"
             )
+
+
+def _standing(fields: dict[str, Any]) -> Standing:
+    try:
+        return read_standing(fields)
+    except ValueError as error:
+        raise CheckpointError(f"this state cannot be stored: {error}") from error
+
+
+def _at_least_one(keep_best_n: int) -> int:
+    if type(keep_best_n) is not int or keep_best_n < 1:
+        raise ValueError(f"keep_best_n: expected a whole number of at least 1, found {keep_best_n!r}")
+    return keep_best_n

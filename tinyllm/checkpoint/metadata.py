@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 LARGEST_COUNT = 1 << 62  # of steps, epochs, tokens, saves: all fit a signed 64-bit integer with room
@@ -75,6 +75,13 @@ class CheckpointMetadata:
         return cls(**fields)
 
 
+class Origin(NamedTuple):
+    """Where a loss comes from: losses of two runs, or on two sets of texts, say nothing about each other."""
+
+    run: str
+    texts: str  # a hash of them
+
+
 @dataclass(frozen=True)
 class Entry:
     """One checkpoint name in a directory; a bad file has a `problem`, and None for what cannot be read."""
@@ -90,7 +97,14 @@ class Entry:
     epoch_end: bool = False
     problem: str | None = None
     tokens: int | None = None
+    run: str = ""  # the run that saved it
+    texts: str = ""  # a hash of the texts that its loss is of
     pinned: bool = False
+
+    @property
+    def origin(self) -> Origin:
+        """What its loss can be compared with: other losses of the same run on the same texts."""
+        return Origin(self.run, self.texts)
 
     @property
     def seq(self) -> int:
@@ -113,8 +127,23 @@ def by_sequence(entry: Entry) -> tuple[int, str]:
     return entry.sequence, entry.path.name
 
 
-def read_progress(fields: Mapping[str, Any]) -> tuple[int, str, int | None]:
-    """Return (step, status, tokens or None) of a state's fields; ValueError names a wrong field."""
+class Standing(NamedTuple):
+    """What a state's fields say of where it stands, for its Entry."""
+
+    step: int
+    status: str
+    tokens: int | None
+    run: str
+    texts: str
+
+    @property
+    def origin(self) -> Origin:
+        """What its loss can be compared with."""
+        return Origin(self.run, self.texts)
+
+
+def read_standing(fields: Mapping[str, Any]) -> Standing:
+    """Return what a state's fields say of where it stands; ValueError names a wrong field."""
     found = fields.get("progress")
     if not isinstance(found, dict):
         raise ValueError("progress: expected a map")
@@ -123,7 +152,18 @@ def read_progress(fields: Mapping[str, Any]) -> tuple[int, str, int | None]:
         raise ValueError(f"progress.step: expected a whole number of at least 0, found {step!r:.80}")
     if not isinstance(status, str) or not 0 < len(status) <= 64:
         raise ValueError(f"progress.status: expected 1 to 64 characters, found {status!r:.80}")
-    return step, status, tokens if is_count(tokens) else None
+    sources, phase = fields.get("sources"), found.get("phase")
+    source = sources.get(phase) if isinstance(sources, dict) and isinstance(phase, str) else None
+    return Standing(
+        step, status, tokens if is_count(tokens) else None,
+        _text_of(fields.get("identity"), "id"), _text_of(source, "fingerprint"),
+    )  # fmt: skip
+
+
+def _text_of(fields: Any, name: str) -> str:
+    """Return a short text of an optional map, "" where there is none."""
+    found = fields.get(name) if isinstance(fields, dict) else None
+    return found if isinstance(found, str) and len(found) <= 128 and found.isprintable() else ""
 
 
 def sidecar(entry: Entry) -> bytes:

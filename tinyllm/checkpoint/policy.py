@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tinyllm.checkpoint.metadata import CheckpointMetadata, Entry
+from tinyllm.checkpoint.metadata import CheckpointMetadata, Entry, Origin
 
 FINAL_NAME = "model_final.bin"
 LAST_NAME = "checkpoint_last.bin"
@@ -112,19 +112,22 @@ def labels(
     best_loss: float | None,
     *,
     epoch_end: bool = True,
+    judged: bool | None = None,
     last: bool = False,
 ) -> tuple[str, ...]:
     """Return the labels under which to save a state now; empty if it is not to be saved.
 
     `best_loss` is the lowest so far in this phase. A save in the middle of an epoch (`epoch_end` False)
-    is never best and never periodic; `last` adds checkpoint_last whatever the strategy.
+    is never periodic, and only best where its loss was `judged`; `last` adds checkpoint_last whatever the
+    strategy.
     """
+    judged = epoch_end if judged is None else judged
     found = []
     if last or strategy.last:
         found.append("last")
     if epoch_end and strategy.every and epoch % strategy.every == 0:
         found.append("periodic")
-    if epoch_end and strategy.best and improves(loss, best_loss):
+    if judged and strategy.best and improves(loss, best_loss):
         found.append("best")
     return tuple(found)
 
@@ -143,29 +146,33 @@ def newest_first(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(valid, key=lambda entry: (-entry.sequence, LABELS.index(entry.label), entry.path.name))
 
 
-def best_first(entries: Iterable[Entry], phase: str) -> list[Entry]:
-    """Return a phase's checkpoints of whole epochs, the lowest loss first; of equal losses the later save.
+def best_first(entries: Iterable[Entry], phase: str, origin: Origin | None = None) -> list[Entry]:
+    """Return a phase's judged checkpoints, the lowest loss first; of equal losses the later save.
 
-    Those labelled best come before all others, which matter only where there is no best.
+    Only losses of one origin can be compared: without `origin`, that of the phase's newest checkpoint.
+    Those labelled best come before all others, whole epochs, which matter only where there is no best.
     """
-    found = [entry for entry in entries if entry.valid and entry.epoch_end and entry.label != "final"]
+    found = [entry for entry in newest_first(entries) if entry.metadata and entry.metadata.phase == phase]
+    if origin is None and found:
+        origin = found[0].origin
     return sorted(
-        (entry for entry in found if _of_phase(entry, phase)),
+        (entry for entry in found if entry.origin == origin and _is_judged(entry)),
         key=lambda entry: (entry.label != "best", _loss(entry), -entry.sequence, entry.path.name),
     )
 
 
-def _of_phase(entry: Entry, phase: str) -> bool:
-    return entry.metadata is not None and entry.metadata.phase == phase and math.isfinite(entry.metadata.loss)
+def _is_judged(entry: Entry) -> bool:
+    judged = entry.label == "best" or (entry.epoch_end and entry.label != "final")
+    return judged and math.isfinite(_loss(entry))
 
 
 def _loss(entry: Entry) -> float:
     return entry.metadata.loss if entry.metadata else math.inf
 
 
-def best_loss(entries: Iterable[Entry], phase: str) -> float | None:
-    """Return the lowest loss among a phase's checkpoints labelled best."""
-    found = best_first((entry for entry in entries if entry.label == "best"), phase)
+def best_loss(entries: Iterable[Entry], phase: str, origin: Origin | None = None) -> float | None:
+    """Return the lowest loss among a phase's checkpoints of one origin that are labelled best."""
+    found = best_first((entry for entry in entries if entry.label == "best"), phase, origin)
     return _loss(found[0]) if found else None
 
 
@@ -178,13 +185,14 @@ def max_kept(strategy: CheckpointStrategy, keep_best_n: int) -> int:
 
 
 def to_delete(entries: Sequence[Entry], keep_best_n: int) -> list[Entry]:
-    """Return the checkpoints to delete: each phase's best ones beyond the lowest `keep_best_n`.
+    """Return the checkpoints to delete: of each phase and origin, the best beyond the lowest `keep_best_n`.
 
     Last, periodic and final ones are always kept, and so are pinned ones and every name of the newest save.
     """
     ordered = newest_first(entries)
-    phases = {entry.metadata.phase for entry in ordered if entry.metadata}
+    bests = [entry for entry in ordered if entry.label == "best"]
+    compared = {(entry.metadata.phase, entry.origin) for entry in bests if entry.metadata}
     beyond = []
-    for phase in sorted(phases):
-        beyond += best_first((entry for entry in ordered if entry.label == "best"), phase)[keep_best_n:]
+    for phase, origin in sorted(compared):
+        beyond += best_first(bests, phase, origin)[keep_best_n:]
     return [entry for entry in beyond if not entry.pinned and entry.sequence != ordered[0].sequence]

@@ -25,7 +25,7 @@ from tinyllm.checkpoint.metadata import (
     UnknownVersionError,
     by_sequence,
     printable,
-    read_progress,
+    read_standing,
     sidecar,
 )
 
@@ -36,10 +36,10 @@ _SMALL_BYTES = 1 << 16  # no sidecar or lock file of ours is larger
 
 def describe(path: Path, label: str, head: Head) -> Entry:
     """Return the entry of a file whose head is `head`."""
-    step, status, tokens = read_progress(head.fields)
+    standing = read_standing(head.fields)
     return Entry(
-        path, label, head.metadata, head.header.sequence, step, status, head.header.file_bytes,
-        weights_only=head.kind == "weights", epoch_end=head.epoch_end, tokens=tokens,
+        path, label, head.metadata, head.header.sequence, size=head.header.file_bytes,
+        weights_only=head.kind == "weights", epoch_end=head.epoch_end, **standing._asdict(),
     )  # fmt: skip
 
 

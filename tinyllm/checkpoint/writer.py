@@ -72,7 +72,7 @@ class Writer:
     """
 
     def __init__(self, write: Callable[[Job], None], *, asynchronous: bool) -> None:
-        self._write, self._asynchronous = write, asynchronous
+        self._write, self.asynchronous = write, asynchronous
         self._changed = threading.Condition()
         self._waiting: Job | None = None
         self._running: Job | None = None
@@ -117,7 +117,7 @@ class Writer:
 
     def submit(self, job: Job) -> Save:
         """Write the job in the thread, or now and then raise its CheckpointError; return its Save."""
-        if not self._asynchronous:
+        if not self.asynchronous:
             error = self._run(job)
             self._end(job, error)
             if error is not None:

@@ -16,7 +16,7 @@ from tinyllm.config import SECTIONS, flag
 from tinyllm.inference.settings import OPTIONS, Sampling, check
 from tinyllm.parallel.threads import cores
 
-TITLES = {"model": "model", "train": "training", "data": "tokenizer and batches"}
+TITLES = {"model": "model", "train": "training", "data": "tokenizer and batches", "saving": "saving"}
 LETTERS = {int: "N", float: "X", str: "NAME"}
 
 
@@ -52,7 +52,10 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:
     name, rule = flag(field.name), field.metadata
     if hint is bool:
-        group.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=rule["help"])
+        group.add_argument(
+            name, action=argparse.BooleanOptionalAction, dest=field.name, default=argparse.SUPPRESS,
+            help=f"{rule['help']} (default: {'on' if field.default else 'off'})",
+        )  # fmt: skip
         return
     kind = next(each for each in get_args(hint) or (hint,) if each is not type(None))
     group.add_argument(

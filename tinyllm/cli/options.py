@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from tinyllm.cli.arguments import add_config, given_config, path, program
-from tinyllm.cli.request import Fresh, Machine, Request, Resume, Saving
+from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
 from tinyllm.config import BUNDLED, PHASES, Changes, Config, ConfigError, flag, replace
 
 DESCRIPTION = """\
@@ -22,12 +22,12 @@ texts, checkpoints in checkpoints/, then answers to some training questions. Kil
 def options(argv: list[str] | None) -> tuple[Request, Machine]:
     """Parse and check; any mistake ends the program with exit code 2 and a message."""
     parser = program("train", DESCRIPTION)
-    for add in (_add_data, _add_checkpoints, _add_resuming, _add_hardware, _add_output, add_config):
+    for add in (_add_data, _add_place, _add_resuming, _add_hardware, _add_output, add_config):
         add(parser)
     args = parser.parse_args(argv)
     try:
         _check(args)
-        return _request(args), Machine(args.workers, args.blas_threads, args.recompute)
+        return _request(args), Machine(args.workers, args.blas_threads)
     # A path may be one that cannot be resolved.
     except (ConfigError, OSError, RuntimeError, argparse.ArgumentTypeError) as error:
         parser.error(str(error))
@@ -45,38 +45,22 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("checkpoints")
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("place")
     group.add_argument(
         "--checkpoint-dir", type=path, default=Path("checkpoints"), metavar="DIR",
         help="where checkpoints, metrics and the report are kept (default: checkpoints)",
     )  # fmt: skip
-    group.add_argument(
-        "--strategy", default="best-and-last", metavar="NAME",
-        help="which checkpoints to keep: best, last, periodic:N, best-and-last (the default) or "
-        "best-and-periodic:N, with N in epochs",
-    )  # fmt: skip
-    group.add_argument(
-        "--keep-best-n", type=int, default=3, metavar="N", help="best checkpoints kept per phase (default: 3)"
-    )
-    group.add_argument(
-        "--save-every-steps", type=int, default=0, metavar="N",
-        help="also save checkpoint_last every N updates (default: 0, off)",
-    )  # fmt: skip
-    group.add_argument(
-        "--save-every-minutes", type=float, default=5, metavar="X",
-        help="also save checkpoint_last every X minutes; 0 turns it off (default: 5)",
-    )  # fmt: skip
-    group.add_argument(
-        "--no-async", action="store_true", help="wait for each save instead of writing in the background"
-    )
 
 
 def _add_resuming(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "resuming", "other options override the checkpoint's; changes are printed as old -> new"
     )
-    group.add_argument("--resume", action="store_true", help="continue from the latest valid checkpoint")
+    group.add_argument(
+        "--resume", nargs="?", const="always", choices=("always", "auto"), metavar="auto",
+        help="continue from the latest valid checkpoint; with auto, begin if there is none",
+    )  # fmt: skip
     group.add_argument(
         "--resume-from", metavar="PATH",
         help="continue from this checkpoint; for a folder: from its latest valid one",
@@ -89,6 +73,14 @@ def _add_resuming(parser: argparse.ArgumentParser) -> None:
         "--fresh", action="store_true",
         help="start from scratch; an earlier run in --checkpoint-dir is moved to previous-N/",
     )  # fmt: skip
+    group.add_argument(
+        "--init-from", type=path, metavar="MODEL",
+        help="start a new run from the weights, tokenizer and shape of this .bin, or folder of checkpoints",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-minutes", type=float, metavar="X",
+        help=f"save and end after X minutes, with exit code {EXIT_UNFINISHED} if the run is not finished",
+    )  # fmt: skip
 
 
 def _add_hardware(parser: argparse.ArgumentParser) -> None:
@@ -99,11 +91,6 @@ def _add_hardware(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--blas-threads", type=int, metavar="N",
         help="BLAS threads per worker (default: 1, or more if the batch is smaller than the number of cores)",
-    )  # fmt: skip
-    group.add_argument(
-        "--recompute", action="store_true",
-        help="keep only the residual stream of each block and recompute its other activations in the "
-        "backward pass: a fraction of the memory for about 25%% more time",
     )  # fmt: skip
 
 
@@ -117,7 +104,7 @@ def _is_resume(args: argparse.Namespace) -> bool:
     return bool(args.resume or args.resume_from is not None or args.resume_best)
 
 
-LOWEST = {"keep_best_n": 1, "save_every_steps": 0, "save_every_minutes": 0, "workers": 1, "blas_threads": 1}
+LOWEST = {"workers": 1, "blas_threads": 1, "max_minutes": 0}
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -136,6 +123,10 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--resume-from and --resume-best name different checkpoints: give one of them")
     if args.fresh and _is_resume(args):
         raise ConfigError("--fresh starts from scratch, --resume continues a run: give one of them")
+    if args.resume == "auto" and (args.resume_from is not None or args.resume_best):
+        raise ConfigError("--resume auto takes the latest checkpoint: drop --resume-from and --resume-best")
+    if args.init_from and _is_resume(args) and args.resume != "auto":
+        raise ConfigError("--init-from starts a new run, --resume continues one: give one of them")
     if hasattr(args, "epochs") and hasattr(args, "max_steps"):
         raise ConfigError("--epochs and --max-steps both limit a phase: give one of them")
     for name, low in LOWEST.items():
@@ -150,18 +141,20 @@ def _request(args: argparse.Namespace) -> Request:
     sources = {
         phase: [str(path(text).resolve()) for text in texts] for phase, texts in named.items() if texts
     }
+    given = given_config(args)
+    fresh = Fresh(given, _all_sources(args, sources), args.fresh, args.init_from)
+    start: Fresh | Resume = fresh
+    auto = args.resume == "auto"
+    if auto or not _is_resume(args):
+        replace(Config(), given)  # those of a resume are checked later, together with its checkpoint's
     if _is_resume(args):
-        # The options are checked later, together with those of the checkpoint's config.
-        changes = Changes(given_config(args), sources, args.phase, args.allow_new_data)
+        changes = Changes(given, sources, None if auto else args.phase, args.allow_new_data)
         source = None if args.resume_from is None else path(args.resume_from)
-        start: Fresh | Resume = Resume(source, args.resume_best, changes)
-    else:
-        if not args.data:
-            sources = {**{phase: [text] for phase, text in BUNDLED.items()}, **sources}
-        if args.phase:
-            sources = {args.phase: sources[args.phase]}
-        start = Fresh(replace(Config(), given_config(args)), sources, args.fresh)
-    saving = Saving(
-        args.strategy, args.keep_best_n, args.save_every_steps, args.save_every_minutes, not args.no_async
-    )
-    return Request(start, args.checkpoint_dir, saving, args.plain, not args.no_samples)
+        start = Resume(source, args.resume_best, changes, fresh if auto else None)
+    return Request(start, args.checkpoint_dir, args.max_minutes, args.plain, not args.no_samples)
+
+
+def _all_sources(args: argparse.Namespace, given: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return the texts of a fresh run: those given, and the bundled ones of the other phases."""
+    sources = given if args.data else {**{phase: [text] for phase, text in BUNDLED.items()}, **given}
+    return {args.phase: sources[args.phase]} if args.phase else sources

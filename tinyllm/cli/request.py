@@ -1,6 +1,6 @@
 """What the command line of training asks for, as frozen values: a Request, and the Machine it is to run on.
 
-Order: how a run starts (Fresh or Resume), which checkpoints it writes, the Request, the Machine. Nothing
+Order: how a run starts (Fresh or Resume), the Request, the Machine. Nothing
 here imports NumPy.
 """
 
@@ -10,8 +10,11 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tinyllm.config import Changes, Config
+from tinyllm.config import Changes, Config, replace
+
+EXIT_UNFINISHED = 75  # saved when its time was up: EX_TEMPFAIL of sysexits.h, "try again"
 
 
 def shell_quoted(path: Path) -> str:
@@ -24,9 +27,15 @@ def shell_quoted(path: Path) -> str:
 class Fresh:
     """A new run over the texts of each phase; `set_aside` moves an earlier run in the directory away."""
 
-    config: Config
+    options: Mapping[str, Mapping[str, Any]]  # fields of the config that were given, by section
     sources: Mapping[str, list[str]]
-    set_aside: bool
+    set_aside: bool = False
+    initial: Path | None = None  # a model whose weights, tokenizer and shape it begins with
+
+    @property
+    def config(self) -> Config:
+        """The config, but for what the initial model decides; ConfigError if it is impossible."""
+        return replace(Config(), self.options)
 
 
 @dataclass(frozen=True)
@@ -36,26 +45,16 @@ class Resume:
     source: Path | None  # a checkpoint or a directory of them; None: the directory of the run
     best: bool
     changes: Changes
-
-
-@dataclass(frozen=True)
-class Saving:
-    """Which checkpoints are written, and how; 0 steps or minutes: never for that reason."""
-
-    strategy: str  # parsed where checkpoints are known, since they import NumPy
-    keep_best_n: int
-    every_steps: int
-    every_minutes: float
-    asynchronous: bool
+    otherwise: Fresh | None = None  # where there is no run yet
 
 
 @dataclass(frozen=True)
 class Request:
-    """A run: how it starts, where and how it is saved, and what is shown of it."""
+    """A run: how it starts, where it is kept, how long it may take, and what is shown of it."""
 
     start: Fresh | Resume
     directory: Path
-    saving: Saving
+    minutes: float | None  # until it is saved and ended, to be resumed later
     plain: bool
     samples: bool
 
@@ -74,4 +73,3 @@ class Machine:
 
     workers: int | None
     blas_threads: int | None
-    recompute: bool

@@ -38,7 +38,7 @@ def description(state: TrainState, datasets: Mapping[str, Dataset], request: Req
     rows += [
         f"hardware     {workers} workers x {environment['blas_threads']} BLAS threads on {cores()} cores; "
         f"BLAS core {environment['blas_core']}, sgemm at {probe(workers):.0f} GFLOP/s",
-        f"checkpoints  {request.directory}, strategy {request.saving.strategy}",
+        f"checkpoints  {request.directory}, strategy {state.config.saving.strategy}",
     ]
     return "\n".join(rows)
 
@@ -51,6 +51,8 @@ def already_finished(state: TrainState, request: Request) -> str:
     else:
         why = f"completed its {f'{train.max_steps:,} steps' if train.max_steps else f'{train.epochs} epochs'}"
     extend = f"--max-steps {2 * train.max_steps}" if train.max_steps else f"--epochs {2 * train.epochs}"
+    if not state.schedule.lr(progress.step):  # nothing more can be learned at a rate of 0
+        extend += f" --lr {train.lr / 10:g}"
     return f"this run is finished: {progress.phase} {why}; to extend it: {request.resume_command} {extend}"
 
 

@@ -1,6 +1,6 @@
 """A run is a row of phases; each has its own schedule, records and count of epochs.
 
-Order: how long a phase is, its schedule, how it begins.
+Order: how long a phase is, its schedule, how it begins, how it continues with other texts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 
 from tinyllm.config import TrainConfig
 from tinyllm.run.schedule import Schedule
-from tinyllm.run.state import TrainState
+from tinyllm.run.state import Progress, TrainState
 from tinyllm.run.stopping import EarlyStopping
 
 
@@ -18,14 +18,22 @@ def steps_per_epoch(config: TrainConfig, windows: int) -> int:
     return -(-windows // (config.batch_size * config.accumulate))
 
 
-def phase_steps(config: TrainConfig, windows: int) -> int:
-    """Return the number of updates of a whole phase."""
-    return config.max_steps or config.epochs * steps_per_epoch(config, windows)
+def phase_end(progress: Progress, config: TrainConfig, windows: int) -> int:
+    """Return the update at which the current phase ends: this one, if it has had all its epochs or steps.
+
+    Only the epochs ahead have `windows` windows: those before may have been of other texts.
+    """
+    if config.max_steps:
+        end = progress.phase_start + config.max_steps
+    else:
+        ahead = (config.epochs - progress.phase_epoch) * steps_per_epoch(config, windows)
+        end = progress.step - progress.index + ahead
+    return max(end, progress.step)
 
 
 def phase_schedule(config: TrainConfig, windows: int, start: int) -> Schedule:
     """Return the schedule of a phase that begins at update `start`."""
-    steps = phase_steps(config, windows)
+    steps = config.max_steps or config.epochs * steps_per_epoch(config, windows)
     warmup = min(100, steps // 20) if config.warmup is None else min(config.warmup, steps)
     return Schedule(config.lr, floor_rate(config), start, warmup, start + steps)
 
@@ -39,9 +47,22 @@ def enter_phase(state: TrainState, phase: str, windows: int) -> None:
     """Begin `phase` from the state's present weights: a new schedule, new records, epochs counting on."""
     progress = state.progress
     state.schedule = phase_schedule(state.config.train, windows, progress.step)
-    state.stopping = EarlyStopping()
     progress.phase, progress.status = phase, "running"
-    progress.phase_start = progress.evaluated = progress.judged = progress.step
-    progress.phase_epoch = progress.index = 0
-    progress.loss_sum, progress.loss_tokens = 0.0, 0
+    progress.phase_start, progress.phase_epoch = progress.step, 0
+    _forget_losses(state)
+
+
+def replace_texts(state: TrainState) -> None:
+    """Prepare the current phase for other texts: its epoch starts over, no earlier loss is compared."""
+    if state.progress.status != "finished":  # a phase that stopped early may well improve on these
+        state.progress.status = "running"
+    _forget_losses(state)
+
+
+def _forget_losses(state: TrainState) -> None:
+    """Begin an epoch of which nothing is known, and have no earlier loss to compare with."""
+    progress = state.progress
+    state.stopping = EarlyStopping()
+    progress.evaluated = progress.judged = progress.step
+    progress.index, progress.loss_sum, progress.loss_tokens = 0, 0.0, 0
     progress.train_loss = progress.eval_loss = math.nan

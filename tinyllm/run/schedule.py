@@ -33,15 +33,19 @@ class Schedule:
         fraction = min((done - self.warmup) / length, 1.0)
         return self.floor + 0.5 * (self.peak - self.floor) * (1 + math.cos(math.pi * fraction))
 
-    def extended(self, step: int, end: int) -> Schedule:
-        """Return a schedule that ends at `end` and continues from `step` without a jump."""
-        if end == self.end:
+    def continued(self, step: int, end: int, floor: float) -> Schedule:
+        """Return a schedule to another `end` or `floor`, without a jump at update `step`."""
+        if (end, floor) == (self.end, self.floor):
             return self
-        if step - self.start < self.warmup:  # the rate does not depend on the end yet
-            return dataclasses.replace(self, end=end)
-        rate = self.lr(step)
-        return Schedule(rate, min(self.floor, rate), step, 0, end)
+        if step - self.start < self.warmup:  # the rate depends on neither yet
+            return dataclasses.replace(self, end=end, floor=floor)
+        return Schedule(self.lr(step), floor, step, 0, end)
 
-    def restarted(self, step: int, peak: float, floor: float) -> Schedule:
-        """Return a schedule that falls from `peak` at `step` to `floor` at this one's end."""
-        return Schedule(peak, floor, step, 0, self.end)
+    def restarted(self, step: int, end: int, peak: float, floor: float, warmup: int | None) -> Schedule:
+        """Return a schedule with another `peak`, after `warmup` updates from here.
+
+        None: the warm-up so far leads there, or after it the rate jumps there.
+        """
+        if warmup is None and step - self.start < self.warmup:
+            return dataclasses.replace(self, peak=peak, floor=floor, end=end)
+        return Schedule(peak, floor, step, warmup or 0, end)

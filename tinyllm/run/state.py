@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -58,6 +59,19 @@ class Sources:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Which run this is, drawn when it starts; runs of earlier versions have none."""
+
+    id: str = ""
+    parent: str = ""  # the run whose checkpoint was continued in another directory
+
+    @classmethod
+    def drawn(cls, parent: str = "") -> Identity:
+        """Return an identity that no other run has: the one thing of a run that no seed decides."""
+        return cls(secrets.token_hex(6), parent)
+
+
 @dataclass
 class TrainState:
     """A run, whole: saving and restoring it continues the same bits."""
@@ -72,6 +86,7 @@ class TrainState:
     stopping: EarlyStopping = field(default_factory=EarlyStopping)
     sources: dict[str, Sources] = field(default_factory=dict)
     environment: dict[str, str | int] = field(default_factory=dict)
+    identity: Identity = Identity()
 
     @classmethod
     def fresh(
@@ -82,7 +97,8 @@ class TrainState:
         rows = aligned_empty(3 * layout.size, np.float32).reshape(3, layout.size)
         layout.initialise(rows[0], config.train.seed)
         rows[1:] = 0
-        return cls(config, tokenizer, rows, layout, schedule, phases, Progress(phase=phases[0]))
+        progress = Progress(phase=phases[0])
+        return cls(config, tokenizer, rows, layout, schedule, phases, progress, identity=Identity.drawn())
 
     @cached_property
     def params(self) -> Any:
@@ -100,6 +116,7 @@ class TrainState:
             "phases": list(self.phases),
             "sources": {phase: dataclasses.asdict(source) for phase, source in self.sources.items()},
             "environment": dict(self.environment),
+            "identity": dataclasses.asdict(self.identity),
         }
 
     @classmethod
@@ -109,7 +126,7 @@ class TrainState:
         Raises ConfigError or TokenizerError (both ValueErrors) where `fields` is anything else.
         """
         expected = {f.name for f in dataclasses.fields(cls)} - {"rows", "layout"}
-        if not isinstance(fields, dict) or set(fields) != expected:
+        if not isinstance(fields, dict) or not expected - {"identity"} <= set(fields) <= expected:
             raise ConfigError(f"state: expected the fields {', '.join(sorted(expected))}")
         config = Config.from_dict(fields["config"])
         tokenizer = Tokenizer.from_dict(fields["tokenizer"])
@@ -131,6 +148,7 @@ class TrainState:
             from_fields(EarlyStopping, fields["stopping"], "stopping"),
             {phase: from_fields(Sources, source, f"sources.{phase}") for phase, source in sources.items()},
             environment,
+            from_fields(Identity, fields.get("identity", {"id": "", "parent": ""}), "identity"),
         )  # fmt: skip
 
     def tensors(self) -> dict[str, Array]:

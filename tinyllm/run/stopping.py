@@ -6,10 +6,12 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from tinyllm.config import added
+
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """What is known after some epochs of a phase; losses in nats.
+    """What is known after some judgements in a phase, one per epoch or per evaluation; losses in nats.
 
     `best` is the true minimum. `reference` is what a loss must beat by min_delta to count as a gain
     (Prechelt 1998, "Early stopping - but when?"); it only moves on a gain.
@@ -19,9 +21,10 @@ class EarlyStopping:
     best_epoch: int = 0
     reference: float = math.inf
     counter: int = 0
+    best_step: int = added(0)  # 0: not known, or none
 
-    def update(self, epoch: int, loss: float, min_delta: float) -> EarlyStopping:
-        """Return the value after an epoch that ended with `loss`; NaN is never best and never a gain."""
+    def update(self, epoch: int, step: int, loss: float, min_delta: float) -> EarlyStopping:
+        """Return the value after a judgement that found `loss`; NaN is never best and never a gain."""
         is_best = loss < self.best
         is_gain = loss < self.reference - min_delta
         return EarlyStopping(
@@ -29,10 +32,11 @@ class EarlyStopping:
             best_epoch=epoch if is_best else self.best_epoch,
             reference=loss if is_gain else self.reference,
             counter=0 if is_gain else self.counter + 1,
+            best_step=step if is_best else self.best_step,
         )
 
     def is_over(self, patience: int) -> bool:
-        """Return whether `patience` epochs in a row brought no gain; patience 0 never ends a phase."""
+        """Return whether `patience` judgements in a row brought no gain; patience 0 never ends a phase."""
         return 0 < patience <= self.counter
 
     def renewed(self) -> EarlyStopping:

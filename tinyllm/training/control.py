@@ -28,7 +28,7 @@ class Watcher(Protocol):
     def epoch_ended(
         self, state: TrainState, loss: float, step: Step | None, tokens_per_second: float
     ) -> None:
-        """An epoch ended with this monitored loss; `step` is its last update, if this process made it."""
+        """An epoch, or a phase within one, ended with this monitored loss after `step`, if made here."""
 
     def evaluated(self, state: TrainState, loss: float) -> None:
         """The held-out part was evaluated."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 
 from tinyllm.checkpoint import CheckpointMetadata, Save
-from tinyllm.run.phases import enter_phase, phase_steps, steps_per_epoch
+from tinyllm.run.phases import enter_phase, phase_end, steps_per_epoch
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch, Dataset
 from tinyllm.training.control import Control, Outputs
@@ -43,7 +43,7 @@ class Loop:
         with self._saved_at_an_error():
             self._announce()
             while not self.stop():
-                if self._epoch_is_complete():
+                if self._epoch_is_complete():  # only in checkpoints of earlier versions; see _step
                     self._close_epoch()
                 elif self._evaluation_is_due():
                     self._evaluate()
@@ -56,8 +56,12 @@ class Loop:
                 else:
                     self._step()
                 self._save_if_due()
-            self._save(forced=True).result()
+            self.save()
         return False
+
+    def save(self) -> None:
+        """Save checkpoint_last, and return when it is durable."""
+        self._save(forced=True).result()
 
     # What is due: questions to the state alone.
 
@@ -84,7 +88,20 @@ class Loop:
         return self._at_epoch_end() or self.phase_is_over() or bool(every and done and done % every == 0)
 
     def _judgement_is_due(self) -> bool:
-        return self._at_epoch_end() and self.state.progress.judged != self.state.progress.step
+        if self.state.progress.judged == self.state.progress.step:
+            return False
+        return self._at_epoch_end() or self.phase_is_over() or self._is_judged_between_epochs()
+
+    def _is_judged(self) -> bool:
+        return self.state.progress.judged == self.state.progress.step > self.state.progress.phase_start
+
+    def _is_judged_between_epochs(self) -> bool:
+        return self._counts_evaluations() and self.state.progress.evaluated == self.state.progress.step
+
+    def _counts_evaluations(self) -> bool:
+        """Return whether every evaluation decides about best and patience, instead of every epoch."""
+        config = self.state.config.train
+        return bool(config.eval_every) and config.monitor == "val"
 
     @property
     def dataset(self) -> Dataset:
@@ -105,10 +122,12 @@ class Loop:
             for number, buffer in zip(range(first, after), self.buffers, strict=False)
         ]
         with self._changing():
-            step = self.engine.train(state, batches)
+            step, epoch = self.engine.train(state, batches), progress.epoch
             progress.index += 1
             progress.loss_sum += step.loss * step.tokens
             progress.loss_tokens += step.tokens
+            if self._epoch_is_complete():  # with its last update, so that a save after it counts it
+                self._close_epoch()
         now = self.clock.seconds()
         seconds = now - started
         speed = _speed(step.tokens, seconds)
@@ -116,7 +135,7 @@ class Loop:
         self.epoch_tokens += step.tokens
         self.epoch_seconds += seconds
         self.metrics.write(
-            step=progress.step, epoch=progress.epoch, phase=progress.phase, tokens=progress.tokens,
+            step=progress.step, epoch=epoch, phase=progress.phase, tokens=progress.tokens,
             train__loss=step.loss, train__lr=step.lr, train__grad_norm=step.grad_norm,
             train__tokens_per_second=round(speed, 1),
         )  # fmt: skip
@@ -150,15 +169,16 @@ class Loop:
 
     def _judge(self) -> None:
         state, progress, config = self.state, self.state.progress, self.state.config.train
-        loss = progress.eval_loss if config.monitor == "val" else progress.train_loss
-        state.stopping = state.stopping.update(progress.epoch, loss, config.min_delta)
+        loss, epoch_end = self._monitored_loss(), self._at_epoch_end()
+        state.stopping = state.stopping.update(progress.epoch, progress.step, loss, config.min_delta)
         progress.judged = progress.step
+        if epoch_end or not self._is_judged_between_epochs():
+            speed = _speed(self.epoch_tokens, self.epoch_seconds)
+            self.epoch_tokens, self.epoch_seconds = 0, 0.0
+            self.watcher.epoch_ended(state, loss, self.last_step, speed)
         if state.stopping.is_over(config.patience):
             progress.status = "early_stopped"
-        speed = _speed(self.epoch_tokens, self.epoch_seconds)
-        self.epoch_tokens, self.epoch_seconds = 0, 0.0
-        self._save(forced=progress.status == "early_stopped", epoch_end=True)
-        self.watcher.epoch_ended(state, loss, self.last_step, speed)
+        self._save(forced=progress.status == "early_stopped", epoch_end=epoch_end, judged=True)
 
     def _next_phase(self) -> bool:
         """Enter the next phase, from the best state if this one stopped early; False after the last."""
@@ -181,9 +201,9 @@ class Loop:
         self.metrics.write(step=progress.step, event="early_stop", phase=progress.phase, epoch=progress.epoch)
         stopped = (
             f"{progress.phase} stopped early: no improvement of {state.config.train.min_delta} for "
-            f"{state.stopping.counter} epochs"
+            f"{state.stopping.counter} {'evaluations' if self._counts_evaluations() else 'epochs'}"
         )
-        if path is None or state.stopping.best_epoch == progress.epoch:
+        if path is None or state.stopping.best_step == progress.step:
             self.watcher.notice(f"{stopped}; no earlier checkpoint is better")
             return
         best, metadata = self.manager.load_checkpoint(path)
@@ -191,10 +211,10 @@ class Loop:
         progress.timestep = best.progress.timestep
         self.metrics.write(step=progress.step, event="rollback", phase=progress.phase, epoch=metadata.epoch)
         self.watcher.notice(f"{stopped}; rolled back to epoch {metadata.epoch}, loss {metadata.loss:.4f}")
-        if metadata.epoch != state.stopping.best_epoch:
+        if metadata.loss != state.stopping.best:
             self.watcher.notice(
                 f"note: the best was epoch {state.stopping.best_epoch}, loss {state.stopping.best:.4f}, "
-                f"which the strategy {self.manager.strategy} did not keep"
+                f"which is not in {self.manager.directory} (the strategy is {self.manager.strategy})"
             )
 
     def _finish(self) -> None:
@@ -211,7 +231,10 @@ class Loop:
             raise
 
     def _announce(self) -> None:
-        self.watcher.phase(self.state, phase_steps(self.state.config.train, self.dataset.windows))
+        progress, config = self.state.progress, self.state.config.train
+        self.watcher.phase(
+            self.state, phase_end(progress, config, self.dataset.windows) - progress.phase_start
+        )
 
     # Saving.
 
@@ -223,26 +246,26 @@ class Loop:
             self._save(forced=True)
         self.manager.poll()
 
-    def _save(self, forced: bool, epoch_end: bool = False) -> Save:
+    def _save(self, forced: bool, epoch_end: bool = False, judged: bool = False) -> Save:
         self.metrics.flush()  # no kill may leave a checkpoint that is newer than the lines before it
-        saved = self.manager.save_checkpoint(self.state, self._metadata(), epoch_end=epoch_end, last=forced)
+        saved = self.manager.save_checkpoint(
+            self.state, self._metadata(), epoch_end=epoch_end, judged=judged, last=forced
+        )
         self.saved_step, self.saved_time = self.state.progress.step, self.clock.seconds()
         return saved
 
     @contextmanager
     def _saved_at_an_error(self) -> Iterator[None]:
-        """Save once more before an error of the log, the screen or an earlier save is raised."""
+        """Save once more, perhaps as the best, before an error of the log, the screen or a save is raised."""
         try:
             yield
         except Exception:
             if self.whole:
-                judged = (
-                    self._at_epoch_end() and not self._judgement_is_due()
-                )  # perhaps not saved as the best
                 with suppress(Exception):  # the error that made it necessary is the one to be seen
                     self.manager.save_checkpoint(
-                        self.state, self._metadata(), epoch_end=judged, last=True
-                    ).result()
+                        self.state, self._metadata(), last=True,
+                        epoch_end=self._at_epoch_end(), judged=self._is_judged(),
+                    ).result()  # fmt: skip
                     self.watcher.notice(
                         f"note: saved at step {self.state.progress.step:,} because of an error"
                     )
@@ -256,17 +279,19 @@ class Loop:
         self.whole = True
 
     def _metadata(self) -> CheckpointMetadata:
-        progress, config = self.state.progress, self.state.config.train
-        if config.monitor == "val":
-            loss = progress.eval_loss
-        elif progress.loss_tokens:
-            loss = progress.loss_sum / progress.loss_tokens
-        else:
-            loss = progress.train_loss
+        progress = self.state.progress
         return CheckpointMetadata(
-            epoch=progress.epoch, loss=loss, learning_rate=self.state.schedule.lr(max(progress.step - 1, 0)),
+            epoch=progress.epoch, loss=self._monitored_loss(),
+            learning_rate=self.state.schedule.lr(max(progress.step - 1, 0)),
             timestamp=self.clock.date().strftime("%Y-%m-%d %H:%M:%S"), phase=progress.phase,
         )  # fmt: skip
+
+    def _monitored_loss(self) -> float:
+        """Return the latest evaluation, or the mean loss of the epoch so far, or of the one just ended."""
+        progress = self.state.progress
+        if self.state.config.train.monitor == "val":
+            return progress.eval_loss
+        return progress.loss_sum / progress.loss_tokens if progress.loss_tokens else progress.train_loss
 
 
 def _speed(tokens: int, seconds: float) -> float:

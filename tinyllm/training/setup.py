@@ -1,34 +1,44 @@
 """How a run starts: from texts, or from a checkpoint with the changes that are possible within a run.
 
-Order: texts and datasets, a fresh run, a resumed run, what a resume may change, earlier runs.
+Order: texts and datasets, a fresh run, a resumed run, what a resume may change.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from tinyllm.checkpoint import policy
-from tinyllm.config import BUNDLED, PHASES, Changes, Config, ConfigError, flag, replace
+from tinyllm.arena import Array
+from tinyllm.config import (
+    BUNDLED,
+    PHASES,
+    Changes,
+    Config,
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    flag,
+    replace,
+)  # fmt: skip
 from tinyllm.network import Purpose
-from tinyllm.run.phases import enter_phase, floor_rate, phase_schedule, phase_steps
+from tinyllm.run.phases import enter_phase, floor_rate, phase_end, phase_schedule, replace_texts
 from tinyllm.run.state import Sources, TrainState, layout_of, workspace_layouts
 from tinyllm.text.batches import Dataset, prepare
 from tinyllm.text.texts import Texts, strings, training_sample
 from tinyllm.text.tokenizer import Tokenizer, train_bpe, train_char
-from tinyllm.training import metrics
 
 # Changing these would make the checkpoint's cursor, shapes or records meaningless: that is another run.
 FIXED = {
     "model": {"n_layer", "n_head", "n_embd", "block_size"},
     "train": {"batch_size", "accumulate", "seed", "monitor"},
     "data": {"tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction"},
+    "saving": set[str](),
 }
 
 
@@ -80,38 +90,70 @@ def open_dataset(
     return dataset
 
 
+class Initial(NamedTuple):
+    """A trained model that a new run begins from: its shape, its tokenizer, its parameters (size,)."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    row: Array
+
+
+def initial_config(options: Mapping[str, Mapping[str, Any]], model: Initial) -> Config:
+    """Return the config of a run that begins from `model`; ConfigError for an option that contradicts it."""
+    shape = dataclasses.replace(model.config, dropout=Config().model.dropout)
+    kind = model.tokenizer.to_dict()["kind"]
+    data = DataConfig(kind, model.tokenizer.vocab_size) if kind == "bpe" else DataConfig(kind)
+    config = Config(shape, TrainConfig(), data)
+    for section, names in (("model", FIXED["model"]), ("data", {"tokenizer", "vocab_size"})):
+        for name in names & set(options.get(section, {})):
+            value, found = options[section][name], getattr(getattr(config, section), name)
+            if value != found:
+                raise ConfigError(
+                    f"{flag(name)} {value}: the model of --init-from has {found}; drop {flag(name)}"
+                )
+    return replace(config, options)
+
+
 def fresh(
     config: Config, sources: Mapping[str, list[str]], directory: Path, listener: Listener,
-    recompute: bool = False,
+    initial: Initial | None = None,
 ) -> tuple[TrainState, dict[str, Dataset]]:  # fmt: skip
-    """Return a new run over the phases of `sources`, its tokenizer trained on all their texts."""
-    texts = [open_texts(config, phase, paths) for phase, paths in sources.items()]
-    for each, phase in zip(texts, sources, strict=True):
-        each.on_progress = partial(listener.reading, f"reading {phase} for the tokenizer")
-    if config.data.tokenizer == "char":
-        tokenizer: Tokenizer = train_char(string for each in texts for string in strings(each))
-    else:
-        tokenizer = train_bpe((s for each in texts for s in training_sample(each)), config.data.vocab_size)
+    """Return a new run over the phases of `sources`.
+
+    Its tokenizer is trained on all their texts and its parameters are drawn, or both are those of `initial`.
+    """
+    tokenizer = initial.tokenizer if initial else _trained_tokenizer(config, sources, listener)
     datasets = {
         phase: open_dataset(config, phase, paths, tokenizer, directory, listener)
         for phase, paths in sources.items()
     }
-    _check_memory(memory_needed(config, tokenizer.vocab_size, recompute))
+    _check_memory(memory_needed(config, tokenizer.vocab_size))
     first = next(iter(sources))
     state = TrainState.fresh(
         config, tokenizer, phase_schedule(config.train, datasets[first].windows, 0), tuple(sources)
     )
+    if initial:
+        state.rows[0] = initial.row
     state.sources = {phase: Sources(paths, datasets[phase].fingerprint) for phase, paths in sources.items()}
     return state, datasets
 
 
-def memory_needed(config: Config, V: int, recompute: bool = False) -> int:
+def _trained_tokenizer(config: Config, sources: Mapping[str, list[str]], listener: Listener) -> Tokenizer:
+    texts = [open_texts(config, phase, paths) for phase, paths in sources.items()]
+    for each, phase in zip(texts, sources, strict=True):
+        each.on_progress = partial(listener.reading, f"reading {phase} for the tokenizer")
+    if config.data.tokenizer == "char":
+        return train_char(string for each in texts for string in strings(each))
+    return train_bpe((s for each in texts for s in training_sample(each)), config.data.vocab_size)
+
+
+def memory_needed(config: Config, V: int) -> int:
     """Return about how many bytes training takes: state, gradient, a snapshot, one batch's activations."""
 
     def of(layers: int) -> int:
         shape = dataclasses.replace(config.model, n_layer=layers)
         B = config.train.batch_size
-        purpose = Purpose(recompute=recompute, accumulate=config.train.accumulate > 1)
+        purpose = Purpose(recompute=config.train.recompute, accumulate=config.train.accumulate > 1)
         batch = sum(layout.size for layout in workspace_layouts(shape, V, B, purpose))
         return 4 * (7 * layout_of(shape, V).size + batch)
 
@@ -155,15 +197,17 @@ def resumed(
         found = Sources(paths, datasets[name].fingerprint)
         if stored and stored.fingerprint != found.fingerprint:
             _check_allowed(changes, name, found, stored)
-            listener.notice(f"note: {name}: new texts; the current epoch starts over on them")
+            listener.notice(
+                f"note: {name}: new texts; the current epoch starts over on them, best and patience too"
+            )
             if name == state.progress.phase:
-                state.progress.index, state.progress.loss_sum, state.progress.loss_tokens = 0, 0.0, 0
+                replace_texts(state)
         state.sources[name] = found
     previous, state.config = state.config, config
     if current != state.progress.phase:
         enter_phase(state, current, datasets[current].windows)
     else:
-        _continue_phase(state, previous, datasets[current].windows)
+        _continue_phase(state, previous, changes, datasets[current].windows)
     return datasets
 
 
@@ -202,16 +246,33 @@ def changed_config(
     return config
 
 
-def _continue_phase(state: TrainState, previous: Config, windows: int) -> None:
-    """Fit schedule, patience and status to a changed config; without changes, nothing changes."""
+def _continue_phase(state: TrainState, previous: Config, changes: Changes, windows: int) -> None:
+    """Fit schedule, patience and status to a changed config; without changes, nothing changes.
+
+    The rate continues without a jump, except to another --lr. Raises ConfigError where a change would have
+    no effect.
+    """
     old, new, progress = previous.train, state.config.train, state.progress
-    end = progress.phase_start + phase_steps(new, windows)
+    warmup = new.warmup if new.warmup != old.warmup else None
+    if warmup is not None and new.lr == old.lr and progress.phase == state.phases[-1]:
+        raise ConfigError(
+            f"--warmup {warmup}: the checkpoint has {old.warmup}, and the warm-up of a phase that has begun "
+            f"changes with --lr only; give another --lr too, or drop --warmup"
+        )
+    end, floor = phase_end(progress, new, windows), state.schedule.floor
     if (new.lr, new.min_lr) != (old.lr, old.min_lr):
-        state.schedule = state.schedule.extended(progress.step, end).restarted(
-            progress.step, new.lr, floor_rate(new)
+        floor = floor_rate(new)
+    rate = state.schedule.lr(progress.step)
+    ended = end > progress.step >= state.schedule.end
+    if new.lr != old.lr or (ended and not rate and "lr" in changes.options.get("train", {})):
+        state.schedule = state.schedule.restarted(progress.step, end, new.lr, floor, warmup)
+    elif ended and not rate:
+        raise ConfigError(
+            f"the learning rate has reached 0 at the end of {progress.phase}: give --lr to train further, "
+            f"such as --lr {new.lr / 10:g}"
         )
     else:
-        state.schedule = state.schedule.extended(progress.step, end)
+        state.schedule = state.schedule.continued(progress.step, end, floor)
     stopped = progress.status in ("early_stopped", "rolled_back")
     limits_changed = (new.epochs, new.max_steps, new.patience, new.min_delta) != (
         old.epochs, old.max_steps, old.patience, old.min_delta,
@@ -225,21 +286,3 @@ def _continue_phase(state: TrainState, previous: Config, windows: int) -> None:
 def is_finished(state: TrainState) -> bool:
     """Return whether the last phase has used up its steps, or has stopped early and was rolled back."""
     return state.progress.phase == state.phases[-1] and state.progress.status in ("finished", "rolled_back")
-
-
-def set_aside(directory: Path) -> Path:
-    """Move an earlier run's files into the first free `previous-N` of its directory, and return that.
-
-    What a run does not write stays where it is: the directory may be a person's own.
-    """
-    number = next(n for n in itertools.count(1) if not (directory / f"previous-{n}").exists())
-    place = directory / f"previous-{number}"
-    place.mkdir()
-    for path in sorted(directory.iterdir()):
-        if path.is_file() and _is_of_a_run(path.name):
-            path.rename(place / path.name)
-    return place
-
-
-def _is_of_a_run(name: str) -> bool:
-    return name in (metrics.FILE_NAME, "report.html") or bool(policy.label_of(name.partition(".corrupt")[0]))
