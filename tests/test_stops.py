@@ -190,6 +190,12 @@ def test_a_report_or_samples_that_fail_are_a_warning_of_a_run_that_has_succeeded
 
 STOPS_EARLY = Config(SMALL, TrainConfig(batch_size=3, epochs=9, patience=2, min_delta=5.0, lr=3.0))
 
+BETWEEN = Config(  # best and patience are judged within epochs
+    SMALL,
+    TrainConfig(batch_size=2, epochs=3, eval_every=2, monitor="val", patience=2, min_delta=5.0, lr=3.0),
+    DataConfig(vocab_size=280, val_fraction=0.3),
+)  # fmt: skip
+
 
 def fails_at(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, k: int, error: Exception) -> None:
     """Let the k-th call of a method raise the error, and those before and after it be made."""
@@ -206,7 +212,7 @@ def fails_at(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, k: int, er
 FULL = OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("config", [TINY, STOPS_EARLY])
+@pytest.mark.parametrize("config", [TINY, STOPS_EARLY, BETWEEN])
 @pytest.mark.parametrize(
     ("owner", "name"),
     [(Metrics, "write"), (Metrics, "flush"), (Silent, "step"), (Silent, "epoch_ended"), (Silent, "phase"),

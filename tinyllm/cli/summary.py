@@ -64,7 +64,7 @@ def stopped(state: TrainState, request: Request) -> str:
 
 def nothing_begun(request: Request) -> str:
     """Return what a stop before the first step means."""
-    if isinstance(request.start, Resume):
+    if isinstance(request.start, Resume) and not request.start.otherwise:
         return f"stopped before the first step; the checkpoints are as they were: {request.resume_command}"
     return "stopped before the first step; nothing was saved: the same command starts the run again"
 

@@ -172,13 +172,13 @@ class Loop:
         loss, epoch_end = self._monitored_loss(), self._at_epoch_end()
         state.stopping = state.stopping.update(progress.epoch, progress.step, loss, config.min_delta)
         progress.judged = progress.step
+        if state.stopping.is_over(config.patience):
+            progress.status = "early_stopped"
+        self._save(forced=progress.status == "early_stopped", epoch_end=epoch_end, judged=True)
         if epoch_end or not self._is_judged_between_epochs():
             speed = _speed(self.epoch_tokens, self.epoch_seconds)
             self.epoch_tokens, self.epoch_seconds = 0, 0.0
             self.watcher.epoch_ended(state, loss, self.last_step, speed)
-        if state.stopping.is_over(config.patience):
-            progress.status = "early_stopped"
-        self._save(forced=progress.status == "early_stopped", epoch_end=epoch_end, judged=True)
 
     def _next_phase(self) -> bool:
         """Enter the next phase, from the best state if this one stopped early; False after the last."""
