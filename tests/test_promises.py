@@ -27,7 +27,7 @@ from tinyllm.parallel.team import Team
 from tinyllm.run.state import Identity, TrainState
 from tinyllm.text.tokenizer import train_bpe
 from tinyllm.training import metrics
-from tinyllm.training.loop import SaveRhythm
+from tinyllm.training.control import SaveRhythm
 from tinyllm.training.step import Engine
 
 ROOT = Path(__file__).resolve().parents[1]

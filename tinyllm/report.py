@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +37,24 @@ def write_report(directory: Path) -> Path:
     """
     write_runs([directory], directory / FILE_NAME)
     return directory / FILE_NAME
+
+
+def is_due(directory: Path) -> bool:
+    """Return whether a run was logged and finished in `directory`, but its report is older or missing."""
+    final, report = directory / "model_final.bin", directory / FILE_NAME
+    if not final.exists() or not (directory / "metrics.jsonl").exists():
+        return False
+    return not report.exists() or report.stat().st_mtime_ns < final.stat().st_mtime_ns
+
+
+def try_to_write(directory: Path, notice: Callable[[str], None]) -> bool:
+    """Write the report of a finished run; where that fails, say so and return False: the model is safe."""
+    try:
+        write_report(directory)
+    except (ReportError, OSError, ValueError, MemoryError) as error:
+        notice(f"warning: no report: {str(error) or type(error).__name__}")
+        return False
+    return True
 
 
 def write_runs(directories: Sequence[Path], out: Path, refresh: bool = False) -> bool:

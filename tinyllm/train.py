@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyllm import __version__
-from tinyllm.cli.interrupt import Interrupt, exit_code
+from tinyllm.cli.interrupt import Interrupt, Stopped, exit_code
 from tinyllm.cli.options import options
+from tinyllm.cli.output import as_display
 from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
 from tinyllm.config import ConfigError
 from tinyllm.parallel.threads import choose, cores, set_blas_threads
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tinyllm.training.setup import Initial
 
 
+@as_display()
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
@@ -45,9 +47,13 @@ def main(argv: list[str] | None = None) -> int:
     from tinyllm.checkpoint import CheckpointError
     from tinyllm.training.step import TrainingError
 
+    interrupt = Interrupt()
     try:
-        with Interrupt() as interrupt:
+        with interrupt:
             return _run(request, machine, interrupt, started)
+    except Stopped as stopped:
+        print(f"{interrupt.name}: {stopped}", file=sys.stderr, flush=True)
+        return interrupt.exit_code
     except (CheckpointError, TrainingError, ValueError, OSError, RuntimeError, MemoryError) as error:
         text = str(error) or type(error).__name__
         print(f"error: {text}", file=sys.stderr, flush=True)
@@ -55,22 +61,31 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(request: Request, machine: Machine, interrupt: Interrupt, started: float) -> int:
+    from tinyllm import report
     from tinyllm.cli import summary
     from tinyllm.cli.display import watcher
 
     _check_directory(request)
-    _compile()
+    with interrupt.ends(summary.nothing_begun(request)):
+        _compile()
     with closing(watcher(request.plain)) as watch, _open_manager(request.directory, watch) as manager:
-        begun = _begin(request, manager, watch)
+        with interrupt.ends(summary.nothing_begun(request)):
+            begun = _begin(request, manager, watch)
         if begun.is_finished:
             watch.line(summary.already_finished(begun.state, request))
+            if report.is_due(request.directory):
+                with interrupt.ends(summary.saved_anyway(request)):
+                    report.try_to_write(request.directory, watch.notice)
             return 0
         done = _train(begun, request, machine, (manager, watch), _stop(interrupt, request, started))
-        _write_report(request.directory, watch)
+        if done:
+            with interrupt.ends(summary.saved_anyway(request)):
+                drawn = report.try_to_write(request.directory, watch.notice)
     if not done:
         print(summary.stopped(begun.state, request), file=sys.stderr, flush=True)
-        return 128 + interrupt.signal if interrupt.signal else EXIT_UNFINISHED
-    _conclude(begun.state, request, time.monotonic() - started)
+        return interrupt.exit_code if interrupt.signal else EXIT_UNFINISHED
+    with interrupt.ends(summary.saved_anyway(request)):
+        _conclude(begun.state, request, drawn, time.monotonic() - started)
     return 0
 
 
@@ -100,8 +115,9 @@ def _train(
     from tinyllm.cli.clock import SystemClock
     from tinyllm.network import Purpose
     from tinyllm.parallel.team import Team
+    from tinyllm.training.control import Control, Outputs, SaveRhythm
     from tinyllm.training.environment import use_machine
-    from tinyllm.training.loop import Control, Loop, Outputs, SaveRhythm
+    from tinyllm.training.loop import Loop
     from tinyllm.training.metrics import Metrics
     from tinyllm.training.step import Engine
 
@@ -259,26 +275,19 @@ def _source(start: Resume, manager: CheckpointManager, watch: Lines, latest: str
     return start.source
 
 
-def _write_report(directory: Path, watch: Lines) -> None:
-    from tinyllm.report import ReportError, write_report
-
-    try:
-        write_report(directory)
-    except ReportError as error:  # the model is safe on the disk; its picture can be drawn again
-        watch.notice(f"warning: no report: {error}")
-
-
-def _conclude(state: TrainState, request: Request, seconds: float) -> None:
+def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) -> None:
     """Say what was written and in what time, let the model speak, and how to talk to it."""
     from tinyllm.cli import summary
     from tinyllm.cli.display import duration
 
-    directory = request.directory
-    took = duration(seconds)
-    print(f"\n{directory / 'model_final.bin'} and {directory / 'report.html'} written in {took}")
+    report = f" and {request.directory / 'report.html'}" if drawn else ""
+    print(f"\n{request.directory / 'model_final.bin'}{report} written in {duration(seconds)}")
     if request.samples:
         _compile(decoding=True)
-        print(f"\n{summary.sample_texts(state)}")
+        try:
+            print(f"\n{summary.sample_texts(state)}")
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:  # the texts may be gone by now
+            print(f"warning: no samples: {str(error) or type(error).__name__}", file=sys.stderr)
     print(f"\ntalk to it: {summary.chat_command(state, request)}")
 
 

@@ -1,7 +1,7 @@
 """`python -m tinyllm.checkpoint ls|show|verify|export|rm PATH`: checkpoints inspected without a trainer.
 
-Exit codes: 0, 1 for a failure (CheckpointError) or a bad checkpoint, 2 for wrong usage. Order: one function
-per command, then the command line.
+Exit codes: 0, 1 for a failure (CheckpointError) or a bad checkpoint, 2 for wrong usage, 141 where the reader
+of stdout has gone away. Order: one function per command, then the command line.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tinyllm.checkpoint.store import Store
 from tinyllm.cli.arguments import path as a_path
 from tinyllm.cli.arguments import program
 from tinyllm.cli.interrupt import exit_code
+from tinyllm.cli.output import PIPE_CLOSED
 
 _COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "state")
 
@@ -197,8 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return export(given.path, given.out, disk)
         return rm(given.path, disk, given.force)
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-        sys.stderr.close()  # or the interpreter's last flush complains
-        return 1
+        return PIPE_CLOSED
     except (CheckpointError, OSError) as error:
         _say(f"error: {error}")
         return 1

@@ -5,20 +5,18 @@ Nothing here imports NumPy before a program runs.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from tinyllm.cli.interrupt import INTERRUPTED
+from tinyllm.cli.output import PIPE_CLOSED
 from tinyllm.config import ConfigError
 from tinyllm.parallel.threads import set_blas_threads
 
 if TYPE_CHECKING:
     from tinyllm.inference.language_model import LanguageModel
-
-PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 class Streams(NamedTuple):
@@ -50,7 +48,7 @@ def prepared_streams(stdin: TextIO | None, out: TextIO | None, err: TextIO | Non
 def run_program(body: Callable[[Streams], int], blas_threads: int, streams: Streams) -> int:
     """Return the exit code of `body`: its own, 1 if it fails, 2 for an option, 130 for Ctrl-C.
 
-    A failure is one line on `err`; a reader that closes the pipe (`| head`) causes no message.
+    A failure is one line on `err`; a reader that closes the pipe (`| head`) causes no message and 141.
     """
     set_blas_threads(blas_threads)
     try:
@@ -58,8 +56,6 @@ def run_program(body: Callable[[Streams], int], blas_threads: int, streams: Stre
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # What is still in the buffer would fail once more, with a traceback, when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except (ValueError, RuntimeError, OSError, MemoryError) as error:
         print(f"error: {error or type(error).__name__}", file=streams.err)

@@ -61,7 +61,11 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except OSError:
+            if kind is None:
+                raise  # else another error is propagating already, perhaps of this very file
 
 
 def _ends_a_line(path: Path) -> bool:
