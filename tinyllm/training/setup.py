@@ -27,7 +27,7 @@ from tinyllm.config import (
     replace,
 )  # fmt: skip
 from tinyllm.network import Purpose
-from tinyllm.run.phases import enter_phase, floor_rate, phase_end, phase_schedule, replace_texts
+from tinyllm.run.phases import continue_phase, enter_phase, phase_schedule, replace_texts
 from tinyllm.run.state import Sources, TrainState, layout_of, workspace_layouts
 from tinyllm.text.batches import Dataset, prepare
 from tinyllm.text.texts import Texts, strings, training_sample
@@ -207,7 +207,7 @@ def resumed(
     if current != state.progress.phase:
         enter_phase(state, current, datasets[current].windows)
     else:
-        _continue_phase(state, previous, changes, datasets[current].windows)
+        continue_phase(state, previous, changes.options, datasets[current].windows)
     return datasets
 
 
@@ -244,43 +244,6 @@ def changed_config(
     for text in changed:
         notice(text)
     return config
-
-
-def _continue_phase(state: TrainState, previous: Config, changes: Changes, windows: int) -> None:
-    """Fit schedule, patience and status to a changed config; without changes, nothing changes.
-
-    The rate continues without a jump, except to another --lr. Raises ConfigError where a change would have
-    no effect.
-    """
-    old, new, progress = previous.train, state.config.train, state.progress
-    warmup = new.warmup if new.warmup != old.warmup else None
-    if warmup is not None and new.lr == old.lr and progress.phase == state.phases[-1]:
-        raise ConfigError(
-            f"--warmup {warmup}: the checkpoint has {old.warmup}, and the warm-up of a phase that has begun "
-            f"changes with --lr only; give another --lr too, or drop --warmup"
-        )
-    end, floor = phase_end(progress, new, windows), state.schedule.floor
-    if (new.lr, new.min_lr) != (old.lr, old.min_lr):
-        floor = floor_rate(new)
-    rate = state.schedule.lr(progress.step)
-    ended = end > progress.step >= state.schedule.end
-    if new.lr != old.lr or (ended and not rate and "lr" in changes.options.get("train", {})):
-        state.schedule = state.schedule.restarted(progress.step, end, new.lr, floor, warmup)
-    elif ended and not rate:
-        raise ConfigError(
-            f"the learning rate has reached 0 at the end of {progress.phase}: give --lr to train further, "
-            f"such as --lr {new.lr / 10:g}"
-        )
-    else:
-        state.schedule = state.schedule.continued(progress.step, end, floor)
-    stopped = progress.status in ("early_stopped", "rolled_back")
-    limits_changed = (new.epochs, new.max_steps, new.patience, new.min_delta) != (
-        old.epochs, old.max_steps, old.patience, old.min_delta,
-    )  # fmt: skip
-    if stopped and limits_changed:
-        state.stopping = state.stopping.renewed()
-    if limits_changed:
-        progress.status = "running"
 
 
 def is_finished(state: TrainState) -> bool:
