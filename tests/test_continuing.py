@@ -226,9 +226,10 @@ def test_the_former_run_keeps_its_place_until_the_new_one_can_begin(texts, tmp_p
     assert content(tmp_path / "run" / "previous-1") == before
 
 
-def test_one_command_begins_continues_and_is_done(texts, tmp_path):
+def test_one_command_begins_continues_and_is_done(texts, tmp_path, capsys):
     line = f"{TINY} --epochs 3 --data {texts} --resume auto"
     assert train(tmp_path / "run", f"{line} --max-minutes 0") == 75
+    assert "time is up (--max-minutes): saved at epoch 0, step 0" in capsys.readouterr().err
     assert state_of(tmp_path / "run" / "checkpoint_last.bin").progress.step == 0
     assert train(tmp_path / "run", line) == train(tmp_path / "run", line) == 0
     assert begin(tmp_path / "other", texts, "--epochs 3") == 0

@@ -82,7 +82,8 @@ def _run(request: Request, machine: Machine, interrupt: Interrupt, started: floa
             with interrupt.ends(summary.saved_anyway(request)):
                 drawn = report.try_to_write(request.directory, watch.notice)
     if not done:
-        print(summary.stopped(begun.state, request), file=sys.stderr, flush=True)
+        why = "" if interrupt.signal else "time is up (--max-minutes): "
+        print(why + summary.stopped(begun.state, request), file=sys.stderr, flush=True)
         return interrupt.exit_code if interrupt.signal else EXIT_UNFINISHED
     with interrupt.ends(summary.saved_anyway(request)):
         _conclude(begun.state, request, drawn, time.monotonic() - started)
