@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch
 from tinyllm.text.tokenizer import CharTokenizer
 from tinyllm.training import environment
-from tinyllm.training.step import Engine
+from tinyllm.training.step import Engine, TrainingError
 
 ROOT = Path(__file__).resolve().parents[1]
 V, B = 50, 4
@@ -67,6 +68,35 @@ def test_an_engine_made_for_one_micro_batch_refuses_two_and_trains_the_same_with
         engine.train(state, [batch_of(0)])
         bare.train(other, [batch_of(0)])
     np.testing.assert_array_equal(state.rows, other.rows)
+
+
+@pytest.mark.parametrize(("bad", "kind"), [(math.nan, "parameter"), (-math.inf, "gradient")])
+def test_a_step_that_is_not_finite_names_the_first_tensor_with_a_bad_number_and_updates_nothing(
+    bad, kind, monkeypatch
+):
+    with Team(1) as team:
+        state, engine = a_run(team, 1)
+        names = list(state.layout.named(state.rows[0]))
+        first, second = names[2], names[-1]  # neither the first of all nor the only one
+        row, gradients = state.rows[0], Engine._gradients
+
+        def spoil(*arguments):
+            losses = gradients(*arguments)
+            for name in (first, second):
+                state.layout.named(row)[name].reshape(-1)[-1] = bad
+            return losses
+
+        if kind == "gradient":
+            row = engine.workspaces[0].gradient
+            monkeypatch.setattr(Engine, "_gradients", spoil)
+        else:
+            for name in (first, second):
+                state.layout.named(row)[name].reshape(-1)[-1] = bad
+        before = state.rows.copy()
+        with pytest.raises(TrainingError, match=rf"step 0: .*; the first bad tensor is the {kind} of {first}\."):
+            engine.train(state, [batch_of(0)])
+    np.testing.assert_array_equal(state.rows, before)
+    assert (state.progress.step, state.progress.timestep, state.progress.tokens) == (0, 0, 0)
 
 
 def test_a_step_allocates_no_array():
