@@ -71,29 +71,27 @@ def test_an_engine_made_for_one_micro_batch_refuses_two_and_trains_the_same_with
 
 
 @pytest.mark.parametrize(("bad", "kind"), [(math.nan, "parameter"), (-math.inf, "gradient")])
-def test_a_step_that_is_not_finite_names_the_first_tensor_with_a_bad_number_and_updates_nothing(
-    bad, kind, monkeypatch
-):
+def test_a_step_that_is_not_finite_names_the_first_bad_tensor_and_updates_nothing(bad, kind, monkeypatch):
     with Team(1) as team:
         state, engine = a_run(team, 1)
-        names = list(state.layout.named(state.rows[0]))
-        first, second = names[2], names[-1]  # neither the first of all nor the only one
-        row, gradients = state.rows[0], Engine._gradients
+        names, gradients = list(state.layout.named(state.rows[0])), Engine._gradients
 
-        def spoil(*arguments):
-            losses = gradients(*arguments)
-            for name in (first, second):
+        def spoil(row: Array) -> None:
+            for name in (names[2], names[-1]):  # neither the first of all nor the only one
                 state.layout.named(row)[name].reshape(-1)[-1] = bad
+
+        def spoilt_gradients(*arguments):
+            losses = gradients(*arguments)
+            spoil(engine.workspaces[0].gradient)
             return losses
 
-        if kind == "gradient":
-            row = engine.workspaces[0].gradient
-            monkeypatch.setattr(Engine, "_gradients", spoil)
+        if kind == "parameter":
+            spoil(state.rows[0])
         else:
-            for name in (first, second):
-                state.layout.named(row)[name].reshape(-1)[-1] = bad
+            monkeypatch.setattr(Engine, "_gradients", spoilt_gradients)
         before = state.rows.copy()
-        with pytest.raises(TrainingError, match=rf"step 0: .*; the first bad tensor is the {kind} of {first}\."):
+        first = rf"step 0: .*; the first bad tensor is the {kind} of {names[2]}\."
+        with pytest.raises(TrainingError, match=first):
             engine.train(state, [batch_of(0)])
     np.testing.assert_array_equal(state.rows, before)
     assert (state.progress.step, state.progress.timestep, state.progress.tokens) == (0, 0, 0)
