@@ -62,3 +62,4 @@ def test_large_arrays_begin_at_a_huge_page_and_all_at_a_cache_line(size, boundar
         array = aligned_empty(size, np.float32)
         assert array.shape == (size,) and array.dtype == np.float32
         assert array.ctypes.data % boundary == 0
+        assert array.base.nbytes == array.nbytes + boundary  # what alignment costs

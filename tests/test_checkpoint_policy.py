@@ -53,6 +53,38 @@ def test_a_strategy_of_nothing_or_of_no_whole_number_is_refused(fields):
 
 
 @pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("best", (True, False, 0)), ("last", (False, True, 0)), ("best-and-last", (True, True, 0)),
+        ("periodic:1", (False, False, 1)), ("periodic:7", (False, False, 7)),
+        ("best-and-periodic:123456789", (True, False, 123456789)),
+    ],
+)  # fmt: skip
+def test_a_strategy_is_spelt_as_it_is_parsed(text, fields):
+    strategy = CheckpointStrategy.parse(text)
+    assert strategy == CheckpointStrategy(*fields) and str(strategy) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "Best", "periodic", "periodic:", "periodic:0", "periodic:-1", "periodic:1.5", "last:3", "best:",
+        "x", "x:3", "periodic:1234567890",
+    ],
+)  # fmt: skip
+def test_a_strategy_that_means_nothing_is_refused(text):
+    with pytest.raises(ValueError, match="strategy"):
+        CheckpointStrategy.parse(text)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, True])
+def test_counts_below_one_are_refused(n):
+    for strategy in (CheckpointStrategy.periodic, CheckpointStrategy.best_and_periodic):
+        with pytest.raises(ValueError, match=r"strategy: every .* expected a whole number of at least 1"):
+            strategy(n)
+
+
+@pytest.mark.parametrize(
     ("label", "loss", "name"),
     [
         ("best", 1.23456, "checkpoint_best_epoch_3_loss_1.2346.bin"),
@@ -112,7 +144,7 @@ def test_the_best_is_a_judged_loss_of_the_newest_origin_and_of_equals_the_later(
     assert [each.sequence for each in best_first(saves, "pretraining")] == [3, 2, 1, 4]
     assert best_first(saves, "pretraining", Origin("", "others")) == [saves[-1]]
     assert best_first(saves, "none") == []
-    assert best_loss(saves, "pretraining") == 2.0
+    assert best_loss(saves, "pretraining") == 2.0 and best_loss(saves[:2], "pretraining") == 2.0
     assert best_loss(saves[3:6], "pretraining") is None
 
 
