@@ -1,15 +1,16 @@
-"""Ranks inside a compiled kernel: each part is taken once, and a phase is over when all its parts are done."""
+"""Ranks inside a compiled kernel: each part is taken once, and a phase is over when all parts are done."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
-
-from tests.timing import PATIENCE
 from tinyllm.kernels.jit import Array, jit
 from tinyllm.kernels.shares import await_all, done, take
+
+from tests.timing import PATIENCE
 
 
 @jit
@@ -26,7 +27,7 @@ def test_every_part_is_taken_by_one_rank():
     for _ in range(20):
         counters, owners = np.zeros(2, np.int64), np.zeros(5000, np.int64)
         with ThreadPoolExecutor(3) as pool:
-            list(pool.map(lambda rank: work(counters, owners, rank), (1, 10, 100)))
+            list(pool.map(partial(work, counters, owners), (1, 10, 100)))
         assert set(owners.tolist()) <= {1, 10, 100}
         assert counters.tolist() == [5000 + 3, 5000]  # each rank has asked once in vain
 
