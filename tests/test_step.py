@@ -97,6 +97,17 @@ def test_a_step_that_is_not_finite_names_the_first_bad_tensor_and_updates_nothin
     assert (state.progress.step, state.progress.timestep, state.progress.tokens) == (0, 0, 0)
 
 
+def test_an_evaluation_is_the_loss_of_a_step_without_dropout_and_stops_when_asked():
+    with Team(2) as team:
+        state, engine = a_run(team, 2, dropout=0.0)
+        batches = [batch_of(0), batch_of(1)]
+        found, nothing = engine.evaluate(state, batches), engine.evaluate(state, [])
+        stops = iter([False, True])
+        assert engine.evaluate(state, batches, lambda: next(stops)) is None
+        assert found == pytest.approx(engine.train(state, batches).loss, rel=1e-6)
+    assert nothing is not None and math.isnan(nothing)
+
+
 def test_a_step_allocates_no_array():
     with Team(2) as team:
         state, engine = a_run(team, 2, n_embd=128)
