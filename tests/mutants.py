@@ -74,6 +74,7 @@ HELD_BY = {
 WITHOUT_EFFECT = {
     "@dataclass(frozen=False)": "frozen forbids assignments that nobody makes; mypy sees them too",
     ".tolist(), strict=False)": "both lists come from one array",
+    "for rank in range(self.workers + 2)]": "no rank has the share beyond the last",
     "-> if piece.start <= piece.stop:": "a kernel changes nothing on no elements",
 }
 # Tested as plain Python, for each of its mutants would have all kernels compiled again.

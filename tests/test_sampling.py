@@ -215,4 +215,4 @@ def test_a_refusal_says_what_was_found_and_the_whole_range(values, message):
 
 def test_without_options_the_distribution_is_the_models():
     assert Sampling() == Sampling(temperature=1, top_k=0, top_p=1, repetition_penalty=1)
-    assert GREEDY == Sampling(temperature=0)
+    assert Sampling(temperature=0) == GREEDY

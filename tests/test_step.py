@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -236,6 +237,21 @@ def test_a_resumed_run_keeps_its_threads_where_none_are_given(workers, blas_thre
         state, _ = a_run(team, 1)
     state.environment = {"workers": 1, "blas_threads": 2}
     assert environment.threads(state, workers, blas_threads, print) == chosen
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_the_cores_are_those_this_process_may_use(monkeypatch):
+    allowed = os.sched_getaffinity(0)
+    assert threads.cores() == len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert threads.cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS and Windows
+    for count, expected in ((6, 6), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        assert threads.cores() == expected
 
 
 def test_a_loaded_openblas_takes_another_number_of_threads_and_tells_its_core():
