@@ -182,9 +182,7 @@ def ended(**settings: Any) -> Any:
 
 
 def test_a_phase_that_ended_at_a_rate_of_0_trains_further_only_with_a_rate():
-    with pytest.raises(
-        ConfigError, match=r"has reached 0 at the end of pretraining.* --lr 0\.0001$"
-    ):
+    with pytest.raises(ConfigError, match=r"has reached 0 at the end of pretraining.* --lr 0\.0001$"):
         continued(ended(), epochs=7)
     assert continued(ended(), epochs=7, lr=1e-3).schedule == Schedule(
         1e-3, 0.0, 40, 0, 50

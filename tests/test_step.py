@@ -220,6 +220,7 @@ def test_what_the_workspaces_hold_before_a_step_changes_nothing(n_embd):
     [
         (16, 2, None, None, (2, 1)), (1, 2, None, None, (1, 2)), (3, 8, None, None, (3, 2)),
         (16, 8, 4, None, (4, 2)), (16, 2, None, 1, (2, 1)), (2, 2, 5, 3, (2, 3)), (1, 1, None, None, (1, 1)),
+        (0, 4, None, None, (1, 4)),
     ],
 )  # fmt: skip
 def test_workers_come_first_and_blas_gets_the_cores_they_leave(
