@@ -1,6 +1,6 @@
 """The values of a run: when it stops early, the learning rate, where phases end and how they begin.
 
-Order: early stopping, schedule, phases.
+Order: early stopping, schedule, phases, the state.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from tinyllm.config import Config, ConfigError, TrainConfig
+from tinyllm.config import Config, ConfigError, ModelConfig, TrainConfig
 from tinyllm.run.phases import continue_phase, enter_phase, phase_end, phase_schedule, replace_texts
 from tinyllm.run.schedule import Schedule
-from tinyllm.run.state import Progress
+from tinyllm.run.state import Identity, Progress, Sources, TrainState
 from tinyllm.run.stopping import EarlyStopping
+from tinyllm.text.tokenizer import CharTokenizer
 
 
 def test_patience_counts_each_judgement_once_and_a_gain_begins_again():
@@ -188,3 +189,57 @@ def test_a_phase_that_ended_at_a_rate_of_0_trains_further_only_with_a_rate():
         1e-3, 0.0, 40, 0, 50
     )  # the same, but given
     assert continued(ended()).schedule == ended().schedule  # no update is asked for
+
+
+def a_state() -> TrainState:
+    config = Config(ModelConfig(n_layer=1, n_head=1, n_embd=4, block_size=4))
+    schedule = Schedule(1e-3, 1e-4, 0, 0, 9)
+    return TrainState.fresh(config, CharTokenizer((97, 98)), schedule, ("pretraining", "instruction_tuning"))
+
+
+def test_a_new_run_has_made_nothing_yet_and_its_moments_are_zero():
+    state, other = a_state(), a_state()
+    p = dataclasses.asdict(state.progress)
+    assert (p.pop("phase"), p.pop("status")) == ("pretraining", "running")
+    assert math.isnan(p.pop("train_loss")) and math.isnan(p.pop("eval_loss"))
+    assert set(p.values()) == {0}
+    assert state.rows.shape == (3, state.layout.size) and not state.rows[1:].any()
+    assert (state.rows[0] == other.rows[0]).all() and state.rows[0].any()
+    assert len(state.identity.id) == 12 and state.identity.id != other.identity.id
+    assert state.stopping == EarlyStopping() and not state.sources and not state.environment
+
+
+def test_a_stored_state_comes_back_and_an_identity_may_be_missing():
+    state = a_state()
+    state.sources["instruction_tuning"] = Sources(["a.txt"], "f")
+    stored = state.to_dict()
+    found = TrainState.from_dict(stored)
+    assert repr(found.to_dict()) == repr(stored)  # NaN is not equal to itself
+    assert all((found.rows[:, gap] == 0).all() for gap in found.layout.gaps())
+    names = found.layout.named(found.rows[0])
+    assert list(found.tensors()) == [f"{role}/{name}" for role in ("params", "m", "v") for name in names]
+    del stored["identity"]
+    assert TrainState.from_dict(stored).identity == Identity("", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"phases": []}, "state.phases: expected some of"),
+        ({"phases": {"instruction_tuning": 1}}, "state.phases: expected some of"),
+        ({"phases": ["instruction_tuning", "x"]}, "state.phases: expected some of"),
+        ({"phases": ["instruction_tuning"]}, "progress.phase: expected one of"),
+        ({"sources": []}, "state.sources, state.environment: expected maps"),
+        ({"environment": []}, "state.sources, state.environment: expected maps"),
+        ({"sources": {"pretraining": {}}}, "sources.pretraining: expected the fields"),
+        ({"identity": {}}, "identity: expected the fields"),
+        ({"more": 1}, "state: expected the fields"),
+    ],
+)
+def test_a_stored_state_with_wrong_fields_is_refused_by_name(change, message):
+    with pytest.raises(ConfigError) as caught:
+        TrainState.from_dict(a_state().to_dict() | change)
+    assert str(caught.value).startswith(message)
+    for name in ("progress", "environment"):
+        with pytest.raises(ConfigError, match="state: expected the fields"):
+            TrainState.from_dict({n: value for n, value in a_state().to_dict().items() if n != name})

@@ -255,6 +255,19 @@ def test_the_cores_are_those_this_process_may_use(monkeypatch):
         assert threads.cores() == expected
 
 
+def test_before_numpy_is_loaded_blas_threads_are_a_wish_that_the_environment_may_overrule():
+    program = (
+        "import os, sys; from tinyllm.parallel.threads import VARIABLES, set_blas_threads;"
+        "print('numpy' in sys.modules, set_blas_threads(3), *(os.environ[name] for name in VARIABLES))"
+    )
+    variables = {name: value for name, value in os.environ.items() if name not in threads.VARIABLES}
+    variables[threads.VARIABLES[0]] = "7"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=variables, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "False", "7", *["3"] * (len(threads.VARIABLES) - 1)]
+
+
 def test_a_loaded_openblas_takes_another_number_of_threads_and_tells_its_core():
     code = """
 import numpy
