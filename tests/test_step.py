@@ -109,6 +109,15 @@ def test_an_evaluation_is_the_loss_of_a_step_without_dropout_and_stops_when_aske
     assert nothing is not None and math.isnan(nothing)
 
 
+def test_the_padding_between_tensors_stays_zero():
+    with Team(2) as team:
+        state, engine = a_run(team, 2, n_embd=6)
+        for step in range(2):
+            engine.train(state, [batch_of(step)])
+    gaps = state.layout.gaps()
+    assert gaps and all((state.rows[:, gap] == 0).all() for gap in gaps)
+
+
 def test_a_step_allocates_no_array():
     with Team(2) as team:
         state, engine = a_run(team, 2, n_embd=128)
