@@ -75,6 +75,7 @@ WITHOUT_EFFECT = {
     "@dataclass(frozen=False)": "frozen forbids assignments that nobody makes; mypy sees them too",
     ".tolist(), strict=False)": "both lists come from one array",
     "for rank in range(self.workers + 2)]": "no rank has the share beyond the last",
+    "np.where(old >= 0, old / penalty": "0 divided or multiplied is 0",
     "-> if piece.start <= piece.stop:": "a kernel changes nothing on no elements",
 }
 # Tested as plain Python, for each of its mutants would have all kernels compiled again.
