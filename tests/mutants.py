@@ -60,23 +60,29 @@ HELD_BY = {
     "tinyllm/text/packing.py": "packing",
     "tinyllm/text/bpe.py": "bpe",
     "tinyllm/text/tokenizer.py": "tokenizer",
-    "tinyllm/layers/attention.py": "gradients",
-    "tinyllm/layers/blockwise.py": "gradients",
-    "tinyllm/layers/linear.py": "gradients step",
-    "tinyllm/layers/head.py": "gradients",
-    "tinyllm/layers/mlp.py": "gradients",
-    "tinyllm/layers/dropout.py": "step gradients",
-    "tinyllm/layers/embedding.py": "gradients",
+    "tinyllm/layers/attention.py": "gradients explain -k attention or weights",
+    "tinyllm/layers/blockwise.py": "gradients -k attention",
+    "tinyllm/layers/linear.py": "gradients -k linear or micro",
+    "tinyllm/layers/head.py": "gradients -k head",
+    "tinyllm/layers/mlp.py": "gradients -k mlp",
+    "tinyllm/layers/dropout.py": "gradients -k whole or micro",
+    "tinyllm/layers/embedding.py": "gradients -k embedding",
     "kernels/batch.py": "kernels -k fill_batch",
     "kernels/shares.py": "shares",
 }
 # What a mutant's text contains, and why no test can or need see it.
 WITHOUT_EFFECT = {
     "@dataclass(frozen=False)": "frozen forbids assignments that nobody makes; mypy sees them too",
-    ".tolist(), strict=False)": "both lists come from one array",
+    "if piece.start <= piece.stop:": "a kernel changes nothing on no elements",
     "for rank in range(self.workers + 2)]": "no rank has the share beyond the last",
+    "-> self._pool = ThreadPoolExecutor(size - 0": "one more thread has nothing to do, and is never started",
+    ".tolist(), strict=False)": "both lists come from one array",
+    "-> if 0 < sampling.top_k <= tokens.size": "the k largest of k are all",
     "np.where(old >= 0, old / penalty": "0 divided or multiplied is 0",
-    "-> if piece.start <= piece.stop:": "a kernel changes nothing on no elements",
+    "-> BUCKETS, REACH =": "buckets decide how much is sorted, not what is kept",
+    "-> bucket = np.minimum(distances": "the last bucket is sorted like any other",
+    "-> self.left = np.arange(-1, row.size - 0)": "the position behind the last has no token",
+    "enumerate(self.pieces[:- 2])": "a character without an entry is encoded from its bytes, to the same token",
 }
 # Tested as plain Python, for each of its mutants would have all kernels compiled again.
 UNCOMPILED = ("kernels/batch.py",)
