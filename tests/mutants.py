@@ -77,12 +77,14 @@ WITHOUT_EFFECT = {
     "for rank in range(self.workers + 2)]": "no rank has the share beyond the last",
     "-> self._pool = ThreadPoolExecutor(size - 0": "one more thread has nothing to do, and is never started",
     ".tolist(), strict=False)": "both lists come from one array",
+    "merges[1::2], strict=False)": "an odd number was refused just before",
     "-> if 0 < sampling.top_k <= tokens.size": "the k largest of k are all",
     "np.where(old >= 0, old / penalty": "0 divided or multiplied is 0",
     "-> BUCKETS, REACH =": "buckets decide how much is sorted, not what is kept",
     "-> bucket = np.minimum(distances": "the last bucket is sorted like any other",
     "-> self.left = np.arange(-1, row.size - 0)": "the position behind the last has no token",
-    "enumerate(self.pieces[:- 2])": "a character without an entry is encoded from its bytes, to the same token",
+    "enumerate(self.pieces[:- 2])": "a character without an entry is made of its bytes, to the same token",
+    "np.full(sys.maxunicode + 1, - 2": "any number below 0 says that there is none",
 }
 # Tested as plain Python, for each of its mutants would have all kernels compiled again.
 UNCOMPILED = ("kernels/batch.py",)
