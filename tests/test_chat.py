@@ -136,7 +136,7 @@ def test_a_saved_conversation_is_read_by_training_as_what_was_said(polite, tmp_p
         Turn("user", "Us"),
         Turn("assistant", "hey!"),
     ]
-    (text,) = Texts([tmp_path / name], dialogues=True, documents=False)
+    (text,) = Texts([tmp_path / name], dialogues=True)
     if name.endswith("txt"):  # a text has one language of markers
         assert (tmp_path / name).read_text("utf-8") == "用户：嗨助手：你好呀\nUser: Us Assistant: hey!\n"
         assert parse("用户：嗨助手：你好呀") == tuple(expected[:2])

@@ -6,6 +6,7 @@ here imports NumPy, so `--help` is instant and BLAS threads can still be set onc
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ def _option(default: Any, text: str, *, low: float | None = None, high: float | 
 
 
 def added(default: Any, **options: Any) -> Any:
-    """Return a field that files written before it existed lack: they mean `default`."""
+    """Return a field that files written before it existed lack: they mean `default`, or `before`."""
     return dataclasses.field(default=default, metadata={**options, "added": True})
 
 
@@ -48,7 +49,7 @@ def flag(name: str) -> str:
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
-    if value is None or isinstance(value, bool) or not field.metadata:
+    if value is None or isinstance(value, bool) or "help" not in field.metadata:
         return
     rule, name = field.metadata, flag(field.name)
     if rule["choices"]:
@@ -150,6 +151,38 @@ class DataConfig(_Section):
     )
     train_on_prompts: bool = _option(False, "also compute the loss on prompt tokens")
     val_fraction: float = _option(0.0, "fraction of the data held out for validation", low=0.0, high=0.9)
+    encoding: str = _option(
+        "utf-8", "encoding of texts without a byte order mark, such as gb18030", added=True
+    )
+    separator: str = _option(
+        "", "also split texts into documents at this string, such as '<|endoftext|>'", added=True
+    )
+    suffix: str = _option(
+        "", "of folders, also read files with these suffixes as text, such as .md,.py", added=True
+    )
+    # No option. Runs from before it held documents out by their place among the others.
+    held_out_by: str = added("content", before="place")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            known = codecs.lookup(self.encoding).incrementaldecoder is not None
+            known = known and "".encode(self.encoding).decode(self.encoding) == ""
+        except (LookupError, ValueError):
+            known = False
+        if not known:
+            raise ConfigError(
+                f"--encoding: found {self.encoding!r}, expected a name such as utf-8 or gb18030"
+            )
+        if not all(part.startswith(".") and part != "." for part in self.suffixes):
+            raise ConfigError(f"--suffix: found {self.suffix!r}, expected suffixes such as .md,.py")
+        if self.held_out_by not in ("content", "place"):
+            raise ConfigError(f"held_out_by: found {self.held_out_by!r}, expected content or place")
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The suffixes of --suffix, in lower case."""
+        return tuple(part.strip().lower() for part in self.suffix.split(",")) if self.suffix else ()
 
 
 @dataclass(frozen=True)
@@ -207,10 +240,11 @@ def from_fields(kind: type[S], stored: Any, name: str) -> S:
     A field made with `added` may be missing.
     """
     hints = get_type_hints(kind)
-    optional = {each.name for each in dataclasses.fields(kind) if each.metadata.get("added")}  # type: ignore[arg-type]
+    fields = {each.name: each.metadata for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    optional = {name for name, rule in fields.items() if rule.get("added")}
     if not isinstance(stored, dict) or not set(hints) - optional <= set(stored) <= set(hints):
         raise ConfigError(f"{name}: expected the fields {', '.join(hints)}")
-    values = {}
+    values = {name: rule["before"] for name, rule in fields.items() if "before" in rule}
     for field, value in stored.items():
         hint = hints[field]
         allowed = [get_origin(t) or t for t in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]

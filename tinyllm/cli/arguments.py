@@ -46,7 +46,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(TITLES[section])
         hints = get_type_hints(kind)
         for field in dataclasses.fields(kind):
-            _add_field(group, field, hints[field.name])
+            if "help" in field.metadata:
+                _add_field(group, field, hints[field.name])
 
 
 def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:
@@ -61,7 +62,7 @@ def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hi
     group.add_argument(
         name, type=kind, default=argparse.SUPPRESS, choices=rule["choices"],
         metavar=None if rule["choices"] else LETTERS[kind],
-        help=rule["help"] if field.default is None else f"{rule['help']} (default: {field.default})",
+        help=rule["help"] if field.default in (None, "") else f"{rule['help']} (default: {field.default})",
     )  # fmt: skip
 
 

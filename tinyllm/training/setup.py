@@ -37,7 +37,7 @@ from tinyllm.text.tokenizer import Tokenizer, train_bpe, train_char
 FIXED = {
     "model": {"n_layer", "n_head", "n_embd", "block_size"},
     "train": {"batch_size", "accumulate", "seed", "monitor"},
-    "data": {"tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction"},
+    "data": {"tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction", "held_out_by"},
     "saving": set[str](),
 }
 
@@ -64,10 +64,8 @@ def located(source: str) -> Path:
 
 def open_texts(config: Config, phase: str, sources: list[str]) -> Texts:
     """Return the texts of a phase; those of instruction tuning are dialogues."""
-    dialogues = phase == "instruction_tuning"
-    return Texts(
-        [located(source) for source in sources], dialogues=dialogues, documents=config.data.documents
-    )
+    paths = [located(source) for source in sources]
+    return Texts(paths, dialogues=phase == "instruction_tuning", data=config.data, is_ours=_is_of_a_run)
 
 
 def open_dataset(
