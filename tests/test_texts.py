@@ -399,6 +399,11 @@ def test_an_encoding_that_is_none_of_text_is_refused(encoding):
         DataConfig(encoding=encoding)
 
 
+def test_an_option_that_cannot_be_stored_is_refused():
+    with pytest.raises(ConfigError, match="--separator: found"):
+        DataConfig(separator="\udcff")
+
+
 @pytest.mark.parametrize("suffix", ["md", ".md,", ".", ".md,py"])
 def test_a_suffix_without_its_dot_is_refused(suffix):
     with pytest.raises(ConfigError, match="--suffix: found"):

@@ -57,6 +57,8 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
             raise ConfigError(f"{name}: found {value!r}, expected one of {', '.join(rule['choices'])}")
         return
     if isinstance(value, str):
+        if not value.isascii() and value != value.encode("utf-8", "replace").decode():
+            raise ConfigError(f"{name}: found {value!r}, expected text in UTF-8")
         return
     if not math.isfinite(value):
         raise ConfigError(f"{name}: found {value}, expected a finite number")
@@ -140,6 +142,15 @@ class TrainConfig(_Section):
             )
 
 
+def _is_encoding(name: str) -> bool:
+    """Return whether Python can decode text of this encoding piece by piece."""
+    try:
+        decodes = codecs.lookup(name).incrementaldecoder is not None
+        return decodes and "".encode(name).decode(name) == ""
+    except (LookupError, ValueError):  # unknown, or not of text, such as hex
+        return False
+
+
 @dataclass(frozen=True)
 class DataConfig(_Section):
     """How text becomes batches; stored, because other choices would be another run."""
@@ -165,15 +176,8 @@ class DataConfig(_Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            known = codecs.lookup(self.encoding).incrementaldecoder is not None
-            known = known and "".encode(self.encoding).decode(self.encoding) == ""
-        except (LookupError, ValueError):
-            known = False
-        if not known:
-            raise ConfigError(
-                f"--encoding: found {self.encoding!r}, expected a name such as utf-8 or gb18030"
-            )
+        if not _is_encoding(self.encoding):
+            raise ConfigError(f"--encoding: found {self.encoding!r}, expected one such as utf-8 or gb18030")
         if not all(part.startswith(".") and part != "." for part in self.suffixes):
             raise ConfigError(f"--suffix: found {self.suffix!r}, expected suffixes such as .md,.py")
         if self.held_out_by not in ("content", "place"):

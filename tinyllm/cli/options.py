@@ -146,9 +146,7 @@ def _absolute(text: str) -> str:
 def _request(args: argparse.Namespace) -> Request:
     """Return what the checked options ask for; ConfigError where the config of a fresh run is impossible."""
     named = {"pretraining": args.data or args.pretraining_data, "instruction_tuning": args.chat_data}
-    sources = {
-        phase: [_absolute(text) for text in texts] for phase, texts in named.items() if texts
-    }
+    sources = {phase: [_absolute(text) for text in texts] for phase, texts in named.items() if texts}
     given = given_config(args)
     fresh = Fresh(given, _all_sources(args, sources), args.fresh, args.init_from)
     start: Fresh | Resume = fresh

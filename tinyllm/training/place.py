@@ -79,10 +79,11 @@ def rewind(state: TrainState, manager: CheckpointManager, notice: Notice) -> Non
 
 def files_of_a_run(directory: Path) -> list[Path]:
     """Return what a run writes, as it lies in its directory, which may hold a person's own files too."""
-    return [path for path in sorted(directory.iterdir()) if path.is_file() and _is_of_a_run(path.name)]
+    return [path for path in sorted(directory.iterdir()) if path.is_file() and is_of_a_run(path.name)]
 
 
-def _is_of_a_run(name: str) -> bool:
+def is_of_a_run(name: str) -> bool:
+    """Return whether a file of this name is one that a run writes."""
     return name in (metrics.FILE_NAME, "report.html") or bool(policy.label_of(name.partition(".corrupt")[0]))
 
 

@@ -32,6 +32,7 @@ from tinyllm.run.state import Sources, TrainState, layout_of, workspace_layouts
 from tinyllm.text.batches import Dataset, prepare
 from tinyllm.text.texts import Texts, strings, training_sample
 from tinyllm.text.tokenizer import Tokenizer, train_bpe, train_char
+from tinyllm.training.place import is_of_a_run
 
 # Changing these would make the checkpoint's cursor, shapes or records meaningless: that is another run.
 FIXED = {
@@ -65,7 +66,7 @@ def located(source: str) -> Path:
 def open_texts(config: Config, phase: str, sources: list[str]) -> Texts:
     """Return the texts of a phase; those of instruction tuning are dialogues."""
     paths = [located(source) for source in sources]
-    return Texts(paths, dialogues=phase == "instruction_tuning", data=config.data, is_ours=_is_of_a_run)
+    return Texts(paths, dialogues=phase == "instruction_tuning", data=config.data, is_ours=is_of_a_run)
 
 
 def open_dataset(
