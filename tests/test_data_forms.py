@@ -133,3 +133,25 @@ def test_an_option_reaches_the_texts_and_is_remembered(tmp_path, capsys, name, o
     assert main([*run, *TINY, *options, "--data", str(path)]) == 0
     assert main([*run, "--resume", "--max-steps", "2"]) == 0
     assert capsys.readouterr().err.splitlines()[-1] == "--max-steps: 1 -> 2"
+
+
+def test_a_folder_of_texts_may_be_that_of_the_run(tmp_path, capsys):
+    for name in ("book.txt", "._book.txt"):
+        write(tmp_path, name, "One day. It rained. " * 9)
+    run = ["train", "--checkpoint-dir", str(tmp_path), *TINY, "--no-samples", "--suffix", ".html"]
+    assert main([*run, "--data", str(tmp_path), "--strategy", "periodic:1"]) == 0
+    assert {"metrics.jsonl", "report.html", "model_final.bin"} <= {path.name for path in tmp_path.iterdir()}
+    first = capsys.readouterr().err
+    assert main([*run, "--resume", "--max-steps", "2"]) == 0
+    for notices in (first, capsys.readouterr().err):
+        assert re.search(r"ignored . entries that are hidden or not .*: \._book.txt", notices)
+
+
+def test_a_link_into_a_cache_of_files_without_suffix_is_trained_on_and_resumed(tmp_path):
+    blob = write(tmp_path, "0f3a", json.dumps({"text": "One day. It rained. " * 9}))
+    link = tmp_path / "snapshot" / "train.jsonl"
+    link.parent.mkdir()
+    link.symlink_to(blob)
+    run = ["train", "--checkpoint-dir", str(tmp_path / "run"), "--plain", "--no-samples"]
+    assert main([*run, *TINY, "--data", str(link)]) == 0
+    assert main([*run, "--resume", "--max-steps", "2"]) == 0
