@@ -147,11 +147,12 @@ def test_a_folder_of_texts_may_be_that_of_the_run(tmp_path, capsys):
         assert re.search(r"ignored . entries that are hidden or not .*: \._book.txt", notices)
 
 
-def test_a_link_into_a_cache_of_files_without_suffix_is_trained_on_and_resumed(tmp_path):
+def test_a_link_into_a_cache_of_files_without_suffix_is_trained_on_and_resumed(tmp_path, capsys):
     blob = write(tmp_path, "0f3a", json.dumps({"text": "One day. It rained. " * 9}))
     link = tmp_path / "snapshot" / "train.jsonl"
     link.parent.mkdir()
     link.symlink_to(blob)
     run = ["train", "--checkpoint-dir", str(tmp_path / "run"), "--plain", "--no-samples"]
     assert main([*run, *TINY, "--data", str(link)]) == 0
+    assert "pretraining: 182 tokens in 1 documents" in capsys.readouterr().out  # of the text, not of the JSON
     assert main([*run, "--resume", "--max-steps", "2"]) == 0

@@ -297,6 +297,36 @@ def test_paths_without_text_are_refused(write, tmp_path):
     assert "expected at least one" in refusal()
 
 
+ANSWERED = {"prompt": "a", "response": "b"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "refused"),
+    [
+        (ANSWERED | {"label": 0}, "found 'label': 0"),
+        (ANSWERED | {"Label": "False"}, "found 'Label': 'False'"),
+        (ANSWERED | {"label": True}, ""),
+        ({"text": "a", "label": False}, "found 'label': False"),
+        ({"text": "a", "label": 0}, ""),
+        ({"text": "a", "weight": 0.5}, "found 'weight': 0.5"),
+        (ANSWERED | {"weight": "1", "system": None, "history": [], "tools": []}, ""),
+        (ANSWERED | {"history": [["a"]]}, "found history of a list, expected pairs of strings"),
+        (ANSWERED | {"input": 3}, "found 'input': a number"),
+        (ANSWERED | {"text": "Q: a A: b"}, ""),
+        (ANSWERED | {"text": "another"}, "found 'text' beside turns"),
+        ({"input": "a", "output": "b"}, ""),
+        ([{"role": "user", "content": "a", "tool_calls": [{}]}], "message 1: found 'tool_calls'"),
+        ([{"role": "user", "content": "a"}, {"from": 3, "value": "b"}], "message 2: found 'from': a number"),
+    ],
+)
+def test_what_would_change_the_meaning_is_used_or_refused(write, entry, refused):
+    path = write("a.jsonl", json.dumps(entry))
+    if refused:
+        assert refused in refusal(path)
+    else:
+        assert len(read(path)) == 1
+
+
 # Folders.
 
 
@@ -343,6 +373,13 @@ def test_a_link_counts_by_its_own_name_or_else_by_its_targets(write, tmp_path):
     )
     (tmp_path / "round.txt").symlink_to(tmp_path / "round.txt")
     assert "round.txt: not found" in refusal(tmp_path / "round.txt")
+
+
+def test_a_file_without_a_suffix_is_text_and_said_to_be(write):
+    path = write("README", "words")
+    texts = Texts([path], dialogues=False)
+    assert [text.segments[0].text for text in texts] == ["words"]
+    assert texts.notices == [f"{path}: has no suffix, read as plain text"]
 
 
 def test_of_a_folder_more_suffixes_are_read_when_asked_for(write):

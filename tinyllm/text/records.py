@@ -235,12 +235,13 @@ def _others(found: Found) -> tuple[str, ...]:
 
 
 def _check_repeats(entry: dict[str, Any], names: Sequence[str], turns: Sequence[Turn], where: str) -> None:
-    """Refuse a field that says the same thing as the turns in other words: which of the two is meant?"""
+    """Refuse a field that says something else than the turns: which of the two is meant?"""
     said = [turn.content.strip() for turn in turns if turn.content.strip()]
     for name in names:
         value = entry[name].strip() if isinstance(entry[name], str) else entry[name]
+        # A question may stand beside its messages, and the whole as one text beside question and answer.
         if value and not (
-            isinstance(value, str) and any(value in content or content in value for content in said)
+            isinstance(value, str) and said and (said[-1] in value or any(value in each for each in said))
         ):
             raise refusal(f"{where}: found {name!r} beside turns that do not repeat it, expected one of them")
 

@@ -120,6 +120,8 @@ class Texts:
             raise refusal(f"{path}: found a pipe or a device, expected a regular file or a folder")
         if form(path) in NO_TEXT:
             raise refusal(f"{path}: found the suffix {form(path)!r}, expected text or {', '.join(SUFFIXES)}")
+        if not form(path):
+            self.notices.append(f"{path}: has no suffix, read as plain text")
         return [path]
 
     def _is_read(self, file: Path) -> bool:
