@@ -371,6 +371,9 @@ def test_a_link_counts_by_its_own_name_or_else_by_its_targets(write, tmp_path):
     assert (
         read(tmp_path / "f") == read(tmp_path / "f" / "a.jsonl", tmp_path / "f" / "latest") == ["one", "two"]
     )
+    packed = write("blobs/c.jsonl.gz", gzip.compress(b'{"text": "three"}'))
+    (tmp_path / "newest").symlink_to(packed)
+    assert read(tmp_path / "newest") == ["three"]
     (tmp_path / "round.txt").symlink_to(tmp_path / "round.txt")
     assert "round.txt: not found" in refusal(tmp_path / "round.txt")
 

@@ -166,7 +166,7 @@ class DataConfig(_Section):
         "utf-8", "encoding of texts without a byte order mark, such as gb18030", added=True
     )
     separator: str = _option(
-        "", "also split texts into documents at this string, such as '<|endoftext|>'", added=True
+        "", "split texts into documents at this string, such as '<|endoftext|>'", added=True
     )
     suffix: str = _option(
         "", "of folders, also read files with these suffixes as text, such as .md,.py", added=True

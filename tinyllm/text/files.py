@@ -62,9 +62,15 @@ def extra(module: str, path: Path, name: str) -> Any:
         ) from None
 
 
+def packing(path: Path) -> str:
+    """Return which of PACKED a file's name, or that of a link's target, ends in; else the empty string."""
+    names = (path, path.resolve()) if path.is_symlink() else (path,)
+    return next((name.suffix.lower() for name in names if name.suffix.lower() in PACKED), "")
+
+
 def _opened(path: Path, raw: BinaryIO) -> BinaryIO:
     """Return the file's unpacked bytes."""
-    suffix = path.suffix.lower()
+    suffix = packing(path)
     if suffix == ".gz":
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
     if suffix == ".zst":
@@ -75,7 +81,7 @@ def _opened(path: Path, raw: BinaryIO) -> BinaryIO:
 
 def _reads(file: File) -> Iterator[bytes]:
     """Yield the unpacked bytes of a file, at most PIECE at a time."""
-    packed = file.path.suffix.lower() in PACKED
+    packed = packing(file.path)
     with file.path.open("rb") as raw:
         source, reported, unpacked = _opened(file.path, raw), 0, 0
         while True:

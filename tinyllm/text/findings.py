@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,11 @@ class Findings:
         self.plain = self.conversations = 0  # of the texts of dialogues; of those of the latest file
         self.unread: set[str] = set()  # names of fields
         self.markers: dict[str, Path] = {}  # the first file of each
+
+    def add_unread(self, names: Iterable[str]) -> None:
+        """Note names of fields that were not read, the first hundred."""
+        if len(self.unread) < 100:
+            self.unread.update(names)
 
     def look(self, text: Text, file: Path) -> None:
         """Note the ends of text that are spelled out."""

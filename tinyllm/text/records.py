@@ -8,14 +8,15 @@ refused by the field's name. Order: the tables, Reading, an entry, its turns, wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from enum import Enum
+from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from tinyllm.text.dialogue import ROLES, Turn, stripped
 from tinyllm.text.files import refusal
 
 
-class Meaning(Enum):
+class Meaning(StrEnum):
     """What the field of an entry, or of a message, is."""
 
     TEXT = "a text"
@@ -59,8 +60,8 @@ NO = ("0", "0.0", "false", "no")  # as tables spell it
 YES = ("", "1", "1.0", "true", "yes")
 Found = dict[Meaning, list[str]]  # the names of an entry's fields by their meaning
 EXPECTED = (
-    "a string, a list of messages, or an object with a text (text), with a question and its answer (such as "
-    "prompt and response, instruction and output, question and answer), or with messages"
+    "a string, a list of messages, or an object with text, with a question and its answer (such as prompt "
+    "and response, instruction and output, question and answer), or with messages"
 )
 
 
@@ -80,9 +81,10 @@ def read_entry(entry: Any, where: str) -> Reading:
         return Reading(turns=stripped(_messages(entry, where)))
     if not isinstance(entry, dict):
         raise refusal(f"{where}: found {described(entry)}, expected {EXPECTED}")
-    found = _by_meaning(entry, FIELDS)
+    found, unread = _by_meaning(entry)
+    if len(found) == 1 and Meaning.TEXT in found:  # most entries of a large corpus: the short way
+        return Reading(_one(entry, found, Meaning.TEXT, str, where), unread=unread)
     _check_usable(entry, found, where)
-    unread = tuple(name for name in entry if FIELDS.get(_plain(name)) is None)
     if Meaning.MESSAGES in found:
         turns = _messages(_one(entry, found, Meaning.MESSAGES, list, where), where)
         turns = [*_before(entry, found, where), *turns]
@@ -127,14 +129,21 @@ def _plain(name: Any) -> str:
     return str(name).strip().lower()
 
 
-def _by_meaning(entry: dict[str, Any], fields: dict[str, Meaning]) -> Found:
-    """Return the names of an entry's fields by their meaning, of those that are not null."""
-    found: Found = {}
-    for name, value in entry.items():
+def _by_meaning(entry: dict[str, Any], message: bool = False) -> tuple[Found, tuple[str, ...]]:
+    """Return the names of an entry's fields by their meaning, and the others; without those that are null."""
+    return _meanings(tuple(name for name, value in entry.items() if value is not None), message)
+
+
+@lru_cache(maxsize=256)  # the entries of a file have the same few sets of names
+def _meanings(names: tuple[str, ...], message: bool) -> tuple[Found, tuple[str, ...]]:
+    fields, found, others = MESSAGE_FIELDS if message else FIELDS, Found(), []
+    for name in names:
         meaning = fields.get(_plain(name))
-        if meaning is not None and value is not None:
+        if meaning is None:
+            others.append(name)
+        else:
             found.setdefault(meaning, []).append(name)
-    return found
+    return found, tuple(others)
 
 
 def _names(found: Found, meanings: Iterable[Meaning]) -> list[str]:
@@ -196,7 +205,7 @@ def _messages(messages: Sequence[Any], where: str) -> list[Turn]:
 def _turn(message: Any, where: str) -> Turn:
     if not isinstance(message, dict):
         raise refusal(f"{where}: found {described(message)}, expected an object with role and content")
-    found = _by_meaning(message, MESSAGE_FIELDS)
+    found, _ = _by_meaning(message, message=True)
     _check_usable(message, found, where)
     if Meaning.ROLE not in found or Meaning.TEXT not in found:
         raise refusal(

@@ -146,7 +146,7 @@ class Texts:
             return
         for where, entry in entries:
             reading = read_entry(entry, f"{file.path}: {where}")
-            self._found.unread.update(reading.unread)
+            self._found.add_unread(reading.unread)
             for segments in self._documents(reading):
                 yield Text(segments)
 
