@@ -82,6 +82,21 @@ class Store:
             with suppress(OSError):
                 self.disk.close(fd)
 
+    def check_place(self) -> None:
+        """Raise CheckpointError if `directory` is no longer where the locked one is.
+
+        Whoever continued to write there would write without a lock, perhaps among another run's files.
+        """
+        if self._lock is None or self.disk.is_at(self._lock, self.directory / LOCK_NAME):
+            return
+        if place := self.disk.place_of(self._lock):
+            found = f"was moved to {printable(place.parent)}"
+        elif not self.disk.is_directory(self.directory):
+            found = "was deleted, moved or unmounted"
+        else:
+            found = f"was replaced by another one, or its {LOCK_NAME} was deleted,"
+        raise CheckpointError(f"{self}: this directory {found} while the run was using it")
+
     def _take_lock(self) -> int:
         path = self.directory / LOCK_NAME
         try:
@@ -164,9 +179,8 @@ class Store:
     def put(self, data: memoryview, targets: Sequence[Path]) -> None:
         """Save `data` under all `targets`; CheckpointError, which names the first, if that fails."""
         try:
-            directory = targets[0].parent
-            if directory != self.directory or not self.disk.is_directory(directory):
-                make_directories(self.disk, directory)
+            if targets[0].parent != self.directory:
+                make_directories(self.disk, targets[0].parent)
             commit(self.disk, data, targets, self._notice)
         except OSError as error:
             raise CheckpointError(
@@ -215,7 +229,7 @@ class Store:
         """Write the .json beside a .bin; it is derived, so a failure is only a notice."""
         if entry.label == "final" or entry.metadata is None:
             return
-        temp = temp_name(self.disk, self.directory)
+        temp = temp_name(self.directory)
         try:
             fd = self.disk.create(temp)
             try:
