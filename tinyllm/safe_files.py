@@ -96,7 +96,9 @@ def own_directory(path: Path) -> None:
         os.mkdir(path)
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         raise NotADirectoryError(
-            errno.ENOTDIR, "not a directory, or a symbolic link, which is never followed; remove it", str(path)
+            errno.ENOTDIR,
+            "not a directory but a file or a link, which is never followed; remove it",
+            str(path),
         )
 
 
@@ -119,7 +121,9 @@ def check_replaceable(path: Path, kind: str, is_kind: Callable[[bytes], bool], f
     else:
         found = f"exists and is not {kind}"
     if not force:
-        raise FileExistsError(errno.EEXIST, f"{found}; give another name, or --force to replace it", str(path))
+        raise FileExistsError(
+            errno.EEXIST, f"{found}; give another name, or --force to replace it", str(path)
+        )
 
 
 def _head(path: Path) -> bytes:

@@ -123,9 +123,10 @@ def verify(paths: Sequence[Path], disk: Disk) -> int:
     return 1 if bad else 0
 
 
-def export(path: Path, out: Path, disk: Disk) -> int:
-    """Write the weights alone to `out`."""
-    print(f"{printable(out)}: the weights of {printable(export_weights(path, out, disk))}, verified")
+def export(path: Path, out: Path, disk: Disk, force: bool) -> int:
+    """Write the weights alone to `out`; over a file that is no earlier export only if `force`."""
+    file = export_weights(path, out, disk, force=force)
+    print(f"{printable(out)}: the weights of {printable(file)}, verified")
     return 0
 
 
@@ -179,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                              help=kinds.get(name, "a checkpoint, or a directory of them"))  # fmt: skip
     sub["show"].add_argument("--json", action="store_true", help="print JSON")
     sub["export"].add_argument("out", type=a_path, metavar="OUT", help="the file to write, .bin or .json")
+    sub["export"].add_argument("--force", action="store_true", help="replace whatever file is there")
     sub["rm"].add_argument(
         "--force", action="store_true", help="remove even the only valid checkpoint of a directory"
     )
@@ -195,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.command == "verify":
             return verify(given.path, disk)
         if given.command == "export":
-            return export(given.path, given.out, disk)
+            return export(given.path, given.out, disk, given.force)
         return rm(given.path, disk, given.force)
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         return PIPE_CLOSED

@@ -14,6 +14,7 @@ import shutil
 import socket
 import stat
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -126,6 +127,12 @@ class Disk:
     def unlink(self, path: Path) -> None:
         """Remove a name; FileNotFoundError if there is none."""
         os.unlink(path)
+
+    def check_replaceable(
+        self, path: Path, kind: str, is_kind: Callable[[bytes], bool], force: bool
+    ) -> None:  # fmt: skip
+        """Raise FileExistsError if replacing `path` would lose what is no earlier file of this kind."""
+        safe_files.check_replaceable(path, kind, is_kind, force)
 
     # ---- the directory
 

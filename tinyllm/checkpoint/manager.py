@@ -22,6 +22,7 @@ from tinyllm.checkpoint.metadata import (
     Standing,
     printable,
     read_standing,
+    whole,
 )
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.policy import CheckpointStrategy
@@ -58,7 +59,7 @@ class CheckpointManager:
         on_notice: Callable[[str], None] | None = None,
     ) -> None:
         self.directory, self.strategy = Path(directory), strategy
-        self.keep_best_n = _at_least_one(keep_best_n)
+        self.keep_best_n = whole("keep_best_n", keep_best_n, 1)
         self.read_only, self.notices = read_only, list[str]()
         self._on_notice = on_notice
         self._pinned: set[str] = set()
@@ -77,7 +78,12 @@ class CheckpointManager:
         self._sequence = max((entry.sequence for entry in self._entries), default=0)
 
     def close(self) -> None:
-        """Finish the pending saves, release the lock, and raise a failure that was not raised yet."""
+        """Finish the pending saves, release the lock, and raise a failure that was not raised yet.
+
+        In a forked child nothing happens: saves and lock are the parent's.
+        """
+        if self._store.lock.is_inherited:
+            return
         if not self._closed:
             self._closed = True
             self._writer.stop()
@@ -102,7 +108,16 @@ class CheckpointManager:
 
     def poll(self) -> None:
         """Raise the failure of an earlier save that was not raised yet, if there is one."""
+        if self._store.lock.is_inherited:
+            self.check_directory()
         self._writer.poll()
+
+    def check_directory(self) -> None:
+        """Raise CheckpointError if the directory was deleted, moved or replaced, or in a forked child."""
+        try:
+            self._store.lock.check()
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; {self._latest()}") from error
 
     # ---- saving
 
@@ -165,7 +180,7 @@ class CheckpointManager:
     def configure(self, strategy: CheckpointStrategy, keep_best_n: int, *, asynchronous: bool) -> None:
         """Save by other settings from now on: those that a checkpoint of this directory remembers."""
         self._writer.drain()
-        self.strategy, self.keep_best_n = strategy, _at_least_one(keep_best_n)
+        self.strategy, self.keep_best_n = strategy, whole("keep_best_n", keep_best_n, 1)
         self._writer.asynchronous = asynchronous
 
     def pin(self, path: str | Path) -> None:
@@ -239,7 +254,19 @@ class CheckpointManager:
         outstanding = self._writer.outstanding()
         return policy.best_loss([*outstanding, *self._entries], phase, origin)
 
+    def _latest(self) -> str:
+        """Say what is still there of a run whose directory is not."""
+        saved = policy.newest_first(self._entries)
+        if not saved or saved[0].metadata is None:
+            return "nothing more is written to it, and it held no checkpoint"
+        name, epoch = printable(saved[0].path.name), saved[0].metadata.epoch
+        return (
+            f"nothing more is written to it, and what was trained after the latest checkpoint ({name}, epoch "
+            f"{epoch}, step {saved[0].step}) is lost; --resume continues from that file where it still exists"
+        )
+
     def _current_entries(self) -> list[Entry]:
+        self.check_directory()
         self._writer.drain()
         self._entries = self._store.entries()
         if not self.read_only and any(entry.problem for entry in self._entries):
@@ -261,6 +288,7 @@ class CheckpointManager:
     def _check_open(self) -> None:
         if self.read_only or self._closed:
             raise CheckpointError(f"{self._store}: {'opened read-only' if self.read_only else 'closed'}")
+        self.check_directory()
 
     def _notice(self, text: str) -> None:
         if text not in self.notices:
@@ -273,6 +301,8 @@ class CheckpointManager:
         self._sequence += 1
         data = job.image.seal(self._sequence)
         targets = [entry.path for entry in job.entries]
+        if targets[0].parent == self.directory:
+            self.check_directory()
         try:
             self._make_room(len(data), targets[0].parent)
             self._store.put(data, targets)
@@ -285,7 +315,8 @@ class CheckpointManager:
         self._entries = [entry for entry in self._entries if entry.path not in targets] + here
         for entry in here:
             self._store.write_sidecar(entry)
-        self._apply_retention()
+        if here:
+            self._apply_retention()
 
     def _apply_retention(self) -> None:
         known = [replace(entry, pinned=entry.path.name in self._pinned) for entry in self._entries]
@@ -299,6 +330,7 @@ class CheckpointManager:
         """If the disk is too full, apply retention; CheckpointError if it still is."""
         if not self._store.missing_bytes(size, directory):
             return
+        self.check_directory()
         self._store.make_durable()
         self._apply_retention()
         if lacking := self._store.missing_bytes(size, directory):
@@ -313,9 +345,3 @@ def _standing(fields: dict[str, Any]) -> Standing:
         return read_standing(fields)
     except ValueError as error:
         raise CheckpointError(f"this state cannot be stored: {error}") from error
-
-
-def _at_least_one(keep_best_n: int) -> int:
-    if type(keep_best_n) is not int or keep_best_n < 1:
-        raise ValueError(f"keep_best_n: expected a whole number of at least 1, found {keep_best_n!r}")
-    return keep_best_n
