@@ -103,7 +103,8 @@ def test_export_writes_the_weights_alone(run, tmp_path, capsys, suffix):
 
 
 def test_weights_under_a_checkpoint_name_are_listed_but_never_resumed_from(run, capsys):
-    printed(capsys, "export", run, run / "model_final.bin")
+    printed(capsys, "export", run, run / "weights.bin")
+    (run / "weights.bin").rename(run / "model_final.bin")
     assert "weights only" in printed(capsys, "ls", run)[1]
     with CheckpointManager(run, read_only=True) as manager:
         assert manager.get_last_checkpoint() == run / "checkpoint_last.bin"

@@ -1,19 +1,18 @@
 """CheckpointManager: saves by a strategy while training continues, and finds what to resume from.
 
-Order: opening and closing, saving, loading, inside; the writer thread runs `_write` and what it calls.
+Order: opening and closing, saving, loading, inside; the writer thread runs `Kept.write`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.image import State, estimated_bytes, pack_map
+from tinyllm.checkpoint.kept import Kept
 from tinyllm.checkpoint.metadata import (
     CheckpointError,
     CheckpointMetadata,
@@ -27,7 +26,7 @@ from tinyllm.checkpoint.metadata import (
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.policy import CheckpointStrategy
 from tinyllm.checkpoint.store import Store
-from tinyllm.checkpoint.writer import Job, Save, Writer
+from tinyllm.checkpoint.writer import Save, Writer
 
 
 class CheckpointManager:
@@ -59,23 +58,20 @@ class CheckpointManager:
         on_notice: Callable[[str], None] | None = None,
     ) -> None:
         self.directory, self.strategy = Path(directory), strategy
-        self.keep_best_n = whole("keep_best_n", keep_best_n, 1)
         self.read_only, self.notices = read_only, list[str]()
         self._on_notice = on_notice
-        self._pinned: set[str] = set()
         self._closed = False
         self._disk = disk or Disk()
         self._store = Store(self.directory, self._disk, self._notice)
-        self._writer = Writer(self._write, asynchronous=asynchronous)
+        self._kept = Kept(self._store, whole("keep_best_n", keep_best_n, 1))
+        self._writer = Writer(self._kept.write, asynchronous=asynchronous)
         if not read_only:
             self._store.open()
         try:
-            # What is committed. Both threads read the list, so it is replaced, never changed in place.
-            self._entries = self._store.entries() if read_only else self._store.recover()
+            self._kept.begin(self._store.entries() if read_only else self._store.recover())
         except BaseException:
             self._store.close()
             raise
-        self._sequence = max((entry.sequence for entry in self._entries), default=0)
 
     def close(self) -> None:
         """Finish the pending saves, release the lock, and raise a failure that was not raised yet.
@@ -102,6 +98,15 @@ class CheckpointManager:
             self._notice(str(error))  # another exception is propagating already
 
     @property
+    def keep_best_n(self) -> int:
+        """How many best checkpoints of each phase are kept."""
+        return self._kept.keep_best_n
+
+    @keep_best_n.setter
+    def keep_best_n(self, number: int) -> None:
+        self._kept.keep_best_n = whole("keep_best_n", number, 1)
+
+    @property
     def failures(self) -> int:
         """How many saves have failed."""
         return self._writer.failures
@@ -114,10 +119,7 @@ class CheckpointManager:
 
     def check_directory(self) -> None:
         """Raise CheckpointError if the directory was deleted, moved or replaced, or in a forked child."""
-        try:
-            self._store.lock.check()
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; {self._latest()}") from error
+        self._kept.check_directory()
 
     # ---- saving
 
@@ -167,9 +169,9 @@ class CheckpointManager:
         does not fit on the disk; a disk too small for all that the strategy keeps is a notice.
         """
         size = estimated_bytes(state)
-        self._make_room(size, self.directory)
+        self._kept.make_room(size, self.directory)
         at_once = policy.max_kept(self.strategy, self.keep_best_n) + 1
-        held = len({entry.sequence for entry in self._entries if entry.valid})
+        held = len({entry.sequence for entry in self._kept.entries if entry.valid})
         if self._store.missing_bytes(size * max(1, at_once - held), self.directory):
             self._notice(
                 f"{self._store}: room for a checkpoint of {size} bytes, but not for {at_once}, which "
@@ -180,12 +182,12 @@ class CheckpointManager:
     def configure(self, strategy: CheckpointStrategy, keep_best_n: int, *, asynchronous: bool) -> None:
         """Save by other settings from now on: those that a checkpoint of this directory remembers."""
         self._writer.drain()
-        self.strategy, self.keep_best_n = strategy, whole("keep_best_n", keep_best_n, 1)
+        self.strategy, self.keep_best_n = strategy, keep_best_n
         self._writer.asynchronous = asynchronous
 
     def pin(self, path: str | Path) -> None:
         """Never delete the checkpoint of this name, whatever its loss."""
-        self._pinned.add(Path(path).name)
+        self._kept.pinned.add(Path(path).name)
 
     # ---- loading
 
@@ -227,7 +229,8 @@ class CheckpointManager:
 
     def list_checkpoints(self) -> list[Entry]:
         """Return all checkpoints in the order of their saving; a bad file is an entry with a problem."""
-        return [replace(entry, pinned=entry.path.name in self._pinned) for entry in self._current_entries()]
+        self._current_entries()
+        return self._kept.known()
 
     # ---- inside
 
@@ -252,37 +255,26 @@ class CheckpointManager:
         """The lowest loss of a phase and origin (the newest, if None), pending saves included."""
         # Read before `_entries`: a save that is just finished moves from the one to the other.
         outstanding = self._writer.outstanding()
-        return policy.best_loss([*outstanding, *self._entries], phase, origin)
-
-    def _latest(self) -> str:
-        """Say what is still there of a run whose directory is not."""
-        saved = policy.newest_first(self._entries)
-        if not saved or saved[0].metadata is None:
-            return "nothing more is written to it, and it held no checkpoint"
-        name, epoch = printable(saved[0].path.name), saved[0].metadata.epoch
-        return (
-            f"nothing more is written to it, and what was trained after the latest checkpoint ({name}, epoch "
-            f"{epoch}, step {saved[0].step}) is lost; --resume continues from that file where it still exists"
-        )
+        return policy.best_loss([*outstanding, *self._kept.entries], phase, origin)
 
     def _current_entries(self) -> list[Entry]:
         self.check_directory()
         self._writer.drain()
-        self._entries = self._store.entries()
-        if not self.read_only and any(entry.problem for entry in self._entries):
-            self._store.set_aside_damaged(self._entries)
-            self._entries = self._store.entries()
-        for entry in self._entries:
+        self._kept.entries = self._store.entries()
+        if not self.read_only and any(entry.problem for entry in self._kept.entries):
+            self._store.set_aside_damaged(self._kept.entries)
+            self._kept.entries = self._store.entries()
+        for entry in self._kept.entries:
             if entry.problem:
                 self._notice(entry.problem)
-        return self._entries
+        return self._kept.entries
 
     def _first_intact(self, candidates: list[Entry]) -> Path | None:
         found = self._store.first_intact(candidates)
         if candidates and found is not candidates[0]:
             instead = f"{printable(found.path)} is used instead" if found else "no valid one is left"
             self._notice(f"{printable(candidates[0].path)} cannot be used: {instead}")
-            self._entries = self._store.entries()
+            self._kept.entries = self._store.entries()
         return found.path if found else None
 
     def _check_open(self) -> None:
@@ -295,49 +287,6 @@ class CheckpointManager:
             self.notices.append(text)
             if self._on_notice is not None:
                 self._on_notice(text)
-
-    def _write(self, job: Job) -> None:
-        """Make one save durable, then write its sidecars, then delete what the strategy no longer keeps."""
-        self._sequence += 1
-        data = job.image.seal(self._sequence)
-        targets = [entry.path for entry in job.entries]
-        if targets[0].parent == self.directory:
-            self.check_directory()
-        try:
-            self._make_room(len(data), targets[0].parent)
-            self._store.put(data, targets)
-        except BaseException:
-            with suppress(CheckpointError):
-                self._entries = self._store.entries()  # some names may already be the new file's
-            raise
-        saved = [replace(entry, sequence=self._sequence, size=len(data)) for entry in job.entries]
-        here = [entry for entry in saved if entry.path.parent == self.directory]
-        self._entries = [entry for entry in self._entries if entry.path not in targets] + here
-        for entry in here:
-            self._store.write_sidecar(entry)
-        if here:
-            self._apply_retention()
-
-    def _apply_retention(self) -> None:
-        known = [replace(entry, pinned=entry.path.name in self._pinned) for entry in self._entries]
-        deleted = policy.to_delete(known, self.keep_best_n)
-        for entry in deleted:
-            self._store.delete(entry)
-        gone = {entry.path for entry in deleted}
-        self._entries = [entry for entry in self._entries if entry.path not in gone]
-
-    def _make_room(self, size: int, directory: Path) -> None:
-        """If the disk is too full, apply retention; CheckpointError if it still is."""
-        if not self._store.missing_bytes(size, directory):
-            return
-        self.check_directory()
-        self._store.make_durable()
-        self._apply_retention()
-        if lacking := self._store.missing_bytes(size, directory):
-            raise CheckpointError(
-                f"{printable(directory)}: not saved: the disk lacks {lacking} bytes of {size}; "
-                f"free some or keep fewer checkpoints; earlier checkpoints are still there"
-            )
 
 
 def _standing(fields: dict[str, Any]) -> Standing:
