@@ -1,4 +1,4 @@
-"""No name in a run's directory makes the program write elsewhere, and no command replaces what is not its own."""
+"""No name in a run's directory makes the program write elsewhere; no command replaces what is not its own."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def train_here(run: Path, tmp_path: Path) -> int:
 
 @pytest.mark.parametrize("kind", LINKS)
 @pytest.mark.parametrize(
-    "name", [".lock", "metrics.jsonl", "data/pretraining.tokens", "data/pretraining.tokens.tmp", "report.html",
+    "name",
+    [".lock", "metrics.jsonl", "data/pretraining.tokens", "data/pretraining.tokens.tmp", "report.html",
              "model_final.bin", "checkpoint_last.json", "checkpoint_last.bin"],
 )  # fmt: skip
 def test_no_link_in_a_directory_is_written_through(tmp_path, victim, capsys, kind, name):
@@ -160,7 +161,8 @@ def test_an_export_never_replaces_its_source_nor_a_checkpoint_of_a_run(run, caps
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     last, best = run / "checkpoint_last.bin", run / "checkpoint_best_epoch_1_loss_3.0000.bin"
     for source, target in ((last, last), (last, best), (run, last), (run, run / "model_final.bin"),
-                           (run, run / "checkpoint_last.json"), (run, run / "checkpoint_epoch_7.bin")):  # fmt: skip
+                           (run, run / "checkpoint_last.json"),
+                           (run, run / "checkpoint_epoch_7.bin")):  # fmt: skip
         assert checkpoint(["export", str(source), str(target), *force]) == 1
         assert "give another name" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before

@@ -221,6 +221,8 @@ class ModelDisk(Disk):
         slot = self._begin("lock", path)
         if self._now.names.get(slot) in self.locked:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable", str(path))
+        if list(self._now.names.values()).count(self._now.names.get(slot, ROOT)) > 1:
+            raise OSError(errno.EMLINK, "has other names", str(path))
         fd = self._descriptor(self._now.names[slot]) if slot in self._now.names else self._create(slot)
         self.locked.add(self.opened[fd])
         return fd, True

@@ -56,21 +56,23 @@ class Kept:
         self._sequence += 1
         data = job.image.seal(self._sequence)
         targets = [entry.path for entry in job.entries]
-        if targets[0].parent == self._store.directory:
+        is_here = targets[0].parent == self._store.directory
+        if is_here:
             self.check_directory()
         try:
             self.make_room(len(data), targets[0].parent)
             self._store.put(data, targets)
         except BaseException:
+            if is_here:  # it may have gone meanwhile
+                self.check_directory()
             with suppress(CheckpointError):
                 self.entries = self._store.entries()  # some names may already be the new file's
             raise
         saved = [replace(entry, sequence=self._sequence, size=len(data)) for entry in job.entries]
-        here = [entry for entry in saved if entry.path.parent == self._store.directory]
-        self.entries = [entry for entry in self.entries if entry.path not in targets] + here
-        for entry in here:
-            self._store.write_sidecar(entry)
-        if here:
+        if is_here:
+            self.entries = [entry for entry in self.entries if entry.path not in targets] + saved
+            for entry in saved:
+                self._store.write_sidecar(entry)
             self.apply_retention()
 
     # ---- deleting others

@@ -104,6 +104,7 @@ class CheckpointManager:
 
     @keep_best_n.setter
     def keep_best_n(self, number: int) -> None:
+        """Keep so many from the next save on, at least 1."""
         self._kept.keep_best_n = whole("keep_best_n", number, 1)
 
     @property
@@ -138,7 +139,7 @@ class CheckpointManager:
         CheckpointError, with nothing saved, if an earlier save failed or this state cannot be stored (not
         asynchronous: also if this save fails).
         """
-        self._check_open()
+        self._check_open(self.directory)
         self.poll()
         fields = state.to_dict()
         best_loss = self._best_loss(metadata.phase, _standing(fields).origin)
@@ -155,9 +156,9 @@ class CheckpointManager:
 
     def save_final(self, state: State, metadata: CheckpointMetadata, path: str | Path | None = None) -> Path:
         """Save the whole state as `model_final.bin` (or `path`), and return when it is durable."""
-        self._check_open()
-        self.poll()
         target = self.directory / policy.FINAL_NAME if path is None else Path(path)
+        self._check_open(target.parent)
+        self.poll()
         saved = self._save(state, state.to_dict(), metadata, [(target, "final")]).result()
         assert saved is not None
         return saved
@@ -277,10 +278,11 @@ class CheckpointManager:
             self._kept.entries = self._store.entries()
         return found.path if found else None
 
-    def _check_open(self) -> None:
+    def _check_open(self, target: Path) -> None:
         if self.read_only or self._closed:
             raise CheckpointError(f"{self._store}: {'opened read-only' if self.read_only else 'closed'}")
-        self.check_directory()
+        if target == self.directory or self._store.lock.is_inherited:
+            self.check_directory()
 
     def _notice(self, text: str) -> None:
         if text not in self.notices:
