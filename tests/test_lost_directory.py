@@ -93,6 +93,20 @@ def test_a_save_that_waits_while_the_directory_moves_fails(tmp_path):
         manager.close()
 
 
+def test_a_directory_that_moves_during_a_save_is_the_reason_that_is_given(tmp_path):
+    class Moving(QuickDisk):
+        def create(self, path):
+            if not (tmp_path / "elsewhere").exists():
+                moved(tmp_path / "run")
+            return super().create(path)
+
+    manager = CheckpointManager(tmp_path / "run", asynchronous=False, disk=Moving())
+    with pytest.raises(CheckpointError, match="while the run was using it; .* it held no checkpoint"):
+        manager.save_checkpoint(Standin(1), metadata(1))
+    assert not (tmp_path / "run").exists()
+    manager.close()
+
+
 TEXT = "the quick brown fox jumps over the lazy dog and so on\n" * 40
 OPTIONS = (
     "--tokenizer char --n-layer 1 --n-head 2 --n-embd 8 --block-size 8 --batch-size 2 --max-steps 9 --plain"

@@ -10,9 +10,10 @@ import pytest
 
 from tests.runs import FACTS
 from tests.standin import Standin, metadata
-from tinyllm import report, train
+from tinyllm import report, safe_files, train
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, export_weights
 from tinyllm.checkpoint.__main__ import main as checkpoint
+from tinyllm.checkpoint.commit import temp_name
 from tinyllm.text.texts import Segment, Text
 from tinyllm.text.tokens import save_tokens
 from tinyllm.training import place
@@ -84,6 +85,27 @@ def test_no_directory_that_is_a_link_is_entered(tmp_path, capsys, name):
         assert "never followed; remove it" in capsys.readouterr().err
     else:
         assert (run / "previous-2" / "metrics.jsonl").read_text() == "{}\n"
+
+
+@pytest.mark.parametrize("asked_first", [True, False])
+def test_a_symbolic_link_is_named_and_refused_by_the_system_too(tmp_path, victim, monkeypatch, asked_first):
+    """A link that appears after the question is still not followed."""
+    (tmp_path / ".lock").symlink_to(victim)
+    if not asked_first:
+        monkeypatch.setattr(os.path, "islink", lambda path: False)
+    match = r"\.lock: cannot be locked: " + ("a symbolic link, which is never written" if asked_first else "")
+    with pytest.raises(CheckpointError, match=match):
+        CheckpointManager(tmp_path)
+    assert victim.read_bytes() == PRECIOUS
+
+
+def test_nobody_can_foresee_the_name_of_a_new_file(tmp_path):
+    names = set()
+    for _ in range(3):
+        with safe_files.replacing(tmp_path / "page"):
+            names |= {path.name for path in tmp_path.iterdir()} - {"page"}
+    names |= {temp_name(tmp_path).name for _ in range(3)}
+    assert len(names) == 6 and all(len(name.rsplit(".", 1)[-1].removeprefix("tmp-")) == 16 for name in names)
 
 
 def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path):
@@ -175,6 +197,10 @@ def test_an_export_replaces_an_earlier_export_and_nothing_else_unless_forced(run
     for suffix in (".bin", ".json"):
         for _ in range(2):
             assert checkpoint(["export", str(run), str(tmp_path / f"weights{suffix}")]) == 0
+    assert (
+        checkpoint(["export", str(tmp_path / "weights.bin"), str(tmp_path / "weights.bin"), "--force"]) == 1
+    )
+    assert "the checkpoint to export itself" in capsys.readouterr().err
     (tmp_path / "mine.json").write_text('{"mine": 1}')
     for target in (copy, link, tmp_path / "mine.json"):
         before = target.read_bytes()
