@@ -57,13 +57,16 @@ def try_to_write(directory: Path, notice: Callable[[str], None]) -> bool:
     return True
 
 
-def write_runs(directories: Sequence[Path], out: Path, refresh: bool = False) -> bool:
+def write_runs(
+    directories: Sequence[Path], out: Path, refresh: bool = False, force: bool = False
+) -> bool:  # fmt: skip
     """Write one report of several runs to `out`; return whether all of them are finished; or ReportError.
 
-    With `refresh` the page of unfinished runs reloads itself.
+    With `refresh` the page of unfinished runs reloads itself. Only an earlier report is replaced, unless
+    `force`.
     """
     from tinyllm.page.history import read_run
-    from tinyllm.page.report import report_page
+    from tinyllm.page.report import KIND, report_page
     from tinyllm.page.shell import PageError, write_page
 
     runs = []
@@ -81,7 +84,7 @@ def write_runs(directories: Sequence[Path], out: Path, refresh: bool = False) ->
     if reload:
         notes.append(f"reloads itself every {INTERVAL:g} seconds")
     try:
-        write_page(report_page(runs, title, notes, int(INTERVAL) if reload else 0), out)
+        write_page(report_page(runs, title, notes, int(INTERVAL) if reload else 0), KIND, out, force)
     except PageError as error:
         raise ReportError(str(error)) from error
     return finished
@@ -144,11 +147,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", metavar="FILE", type=path,
         help="where to write it (default: RUN/report.html, or ./report.html for several)",
     )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="replace whatever file is there")
     parser.add_argument("--watch", action="store_true", help="update it while the run logs more; Ctrl-C ends")
     given = parser.parse_args(argv)
     out = given.out or (given.runs[0] if len(given.runs) == 1 else Path()) / FILE_NAME
     try:
-        write_runs(given.runs, out, refresh=given.watch)
+        write_runs(given.runs, out, refresh=given.watch, force=given.force)
         print(f"{out}{', updated as the run logs more; Ctrl-C ends' if given.watch else ''}", flush=True)
         if given.watch:
             with suppress(KeyboardInterrupt):

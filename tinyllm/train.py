@@ -79,6 +79,7 @@ def _run(request: Request, machine: Machine, interrupt: Interrupt, started: floa
             return 0
         done = _train(begun, request, machine, (manager, watch), _stop(interrupt, request, started))
         if done:
+            manager.check_directory()  # what was saved may be gone by now; nothing is written in its place
             with interrupt.ends(summary.saved_anyway(request)):
                 drawn = report.try_to_write(request.directory, watch.notice)
     if not done:
@@ -133,7 +134,7 @@ def _train(
         # There are texts, memory and room: the run can begin, and only now may earlier files move.
         forked = _take_place(begun, manager, watch)
         rhythm = SaveRhythm(saving.save_every_steps, saving.save_every_minutes)
-        with Metrics(request.directory) as metrics:
+        with Metrics(request.directory, manager.check_directory) as metrics:
             control = Control(SystemClock(), stop, rhythm)
             loop = Loop(state, begun.datasets, engine, Outputs(manager, metrics, watch), control)
             if begun.source:

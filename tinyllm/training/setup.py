@@ -78,11 +78,12 @@ def open_dataset(
     try:
         dataset = prepare(texts, tokenizer, config, directory / "data", phase)
     except OSError as error:
-        if error.filename:
+        place, reason = directory / "data", error.strerror or error
+        if error.filename and not Path(error.filename).is_relative_to(place):
             raise
+        free = "" if error.filename else "free some space, or "  # what fails in writing has no name
         raise OSError(
-            f"{directory / 'data'}: the tokens of {phase} cannot be written: {error.strerror or error}; "
-            f"free some space, or give another --checkpoint-dir"
+            f"{place}: the tokens of {phase} cannot be written: {reason}; {free}give another --checkpoint-dir"
         ) from error
     for text in texts.notices:
         listener.notice(text)
