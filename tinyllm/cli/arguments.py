@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from tinyllm import __version__
-from tinyllm.config import SECTIONS, flag
+from tinyllm.config import SECTIONS, flag, is_option
 from tinyllm.inference.settings import OPTIONS, Sampling, check
 from tinyllm.parallel.threads import cores
 
@@ -45,7 +45,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     for section, kind in SECTIONS.items():
         group = parser.add_argument_group(TITLES[section])
         hints = get_type_hints(kind)
-        for field in dataclasses.fields(kind):
+        for field in filter(is_option, dataclasses.fields(kind)):
             _add_field(group, field, hints[field.name])
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinyllm.text.dialogue import ROLES, Segment, Turn, parse, render, stripped
+from tinyllm.text.dialogue import ROLES, Segment, Turn, joined, parse, render, stripped, system_text
 from tinyllm.text.files import DataError, OnRead, described, json_array, json_lines, paragraphs, pieces
 
 SUFFIXES = (".txt", ".json", ".jsonl")
@@ -40,19 +40,24 @@ class Texts:
 
     Of a folder, the files with a known suffix are read in natural order (a2 before a10), its subfolders are
     not. With `dialogues`, plain strings are parsed as conversations; with `documents`, .txt files are split
-    at blank lines. During an iteration, `on_progress` is called after every read; after it, `notices` says
-    what was left out or not understood. Iterating raises DataError for anything that cannot be read, and for
-    a path without any text.
+    at blank lines; without `separate_markers`, each prompt is one segment. During an iteration, `on_progress`
+    is called after every read; after it, `notices` says what was left out or not understood, and `system` is
+    the system text with which all dialogues begin, "" if they differ. Iterating raises DataError for
+    anything that cannot be read, and for a path without any text.
     """
 
-    def __init__(self, paths: Sequence[Path], *, dialogues: bool, documents: bool) -> None:
+    def __init__(
+        self, paths: Sequence[Path], *, dialogues: bool, documents: bool, separate_markers: bool = True
+    ) -> None:
         self.paths, self.dialogues, self.documents = tuple(paths), dialogues, documents
+        self.separate_markers = separate_markers
         self.notices: list[str] = []
+        self._systems: set[str] = set()
         self.on_progress: OnProgress = lambda done, total: None
         self._unmarked = 0
 
     def __iter__(self) -> Iterator[Text]:
-        self.notices, self._unmarked = [], 0
+        self.notices, self._unmarked, self._systems = [], 0, set()
         if not self.paths:
             raise DataError("no text: expected at least one file or folder")
         files = [self._files(path) for path in self.paths]
@@ -73,6 +78,11 @@ class Texts:
                 f"{self._unmarked} entries are not conversations (用户：…助手：… or User: … Assistant: …): "
                 f"they are trained on as plain text"
             )
+
+    @property
+    def system(self) -> str:
+        """The system text that all dialogues of the latest iteration share, or ""."""
+        return next(iter(self._systems)) if len(self._systems) == 1 else ""
 
     def _counter(self, total: int) -> OnRead:
         """Return a callback that adds up the bytes of all reads, and reports them to `on_progress`."""
@@ -117,7 +127,9 @@ class Texts:
             documents = (self._entry(entry, f"{file}: line {i}") for i, entry in json_lines(file, on_read))
         for segments in documents:
             if segments:
-                yield Text(segments)
+                if len(self._systems) < 2 and (system := system_text(segments)) is not None:
+                    self._systems.add(system)
+                yield Text(segments if self.separate_markers else joined(segments))
 
     def _plain(self, text: str) -> tuple[Segment, ...]:
         if self.dialogues and text:
