@@ -113,8 +113,8 @@ def test_a_wrong_command_line_is_one_line_and_one_hint(line, message, capsys):
 NANOGPT = {
     "train": "batch_size block_size n_layer n_head n_embd dropout learning_rate max_iters weight_decay beta1 "
     "beta2 grad_clip decay_lr warmup_iters lr_decay_iters min_lr out_dir eval_interval log_interval "
-    "eval_iters eval_only always_save_checkpoint init_from wandb_log wandb_project wandb_run_name dataset bias "
-    "gradient_accumulation_steps backend device dtype compile",
+    "eval_iters eval_only always_save_checkpoint init_from wandb_log wandb_project wandb_run_name dataset "
+    "bias gradient_accumulation_steps backend device dtype compile",
     "generate": "start num_samples max_new_tokens temperature top_k seed device dtype compile out_dir",
 }
 
