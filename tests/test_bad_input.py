@@ -32,7 +32,7 @@ RESUME = "train --checkpoint-dir {good} --plain --no-samples --resume"
 
 # name | command | exit code | what the message must say
 CASES = """
-unknown option | train --no-such-option | 2 | unrecognized, --no-such-option
+unknown option | train --no-such-option | 2 | unknown option --no-such-option, --help lists
 unknown program | nosuch | 2 | unknown program, nosuch
 no program |  | 2 | usage
 learning rate NaN | train --lr nan | 2 | --lr, nan, finite

@@ -110,6 +110,8 @@ def test_the_golden_file_of_version_1_loads_bit_for_bit():
     # Fields that are younger than the file have the meaning of their absence.
     assert (state.identity, state.config.saving) == (Identity(), SavingConfig())
     assert (state.stopping.best_step, state.config.train.recompute) == (0, False)
+    assert not state.config.data.separate_markers
+    assert {source.system for source in state.sources.values()} == {""}
     assert state.tokenizer.decode(state.tokenizer.encode("the cat 月亮")) == "the cat 月亮"
     _, weights = export.load_weights(GOLDEN)
     assert all(

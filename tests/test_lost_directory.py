@@ -101,7 +101,7 @@ def test_a_directory_that_moves_during_a_save_is_the_reason_that_is_given(tmp_pa
             return super().create(path)
 
     manager = CheckpointManager(tmp_path / "run", asynchronous=False, disk=Moving())
-    with pytest.raises(CheckpointError, match="while the run was using it; .* it held no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"while the run was using it; .* it held no checkpoint"):
         manager.save_checkpoint(Standin(1), metadata(1))
     assert not (tmp_path / "run").exists()
     manager.close()

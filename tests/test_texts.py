@@ -138,13 +138,39 @@ def test_json_and_json_lines_take_the_same_entries(write):
 def test_prompts_carry_no_loss_and_answers_do(write):
     path = write("a.json", json.dumps([*ENTRIES[2:], "用户：一助手：二"]))
     texts = list(Texts([path], dialogues=True))
-    assert [[segment.carries_loss for segment in text.segments] for text in texts] == [[False, True]] * 3
+    dialogue = [False, False, False, True]
+    assert [[segment.carries_loss for segment in text.segments] for text in texts] == [dialogue] * 3
+
+
+@pytest.mark.parametrize(
+    ("entries", "system"),
+    [
+        (["s用户：一助手：二", "s用户：三助手：四", "plain"], "s"),
+        (["s用户：一助手：二", "t用户：三助手：四"], ""),
+        (["s用户：一助手：二", "用户：三助手：四"], ""),
+        (["用户：一助手：二"], ""),
+    ],
+)
+@pytest.mark.parametrize("separate", [True, False])
+def test_the_system_text_that_all_dialogues_share_is_known_after_an_iteration(
+    write, entries, system, separate
+):
+    path = write("a.json", json.dumps(entries))
+    texts = Texts([path], dialogues=True, data=DataConfig(separate_markers=separate))
+    for _ in range(2):
+        assert sum(1 for _ in texts) == len(entries) and texts.system == system
+
+
+def test_prompts_are_one_segment_where_markers_are_not_separate(write):
+    path = write("a.json", json.dumps(["s用户：一助手：二"]))
+    (text,) = Texts([path], dialogues=True, data=DataConfig(separate_markers=False))
+    assert text.segments == (Segment("s\n用户：一助手：", False), Segment("二"))
 
 
 def test_strings_are_parsed_as_conversations_only_when_they_are_said_to_be(write):
     path = write("a.json", json.dumps(["用户：一助手：二"]))
     assert len(next(iter(Texts([path], dialogues=False))).segments) == 1
-    assert len(next(iter(Texts([path], dialogues=True))).segments) == 2
+    assert len(next(iter(Texts([path], dialogues=True))).segments) == 4
 
 
 def test_paragraphs_of_a_txt_file_can_be_conversations(write):
@@ -154,7 +180,7 @@ def test_paragraphs_of_a_txt_file_can_be_conversations(write):
 
 def test_strings_without_markers_are_learnt_whole_and_counted_in_a_notice(write):
     texts = Texts([write("a.json", '["天气", "用户：一助手：二", "b"]')], dialogues=True)
-    assert [len(text.segments) for text in texts] == [1, 2, 1]
+    assert [len(text.segments) for text in texts] == [1, 4, 1]
     assert texts.notices[0].startswith("2 entries are not conversations")
     list(texts)
     assert len(texts.notices) == 1

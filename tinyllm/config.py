@@ -30,9 +30,14 @@ def _option(default: Any, text: str, *, low: float | None = None, high: float | 
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def added(default: Any, **options: Any) -> Any:
-    """Return a field that files written before it existed lack: they mean `default`, or `before`."""
-    return dataclasses.field(default=default, metadata={**options, "added": True})
+def added(before: Any, now: Any = None) -> Any:
+    """Return a field that files written before it existed lack: they mean `before`, and a new value `now`.
+
+    It is no option of the command line.
+    """
+    return dataclasses.field(
+        default=before if now is None else now, metadata={"added": True, "before": before}
+    )
 
 
 class _Section:
@@ -48,8 +53,13 @@ def flag(name: str) -> str:
     return "--async" if name == "asynchronous" else "--" + name.replace("_", "-")  # `async` is a keyword
 
 
+def is_option(field: dataclasses.Field[Any]) -> bool:
+    """Return whether the command line has an option for a field of the config."""
+    return "help" in field.metadata
+
+
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
-    if value is None or isinstance(value, bool) or "help" not in field.metadata:
+    if value is None or isinstance(value, bool) or not is_option(field):
         return
     rule, name = field.metadata, flag(field.name)
     if rule["choices"]:
@@ -172,7 +182,8 @@ class DataConfig(_Section):
         "", "of folders, also read files with these suffixes as text, such as .md,.py", added=True
     )
     # No option. Runs from before it held documents out by their place among the others.
-    held_out_by: str = added("content", before="place")
+    held_out_by: str = added("place", now="content")
+    separate_markers: bool = added(False, now=True)  # in dialogues they are encoded apart, as in dialogue.py
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -244,11 +255,11 @@ def from_fields(kind: type[S], stored: Any, name: str) -> S:
     A field made with `added` may be missing.
     """
     hints = get_type_hints(kind)
-    fields = {each.name: each.metadata for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    optional = {name for name, rule in fields.items() if rule.get("added")}
+    rules = {each.name: each.metadata for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    optional = {name for name, rule in rules.items() if rule.get("added")}
     if not isinstance(stored, dict) or not set(hints) - optional <= set(stored) <= set(hints):
         raise ConfigError(f"{name}: expected the fields {', '.join(hints)}")
-    values = {name: rule["before"] for name, rule in fields.items() if "before" in rule}
+    values = {name: rule["before"] for name, rule in rules.items() if "before" in rule}
     for field, value in stored.items():
         hint = hints[field]
         allowed = [get_origin(t) or t for t in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]

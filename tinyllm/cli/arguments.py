@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from tinyllm import __version__
-from tinyllm.config import SECTIONS, flag
+from tinyllm.cli.parser import Parser
+from tinyllm.config import SECTIONS, flag, is_option
 from tinyllm.inference.settings import OPTIONS, Sampling, check
 from tinyllm.parallel.threads import cores
 
@@ -20,11 +21,9 @@ TITLES = {"model": "model", "train": "training", "data": "tokenizer and batches"
 LETTERS = {int: "N", float: "X", str: "NAME"}
 
 
-def program(name: str, description: str, **settings: Any) -> argparse.ArgumentParser:
-    """Return the parser of `tinyllm NAME`, with --help and --version; no option may be abbreviated."""
-    parser = argparse.ArgumentParser(
-        f"tinyllm {name}", description=description, allow_abbrev=False, **settings
-    )
+def program(name: str, description: str, **settings: Any) -> Parser:
+    """Return the parser of `tinyllm NAME`, with --help and --version."""
+    parser = Parser(f"tinyllm {name}", description=description, **settings)
     parser.add_argument("--version", action="version", version=f"tinyllm {__version__}")
     return parser
 
@@ -45,9 +44,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     for section, kind in SECTIONS.items():
         group = parser.add_argument_group(TITLES[section])
         hints = get_type_hints(kind)
-        for field in dataclasses.fields(kind):
-            if "help" in field.metadata:
-                _add_field(group, field, hints[field.name])
+        for field in filter(is_option, dataclasses.fields(kind)):
+            _add_field(group, field, hints[field.name])
 
 
 def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:

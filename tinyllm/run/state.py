@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from tinyllm import model
 from tinyllm.arena import Array, Layout, aligned_empty
-from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, from_fields
+from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, added, from_fields
 from tinyllm.network import TRAINING, Inputs, Memory, Network, Purpose
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.stopping import EarlyStopping
@@ -53,10 +53,11 @@ class Progress:
 
 @dataclass
 class Sources:
-    """The texts of one phase: where they were, and a hash of what they said."""
+    """The texts of one phase: where they were, a hash of what they said, the system text of all dialogues."""
 
     paths: list[str]
     fingerprint: str
+    system: str = added("")  # "": they have none, or several
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinyllm.config import DataConfig
-from tinyllm.text.dialogue import Segment, Turn, parse, render, stripped
+from tinyllm.text.dialogue import Segment, Turn, joined, parse, render, stripped, system_text
 from tinyllm.text.files import PACKED, File, OnRead, paragraphs, pieces, refusal, separated
 from tinyllm.text.findings import Findings
 from tinyllm.text.json_entries import json_entries
@@ -51,8 +51,9 @@ class Texts:
     Of a folder, the files with a known suffix are read in natural order (a2 before a10); hidden ones, its
     subfolders, and names for which `is_ours` is true, are not. With `dialogues`, plain strings are parsed as
     conversations. During an iteration, `on_progress` is called after every read; after it, `notices` says
-    what was left out or not understood. Iterating raises DataError for anything that cannot be read, for a
-    path without any text and, with `dialogues`, for a file without any conversation.
+    what was left out or not understood, and `system` is the system text with which all dialogues begin, ""
+    if they differ. Iterating raises DataError for anything that cannot be read, for a path without any text
+    and, with `dialogues`, for a file without any conversation.
     """
 
     def __init__(
@@ -62,11 +63,12 @@ class Texts:
         self.paths, self.dialogues, self.is_ours = tuple(paths), dialogues, is_ours
         self.data = data or DataConfig()
         self.notices: list[str] = []
+        self._systems: set[str] = set()
         self.on_progress: OnProgress = lambda done, total: None
         self._found = Findings()
 
     def __iter__(self) -> Iterator[Text]:
-        self.notices, self._found = [], Findings()
+        self.notices, self._found, self._systems = [], Findings(), set()
         if not self.paths:
             raise refusal("no text: expected at least one file or folder")
         files = [self._files(path) for path in self.paths]
@@ -89,6 +91,11 @@ class Texts:
             if empty_path:
                 raise refusal(f"{path}: found no text, expected some in files {', '.join(SUFFIXES)}")
         self.notices += self._found.notices(bool(self.data.separator))
+
+    @property
+    def system(self) -> str:
+        """The system text that all dialogues of the latest iteration share, or ""."""
+        return next(iter(self._systems)) if len(self._systems) == 1 else ""
 
     def _counter(self, total: int) -> OnRead:
         """Return a callback that adds up the bytes of all reads, and reports them to `on_progress`."""
@@ -148,7 +155,9 @@ class Texts:
             reading = read_entry(entry, f"{file.path}: {where}")
             self._found.add_unread(reading.unread)
             for segments in self._documents(reading):
-                yield Text(segments)
+                if len(self._systems) < 2 and (system := system_text(segments)) is not None:
+                    self._systems.add(system)
+                yield Text(segments if self.data.separate_markers else joined(segments))
 
     @property
     def documents(self) -> bool:

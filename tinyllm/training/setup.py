@@ -70,10 +70,13 @@ def open_texts(config: Config, phase: str, sources: list[str]) -> Texts:
 
 
 def open_dataset(
-    config: Config, phase: str, sources: list[str], tokenizer: Tokenizer, directory: Path, listener: Listener
-) -> Dataset:
-    """Return a phase's tokens, from the cache in `directory` where it fits; OSError if that is full."""
-    texts = open_texts(config, phase, sources)
+    config: Config, phase: str, paths: list[str], tokenizer: Tokenizer, directory: Path, listener: Listener
+) -> tuple[Dataset, Sources]:
+    """Return a phase's tokens and what is stored of its texts; OSError if the directory is full.
+
+    The tokens come from the cache in `directory`, if it has those of the same texts.
+    """
+    texts = open_texts(config, phase, paths)
     texts.on_progress = partial(listener.reading, f"reading the texts of {phase}")
     try:
         dataset = prepare(texts, tokenizer, config, directory / "data", phase)
@@ -87,7 +90,7 @@ def open_dataset(
         ) from error
     for text in texts.notices:
         listener.notice(text)
-    return dataset
+    return dataset, Sources(paths, dataset.fingerprint, texts.system)
 
 
 class Initial(NamedTuple):
@@ -123,10 +126,11 @@ def fresh(
     Its tokenizer is trained on all their texts and its parameters are drawn, or both are those of `initial`.
     """
     tokenizer = initial.tokenizer if initial else _trained_tokenizer(config, sources, listener)
-    datasets = {
+    opened = {
         phase: open_dataset(config, phase, paths, tokenizer, directory, listener)
         for phase, paths in sources.items()
     }
+    datasets = {phase: dataset for phase, (dataset, _) in opened.items()}
     _check_memory(memory_needed(config, tokenizer.vocab_size))
     first = next(iter(sources))
     state = TrainState.fresh(
@@ -134,7 +138,7 @@ def fresh(
     )
     if initial:
         state.rows[0] = initial.row
-    state.sources = {phase: Sources(paths, datasets[phase].fingerprint) for phase, paths in sources.items()}
+    state.sources = {phase: found for phase, (_, found) in opened.items()}
     return state, datasets
 
 
@@ -193,8 +197,7 @@ def resumed(
     for name in ahead:
         stored = state.sources.get(name)
         paths = changes.sources.get(name) or (stored.paths if stored else [BUNDLED[name]])
-        datasets[name] = open_dataset(config, name, paths, state.tokenizer, directory, listener)
-        found = Sources(paths, datasets[name].fingerprint)
+        datasets[name], found = open_dataset(config, name, paths, state.tokenizer, directory, listener)
         if stored and stored.fingerprint != found.fingerprint:
             _check_allowed(changes, name, found, stored)
             listener.notice(
