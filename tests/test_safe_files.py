@@ -200,7 +200,7 @@ def test_an_export_replaces_an_earlier_export_and_nothing_else_unless_forced(run
     assert (
         checkpoint(["export", str(tmp_path / "weights.bin"), str(tmp_path / "weights.bin"), "--force"]) == 1
     )
-    assert "the checkpoint to export itself" in capsys.readouterr().err
+    assert "is the checkpoint to export" in capsys.readouterr().err
     (tmp_path / "mine.json").write_text('{"mine": 1}')
     for target in (copy, link, tmp_path / "mine.json"):
         before = target.read_bytes()

@@ -66,9 +66,7 @@ def _check_target(source: Path, target: Path, store: Store, force: bool) -> None
         fd, _ = disk.open(source)
         try:
             if disk.is_at(fd, target):
-                raise CheckpointError(
-                    f"{printable(target)}: the checkpoint to export itself; give another name"
-                )
+                raise CheckpointError(f"{printable(target)}: is the checkpoint to export; give another name")
         finally:
             disk.close(fd)
         is_a_run = store.is_locked_by_runs() or any(entry.valid for entry in store.entries())
