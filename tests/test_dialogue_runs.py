@@ -93,7 +93,7 @@ def test_chat_begins_with_the_system_text_and_the_markers_of_training(tmp_path, 
     state = run.go()
     model = load_model(run.directory)
     assert model.form == LanguageModel.of(state).form
-    texts = Texts([dialogues], dialogues=True, documents=False, separate_markers=separate)
+    texts = Texts([dialogues], dialogues=True, data=config.data)
     talk = Conversation(model, GREEDY, 1, 0)
     talk.system = SYSTEM  # the window of 12 has no room for it
     prompt, _ = training_questions(texts, 1)[0]
@@ -157,7 +157,7 @@ def test_a_saved_conversation_keeps_its_system_text(taught, tmp_path):
     for suffix in ("json", "txt"):
         file = tmp_path / f"talk.{suffix}"
         asked(taught, typed=f"嗨\n:save {file}\n")
-        (text,) = Texts([file], dialogues=True, documents=False)
+        (text,) = Texts([file], dialogues=True)
         assert joined(text.segments)[0] == joined(prompt_for(expected))[0]
 
 
