@@ -55,7 +55,9 @@ def test_config_options_are_the_config_of_a_fresh_run_and_the_changes_of_a_resum
         None, False, Changes(given), Fresh(given, asked().start.sources)
     )
     assert asked("--resume-best --phase instruction_tuning --allow-new-data --chat-data /x").start == Resume(
-        None, True, Changes(NOTHING, {"instruction_tuning": ["/x"]}, "instruction_tuning", allow_new_data=True)
+        None,
+        True,
+        Changes(NOTHING, {"instruction_tuning": ["/x"]}, "instruction_tuning", allow_new_data=True),
     )
     assert asked("--resume-from x.bin").start == Resume(Path("x.bin"), False, Changes(NOTHING))
 

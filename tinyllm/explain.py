@@ -16,6 +16,7 @@ from tinyllm.cli import command
 from tinyllm.cli.arguments import add_model, path, program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError
+from tinyllm.escape import printable
 from tinyllm.inference.settings import check
 from tinyllm.parallel.threads import cores
 
@@ -59,7 +60,7 @@ def main(
 ) -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
     args = options(argv)
-    return command.run_program(partial(_run, args), cores(), command.prepared_streams(stdin, out, err))
+    return command.run_program(partial(_run, args), cores(), command.streams_of(stdin, out, err))
 
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
@@ -83,7 +84,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     path = args.out or (args.model if args.model.is_dir() else file.parent) / FILE_NAME
     title = "/".join(file.resolve().parts[-2:])
     write_page(explain_page(found, model.tokenizer.pieces, title, notes), path)
-    print(path, file=streams.out, flush=True)
+    print(printable(path), file=streams.out, flush=True)
     return 0
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tinyllm.cli.arguments import path, program
 from tinyllm.cli.interrupt import exit_code
+from tinyllm.escape import printable
 
 FILE_NAME = "report.html"
 INTERVAL = 3.0  # seconds between looks at a growing file, and between reloads
@@ -131,14 +132,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = given.out or (given.runs[0] if len(given.runs) == 1 else Path()) / FILE_NAME
     try:
         write_runs(given.runs, out, refresh=given.watch)
-        print(f"{out}{', updated as the run logs more; Ctrl-C ends' if given.watch else ''}", flush=True)
+        rest = ", updated as the run logs more; Ctrl-C ends" if given.watch else ""
+        print(f"{printable(out)}{rest}", flush=True)
         if given.watch:
             with suppress(KeyboardInterrupt):
                 watch(given.runs, out)
             write_runs(given.runs, out)  # the last page must not continue to reload itself
     except ReportError as error:
-        from tinyllm.checkpoint.metadata import printable
-
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     return 0

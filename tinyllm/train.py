@@ -19,6 +19,7 @@ from tinyllm.cli.interrupt import Interrupt, exit_code
 from tinyllm.cli.options import options
 from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
 from tinyllm.config import ConfigError
+from tinyllm.escape import printable
 from tinyllm.parallel.threads import choose, cores, set_blas_threads
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         with Interrupt() as interrupt:
             return _run(request, machine, interrupt, started)
     except (CheckpointError, TrainingError, ValueError, OSError, RuntimeError, MemoryError) as error:
-        text = str(error) or type(error).__name__
+        text = printable(str(error) or type(error).__name__)
         print(f"error: {text}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ConfigError) else 1
 
@@ -275,7 +276,8 @@ def _conclude(state: TrainState, request: Request, seconds: float) -> None:
 
     directory = request.directory
     took = duration(seconds)
-    print(f"\n{directory / 'model_final.bin'} and {directory / 'report.html'} written in {took}")
+    written = f"{directory / 'model_final.bin'} and {directory / 'report.html'} written in {took}"
+    print(f"\n{printable(written)}")
     if request.samples:
         _compile(decoding=True)
         print(f"\n{summary.sample_texts(state)}")

@@ -20,8 +20,9 @@ from tinyllm.checkpoint.commit import commit, make_directories
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.format import DTYPES, Head
 from tinyllm.checkpoint.image import Image, pack_map
-from tinyllm.checkpoint.metadata import CheckpointError, printable
+from tinyllm.checkpoint.metadata import CheckpointError
 from tinyllm.checkpoint.newest import read_newest
+from tinyllm.escape import printable
 
 
 def load_weights(path: str | Path, disk: Disk | None = None) -> tuple[dict[str, Any], dict[str, Array]]:

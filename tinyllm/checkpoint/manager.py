@@ -20,13 +20,13 @@ from tinyllm.checkpoint.metadata import (
     Entry,
     Origin,
     Standing,
-    printable,
     read_standing,
 )
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.policy import CheckpointStrategy
 from tinyllm.checkpoint.store import Store
 from tinyllm.checkpoint.writer import Job, Save, Writer
+from tinyllm.escape import printable
 
 
 class CheckpointManager:

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 from tinyllm import __version__
 from tinyllm.config import SECTIONS, flag
+from tinyllm.escape import printable_lines
 from tinyllm.inference.settings import OPTIONS, Sampling, check
 from tinyllm.parallel.threads import cores
 
@@ -20,11 +21,16 @@ TITLES = {"model": "model", "train": "training", "data": "tokenizer and batches"
 LETTERS = {int: "N", float: "X", str: "NAME"}
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages quote what was typed, and what a shell made of `*`, without obeying it."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable_lines(message), file)
+
+
 def program(name: str, description: str, **settings: Any) -> argparse.ArgumentParser:
     """Return the parser of `tinyllm NAME`, with --help and --version; no option may be abbreviated."""
-    parser = argparse.ArgumentParser(
-        f"tinyllm {name}", description=description, allow_abbrev=False, **settings
-    )
+    parser = _Parser(f"tinyllm {name}", description=description, allow_abbrev=False, **settings)
     parser.add_argument("--version", action="version", version=f"tinyllm {__version__}")
     return parser
 

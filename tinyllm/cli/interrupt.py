@@ -14,6 +14,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from tinyllm.cli.streams import prepare_streams
+
 INTERRUPTED = 130  # 128 + SIGINT
 AT_ONCE = "stopped at once; the checkpoints are intact: --resume continues from the latest"
 
@@ -64,6 +66,7 @@ def exit_code(main: Callable[[], int]) -> int:
 
     From then on Ctrl-C is ignored: Python is ending, and would be killed by it or show a traceback.
     """
+    prepare_streams()
     try:
         return main()
     except KeyboardInterrupt:

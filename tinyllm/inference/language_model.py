@@ -5,6 +5,7 @@ Order: LanguageModel, loading one, how its training texts started.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,6 @@ def texts_start_with_end(fields: dict[str, Any]) -> bool:
     If the fields do not name the texts, they did.
     """
     sources = fields.get("sources") or {}
-    paths = [path for source in sources.values() for path in source["paths"]]
+    paths = [os.fsdecode(path) for source in sources.values() for path in source["paths"]]
     streams = bool(paths) and all(path.lower().endswith(".txt") for path in paths)
     return not streams or fields["config"]["data"]["documents"] or "instruction_tuning" in sources

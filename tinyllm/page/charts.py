@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tinyllm.checkpoint.metadata import printable
+from tinyllm.escape import printable
 from tinyllm.page.curves import decimate, logarithms, trend
 from tinyllm.page.history import Event, Phase, Run, Series
 

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tinyllm.checkpoint.metadata import Entry, printable
+from tinyllm.checkpoint.metadata import Entry
+from tinyllm.escape import printable
 from tinyllm.page.charts import charts, column_width, epoch_stride, event_text
 from tinyllm.page.curves import amount, duration, figures, loss, size
 from tinyllm.page.drawing import chart_html

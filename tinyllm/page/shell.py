@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from tinyllm.checkpoint.metadata import printable
+from tinyllm.escape import printable
 from tinyllm.page.style import PAGE
 
 

@@ -98,6 +98,8 @@ class Texts:
             return files
         if not path.exists():
             raise DataError(f"{path}: not found, expected a file or folder of texts")
+        if not path.is_file():
+            raise DataError(f"{path}: found a pipe, device or socket, expected a file or folder of texts")
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(
                 f"{path}: found the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}"
