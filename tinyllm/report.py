@@ -53,7 +53,7 @@ def write_runs(directories: Sequence[Path], out: Path, refresh: bool = False) ->
     for directory, name in zip(directories, _names(directories), strict=True):
         try:
             runs.append(read_run(directory, name))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, RecursionError, MemoryError) as error:
             raise ReportError(_unreadable(directory, error)) from error
     finished = all(run.finished for run in runs)
     reload = refresh and not finished
@@ -91,7 +91,8 @@ def _unreadable(directory: Path, error: Exception) -> str:
         return f"{directory}: not a directory; give the --checkpoint-dir of a run"
     if isinstance(error, FileNotFoundError):
         return f"{directory}: no metrics.jsonl here: no run has logged into this directory"
-    return f"{directory}: metrics.jsonl cannot be read: {getattr(error, 'strerror', None) or error}"
+    why = getattr(error, "strerror", None) or str(error) or "there is too little memory for it"
+    return f"{directory}: metrics.jsonl cannot be read: {why}"
 
 
 def watch(directories: Sequence[Path], out: Path) -> None:

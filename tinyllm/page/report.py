@@ -86,7 +86,7 @@ def _curves(runs: Sequence[Run]) -> str:
     drawn = charts(runs)
     if not drawn:
         return '<section><p class="note">No step has been logged yet.</p></section>\n'
-    broken = sum(run.nonfinite_losses() for run in runs)
+    broken = sum(run.broken for run in runs)
     warning = f'<p class="note bad">At {broken:,} steps the train loss was not finite.</p>' if broken else ""
     ends = ""
     if len(runs) == 1:
