@@ -72,8 +72,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     from tinyllm.page.shell import write_page
 
     model, file = language_model.load_model_with_file(args.model, streams.note)
-    if not is_warm():
-        streams.note("compiling the kernels, once; this takes about 10 seconds")
+    command.note_compiling("the kernels", is_warm(), streams)
     compile_all()
     prompt = model.prompt(text)
     found = trace(model.weights, prompt, args.top, file)

@@ -64,8 +64,8 @@ def options(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _check(args: argparse.Namespace) -> None:
-    check("num_samples", args.num_samples, low=1)
-    check("beams", args.beams, low=1)
+    check("num_samples", args.num_samples, low=1, high=100_000)
+    check("beams", args.beams, low=1, high=1000)
     check("length_penalty", args.length_penalty, low=0)
     if args.beams > 1:
         others = [*given_sampling(args), *(name for name in ("stream", "ignore_end") if getattr(args, name))]

@@ -43,11 +43,13 @@ def main(argv: list[str] | None = None) -> int:
     batch = request.start.config.train.batch_size if isinstance(request.start, Fresh) else 1 << 30
     set_blas_threads(choose(batch, cores(), machine.workers, machine.blas_threads)[1])
     # Imported before signals are caught: until then Ctrl-C ends the program at once.
+    import numpy as np
+
     from tinyllm.checkpoint import CheckpointError
     from tinyllm.training.step import TrainingError
 
     try:
-        with Interrupt() as interrupt:
+        with Interrupt() as interrupt, np.errstate(all="ignore"):  # as in cli/command.py
             return _run(request, machine, interrupt, started)
     except (CheckpointError, TrainingError, ValueError, OSError, RuntimeError, MemoryError) as error:
         text = printable(str(error) or type(error).__name__)
@@ -101,6 +103,7 @@ def _train(
     from tinyllm.cli.clock import SystemClock
     from tinyllm.network import Purpose
     from tinyllm.parallel.team import Team
+    from tinyllm.parallel.threads import most_threads
     from tinyllm.training.environment import use_machine
     from tinyllm.training.loop import Control, Loop, Outputs, SaveRhythm
     from tinyllm.training.metrics import Metrics
@@ -110,7 +113,7 @@ def _train(
     train, saving = state.config.train, state.config.saving
     workers, blas_threads = use_machine(state, machine.workers, machine.blas_threads, watch.notice)
     watch.line(summary.description(state, begun.datasets, request))
-    with Team(workers * blas_threads) as team:
+    with Team(min(workers * blas_threads, most_threads())) as team:
         purpose = Purpose(recompute=train.recompute, accumulate=train.accumulate > 1)
         engine = Engine(state, team, workers, purpose)
         manager.reserve(state)  # touched now, the first save is no slower than the others
@@ -136,6 +139,8 @@ def _compile(decoding: bool = False) -> None:
         print(f"compiling {what}, once (about {5 if decoding else 10} s) ...", end=" ", flush=True)
         (kernels.compile_decoding if decoding else kernels.compile_all)()
         print(f"done in {time.monotonic() - started:.1f} s", flush=True)
+    if kernels.CACHE_PROBLEM and not decoding:
+        print(f"note: {printable(kernels.CACHE_PROBLEM)}", file=sys.stderr, flush=True)
 
 
 def _open_manager(directory: Path, watch: Lines) -> CheckpointManager:

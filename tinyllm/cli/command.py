@@ -49,8 +49,12 @@ def run_program(body: Callable[[Streams], int], blas_threads: int, streams: Stre
     A failure is one line on `err`; a reader that closes the pipe (`| head`) causes no message.
     """
     set_blas_threads(blas_threads)
+    import numpy as np
+
     try:
-        return body(streams)
+        # A warning of overflow would name a line of code; where a result is not finite, an error says so.
+        with np.errstate(all="ignore"):
+            return body(streams)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -76,7 +80,16 @@ def load(model: Path, blas_threads: int, streams: Streams) -> LanguageModel:
     from tinyllm.kernels import compile_decoding, is_decoding_warm
 
     found = language_model.load_model(model, streams.note, blas_threads)
-    if not is_decoding_warm():
-        streams.note("compiling the generation kernels, once; this takes a few seconds")
+    note_compiling("the generation kernels", is_decoding_warm(), streams)
     compile_decoding()
     return found
+
+
+def note_compiling(what: str, warm: bool, streams: Streams) -> None:
+    """Say that kernels are compiled, unless an earlier process has, and why they are not kept, if so."""
+    from tinyllm.kernels import CACHE_PROBLEM
+
+    if not warm:
+        streams.note(f"compiling {what}, once; this takes a few seconds")
+    if CACHE_PROBLEM:
+        streams.note(CACHE_PROBLEM)
