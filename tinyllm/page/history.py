@@ -214,11 +214,12 @@ class _Epochs:
         if not run.epochs or (run.epochs[-1].phase, run.epochs[-1].number) != (phase, number):
             run.epochs.append(Epoch(number, phase, step, step, math.nan))
             self.loss, self.tokens = 0.0, 0.0
-        if len(run.epochs) > MOST_EPOCHS:  # thinned by tens, as the ticks of the page are
-            self.kept *= 10
+        while len(run.epochs) > MOST_EPOCHS:
             *earlier, before, latest = run.epochs
             first = run.epochs[0].number
             run.epochs = [e for e in earlier if (e.number - first) % self.kept == 0] + [before, latest]
+            if len(run.epochs) > MOST_EPOCHS // 2:
+                self.kept *= 10  # as the ticks of the page, which are a multiple of ten epochs apart by then
 
     def _add(self, last: int, loss: float, tokens: float) -> None:
         """Add updates up to step `last` to the latest epoch and phase."""
