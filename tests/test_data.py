@@ -407,7 +407,7 @@ def test_the_fingerprint_knows_what_decides_batches_and_nothing_else(tmp_path):
 def test_tokens_take_two_bytes_when_the_vocabulary_allows(tmp_path, vocab_size, dtype):
     text = Text((Segment(chr(0xFFFE) + "a"),))
     save_tokens(tmp_path / "a.tokens", [text], Characters(vocab_size))
-    tokens = load_tokens(tmp_path / "a.tokens")
+    tokens = load_tokens(tmp_path / "a.tokens", vocab_size)
     assert tokens is not None
     assert tokens.tokens.dtype == dtype
     assert tokens.tokens.tolist() == [vocab_size - 1, 0xFFFE, ord("a"), vocab_size - 1]

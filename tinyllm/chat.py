@@ -20,6 +20,7 @@ from tinyllm.cli import command, typed
 from tinyllm.cli.arguments import add_writing, checked_sampling, program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError
+from tinyllm.escape import printable_lines
 from tinyllm.inference.settings import OPTIONS, Sampling, check
 
 if TYPE_CHECKING:
@@ -79,9 +80,7 @@ def main(
 ) -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
     args = options(argv)
-    return command.run_program(
-        partial(_run, args), args.blas_threads, command.prepared_streams(stdin, out, err)
-    )
+    return command.run_program(partial(_run, args), args.blas_threads, command.streams_of(stdin, out, err))
 
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
@@ -117,11 +116,11 @@ class Chat:
     """A conversation and the streams on which it is shown."""
 
     def __init__(self, conversation: Conversation, streams: command.Streams) -> None:
-        self.conversation, self.out, self.err = conversation, streams.out, streams.err
+        self.conversation, self.streams = conversation, streams
 
     def say(self, text: str) -> None:
-        """Write a line about the conversation that is not part of it."""
-        print(text, file=self.err, flush=True)
+        """Write a line, or several, about the conversation that are not part of it."""
+        print(printable_lines(text), file=self.streams.err, flush=True)
 
     def respond(self, line: str) -> bool:
         """Run the command or answer the question that a line is; return whether to read another."""
@@ -151,13 +150,13 @@ class Chat:
         try:
             for piece in talk.answer(prompt):
                 answer += piece
-                self.out.write(piece)
-                self.out.flush()
+                self.streams.write(piece)
+                self.streams.out.flush()
         finally:
             talk.remember(question, answer)
             if answer:
-                self.out.write("\n")
-                self.out.flush()
+                self.streams.write("\n")
+                self.streams.out.flush()
         if not answer:
             self.say("(no answer: the model wrote only white space or a question of its own; try rephrasing)")
 

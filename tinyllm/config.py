@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+LONGEST_TEXT = 256  # characters of a stored text that is no path
+LARGEST_COUNT = 1 << 62  # of steps, epochs, tokens, saves: all fit a signed 64-bit integer with room
 LARGEST = 1 << 40  # of whole numbers that have no limit of their own; steps counted with them fit 64 bits
 PHASES = ("pretraining", "instruction_tuning")
 BUNDLED = {"pretraining": "bundled:pretraining.json", "instruction_tuning": "bundled:chat.json"}
@@ -267,8 +269,19 @@ def from_fields(kind: type[S], stored: Any, name: str) -> S:
             value = float(value)
         if type(value) not in allowed:
             raise ConfigError(f"{name}.{field}: expected {hint}, found {type(value).__name__}")
-        values[field] = value
+        values[field] = checked(value, f"{name}.{field}")
     return kind(**values)
+
+
+def checked(value: Any, name: str) -> Any:
+    """Return a stored value, or raise ConfigError: numbers count something, texts are one printable line."""
+    if type(value) is int and not 0 <= value < LARGEST_COUNT:
+        raise ConfigError(f"{name}: found {value}, expected a whole number of at least 0")
+    if isinstance(value, str) and not (len(value) <= LONGEST_TEXT and value.isprintable()):
+        raise ConfigError(
+            f"{name}: expected at most {LONGEST_TEXT} printable characters, found {value!r:.80}"
+        )
+    return value
 
 
 def replace(config: Config, options: Mapping[str, Mapping[str, Any]]) -> Config:

@@ -16,6 +16,7 @@ from tinyllm.cli import command
 from tinyllm.cli.arguments import add_model, path, program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError
+from tinyllm.escape import printable
 from tinyllm.inference.settings import check
 from tinyllm.parallel.threads import cores
 
@@ -60,7 +61,7 @@ def main(
 ) -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
     args = options(argv)
-    return command.run_program(partial(_run, args), cores(), command.prepared_streams(stdin, out, err))
+    return command.run_program(partial(_run, args), cores(), command.streams_of(stdin, out, err))
 
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
@@ -75,8 +76,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     path = args.out or (args.model if args.model.is_dir() else file.parent) / FILE_NAME
     if path.exists() and path.samefile(file):
         raise ConfigError(f"{path}: this is the model itself; give another --out")
-    if not is_warm():
-        streams.note("compiling the kernels, once; this takes about 10 seconds")
+    command.note_compiling("the kernels", is_warm(), streams)
     compile_all()
     prompt = model.prompt(text)
     found = trace(model.weights, prompt, args.top, file)
@@ -86,7 +86,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
         streams.note(notes[-1])
     title = "/".join(file.resolve().parts[-2:])
     write_page(explain_page(found, model.tokenizer.pieces, title, notes), KIND, path, args.force)
-    print(path, file=streams.out, flush=True)
+    print(printable(path), file=streams.out, flush=True)
     return 0
 
 

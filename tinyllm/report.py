@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tinyllm.cli.arguments import path, program
 from tinyllm.cli.interrupt import exit_code
+from tinyllm.escape import printable
 
 FILE_NAME = "report.html"
 INTERVAL = 3.0  # seconds between looks at a growing file, and between reloads
@@ -73,7 +74,7 @@ def write_runs(
     for directory, name in zip(directories, _names(directories), strict=True):
         try:
             runs.append(read_run(directory, name))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, RecursionError, MemoryError) as error:
             raise ReportError(_unreadable(directory, error)) from error
     finished = all(run.finished for run in runs)
     reload = refresh and not finished
@@ -111,7 +112,8 @@ def _unreadable(directory: Path, error: Exception) -> str:
         return f"{directory}: not a directory; give the --checkpoint-dir of a run"
     if isinstance(error, FileNotFoundError):
         return f"{directory}: no metrics.jsonl here: no run has logged into this directory"
-    return f"{directory}: metrics.jsonl cannot be read: {getattr(error, 'strerror', None) or error}"
+    why = getattr(error, "strerror", None) or str(error) or "there is too little memory for it"
+    return f"{directory}: metrics.jsonl cannot be read: {why}"
 
 
 def watch(directories: Sequence[Path], out: Path) -> None:
@@ -153,14 +155,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = given.out or (given.runs[0] if len(given.runs) == 1 else Path()) / FILE_NAME
     try:
         write_runs(given.runs, out, refresh=given.watch, force=given.force)
-        print(f"{out}{', updated as the run logs more; Ctrl-C ends' if given.watch else ''}", flush=True)
+        rest = ", updated as the run logs more; Ctrl-C ends" if given.watch else ""
+        print(f"{printable(out)}{rest}", flush=True)
         if given.watch:
             with suppress(KeyboardInterrupt):
                 watch(given.runs, out)
             write_runs(given.runs, out)  # the last page must not continue to reload itself
     except ReportError as error:
-        from tinyllm.checkpoint.metadata import printable
-
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     return 0

@@ -20,6 +20,7 @@ from tinyllm.cli.options import options
 from tinyllm.cli.output import as_display
 from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
 from tinyllm.config import ConfigError
+from tinyllm.escape import printable
 from tinyllm.parallel.threads import choose, cores, set_blas_threads
 
 if TYPE_CHECKING:
@@ -44,18 +45,20 @@ def main(argv: list[str] | None = None) -> int:
     batch = request.start.config.train.batch_size if isinstance(request.start, Fresh) else 1 << 30
     set_blas_threads(choose(batch, cores(), machine.workers, machine.blas_threads)[1])
     # Imported before signals are caught: until then Ctrl-C ends the program at once.
+    import numpy as np
+
     from tinyllm.checkpoint import CheckpointError
     from tinyllm.training.step import TrainingError
 
     interrupt = Interrupt()
     try:
-        with interrupt:
+        with interrupt, np.errstate(all="ignore"):  # as in cli/command.py
             return _run(request, machine, interrupt, started)
     except Stopped as stopped:
         print(f"{interrupt.name}: {stopped}", file=sys.stderr, flush=True)
         return interrupt.exit_code
     except (CheckpointError, TrainingError, ValueError, OSError, RuntimeError, MemoryError) as error:
-        text = str(error) or type(error).__name__
+        text = printable(str(error) or type(error).__name__)
         print(f"error: {text}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ConfigError) else 1
 
@@ -117,6 +120,7 @@ def _train(
     from tinyllm.cli.clock import SystemClock
     from tinyllm.network import Purpose
     from tinyllm.parallel.team import Team
+    from tinyllm.parallel.threads import most_threads
     from tinyllm.training.control import Control, Outputs, SaveRhythm
     from tinyllm.training.environment import use_machine
     from tinyllm.training.loop import Loop
@@ -127,7 +131,7 @@ def _train(
     train, saving = state.config.train, state.config.saving
     workers, blas_threads = use_machine(state, machine.workers, machine.blas_threads, watch.notice)
     watch.line(summary.description(state, begun.datasets, request))
-    with Team(workers * blas_threads) as team:
+    with Team(min(workers * blas_threads, most_threads())) as team:
         purpose = Purpose(recompute=train.recompute, accumulate=train.accumulate > 1)
         engine = Engine(state, team, workers, purpose)
         manager.reserve(state)  # touched now, the first save is no slower than the others
@@ -153,6 +157,8 @@ def _compile(decoding: bool = False) -> None:
         print(f"compiling {what}, once (about {5 if decoding else 10} s) ...", end=" ", flush=True)
         (kernels.compile_decoding if decoding else kernels.compile_all)()
         print(f"done in {time.monotonic() - started:.1f} s", flush=True)
+    if kernels.CACHE_PROBLEM and not decoding:
+        print(f"note: {printable(kernels.CACHE_PROBLEM)}", file=sys.stderr, flush=True)
 
 
 def _open_manager(directory: Path, watch: Lines) -> CheckpointManager:
@@ -283,7 +289,8 @@ def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) 
     from tinyllm.cli.display import duration
 
     report = f" and {request.directory / 'report.html'}" if drawn else ""
-    print(f"\n{request.directory / 'model_final.bin'}{report} written in {duration(seconds)}")
+    written = f"{request.directory / 'model_final.bin'}{report} written in {duration(seconds)}"
+    print(f"\n{printable(written)}")
     if request.samples:
         _compile(decoding=True)
         try:

@@ -14,13 +14,14 @@ from pathlib import Path
 from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.export import export_weights, to_json
-from tinyllm.checkpoint.metadata import CheckpointError, Entry, GoneError, printable
+from tinyllm.checkpoint.metadata import CheckpointError, Entry, GoneError
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.store import Store
 from tinyllm.cli.arguments import path as a_path
 from tinyllm.cli.arguments import program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.cli.output import PIPE_CLOSED
+from tinyllm.escape import printable
 
 _COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "head")
 _ENDED = ("finished", "rolled_back")
@@ -197,9 +198,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(argv)
     disk = Disk()
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure:
-        reconfigure(errors="backslashreplace")
     try:
         if given.command == "ls":
             return ls(given.path, disk)

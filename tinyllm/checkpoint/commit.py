@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyllm.checkpoint.disk import Disk
-from tinyllm.checkpoint.metadata import printable
+from tinyllm.escape import printable
 
 TEMP_PREFIX = ".tmp-"
 _WRITE_BYTES = 1 << 26

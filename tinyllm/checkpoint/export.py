@@ -20,9 +20,10 @@ from tinyllm.checkpoint.commit import commit, make_directories
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.format import DTYPES, HEADER_BYTES, MAGIC, Head
 from tinyllm.checkpoint.image import Image, pack_map
-from tinyllm.checkpoint.metadata import CheckpointError, printable
+from tinyllm.checkpoint.metadata import CheckpointError
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.store import Store
+from tinyllm.escape import printable
 
 
 def load_weights(path: str | Path, disk: Disk | None = None) -> tuple[dict[str, Any], dict[str, Array]]:

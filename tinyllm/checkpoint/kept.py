@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tinyllm.checkpoint import policy
-from tinyllm.checkpoint.metadata import CheckpointError, Entry, printable
+from tinyllm.checkpoint.metadata import CheckpointError, Entry
 from tinyllm.checkpoint.store import Store
 from tinyllm.checkpoint.writer import Job
+from tinyllm.escape import printable
 
 
 class Kept:

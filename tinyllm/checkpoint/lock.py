@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tinyllm.checkpoint.commit import Notice, write_all
 from tinyllm.checkpoint.disk import Disk
-from tinyllm.checkpoint.metadata import CheckpointError, printable
+from tinyllm.checkpoint.metadata import CheckpointError
+from tinyllm.escape import printable
 
 LOCK_NAME = ".lock"
 _SMALL_BYTES = 1 << 16  # no lock file of ours is larger

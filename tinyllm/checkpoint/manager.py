@@ -19,7 +19,6 @@ from tinyllm.checkpoint.metadata import (
     Entry,
     Origin,
     Standing,
-    printable,
     read_standing,
     whole,
 )
@@ -27,6 +26,7 @@ from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.policy import CheckpointStrategy
 from tinyllm.checkpoint.store import Store
 from tinyllm.checkpoint.writer import Save, Writer
+from tinyllm.escape import printable
 
 
 class CheckpointManager:

@@ -1,7 +1,7 @@
 """A checkpoint described without its tensors, and the errors that name what is wrong with one.
 
 Order: the errors, CheckpointMetadata (the user's five fields), Entry (one name in a directory), the
-sidecar's text, and `printable`, which keeps a hostile name from controlling the terminal.
+sidecar's text.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
+from tinyllm.config import LARGEST_COUNT
+
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
-LARGEST_COUNT = 1 << 62  # of steps, epochs, tokens, saves: all fit a signed 64-bit integer with room
 
 
 class CheckpointError(RuntimeError):
@@ -184,11 +185,6 @@ def sidecar(entry: Entry) -> bytes:
         fields["tokens"] = entry.tokens
     fields |= {"status": entry.status, "size": entry.size, "sequence": entry.sequence}
     return (json.dumps(fields, indent=2, allow_nan=False) + "\n").encode()
-
-
-def printable(text: object) -> str:
-    """Return `text` on one line, every control or invisible character replaced by an escape sequence."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def whole(name: str, value: object, least: int = 0) -> int:

@@ -24,10 +24,10 @@ from tinyllm.checkpoint.metadata import (
     GoneError,
     UnknownVersionError,
     by_sequence,
-    printable,
     read_standing,
     sidecar,
 )
+from tinyllm.escape import printable
 
 RESERVE_BYTES = 1 << 16  # for sidecars and the directory itself
 _SMALL_BYTES = 1 << 16  # no sidecar of ours is larger

@@ -15,7 +15,7 @@ from tinyllm import __version__
 from tinyllm.cli.parser import Parser
 from tinyllm.config import SECTIONS, flag, is_option
 from tinyllm.inference.settings import OPTIONS, Sampling, check
-from tinyllm.parallel.threads import cores
+from tinyllm.parallel.threads import cores, most_threads
 
 TITLES = {"model": "model", "train": "training", "data": "tokenizer and batches", "saving": "saving"}
 LETTERS = {int: "N", float: "X", str: "NAME"}
@@ -114,6 +114,6 @@ def given_sampling(args: argparse.Namespace) -> dict[str, Any]:
 def checked_sampling(args: argparse.Namespace, defaults: Sampling) -> Sampling:
     """Return the sampling asked for; ConfigError where an option of `add_writing` is out of range."""
     check("max_tokens", args.max_tokens, low=1)
-    check("blas_threads", args.blas_threads, low=1)
+    check("blas_threads", args.blas_threads, low=1, high=most_threads())
     check("seed", args.seed, low=0)
     return dataclasses.replace(defaults, **given_sampling(args))

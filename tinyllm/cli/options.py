@@ -7,11 +7,14 @@ instant.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from tinyllm.cli.arguments import add_config, given_config, path, program
 from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
-from tinyllm.config import BUNDLED, PHASES, Changes, Config, ConfigError, flag, replace
+from tinyllm.config import BUNDLED, PHASES, Changes, Config, ConfigError, replace
+from tinyllm.inference.settings import check
+from tinyllm.parallel.threads import most_threads
 
 DESCRIPTION = """\
 Train a GPT on a CPU. With no options: tokenizer, pretraining and instruction tuning on the bundled
@@ -106,7 +109,7 @@ def _is_resume(args: argparse.Namespace) -> bool:
     return bool(args.resume or args.resume_from is not None or args.resume_best)
 
 
-LOWEST = {"workers": 1, "blas_threads": 1, "max_minutes": 0}
+RANGES = {"workers": (1, most_threads()), "blas_threads": (1, most_threads()), "max_minutes": (0, math.inf)}
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -131,10 +134,9 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--init-from starts a new run, --resume continues one: give one of them")
     if hasattr(args, "epochs") and hasattr(args, "max_steps"):
         raise ConfigError("--epochs and --max-steps both limit a phase: give one of them")
-    for name, low in LOWEST.items():
-        value = getattr(args, name)
-        if value is not None and not low <= value < float("inf"):
-            raise ConfigError(f"{flag(name)}: found {value}, expected at least {low}")
+    for name, (low, high) in RANGES.items():
+        if getattr(args, name) is not None:
+            check(name, getattr(args, name), low=low, high=high)
 
 
 def _absolute(text: str) -> str:

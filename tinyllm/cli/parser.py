@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from tinyllm.cli.spellings import DASHES, closest, meant
+from tinyllm.escape import printable_lines
 
 KINDS = {int: "a whole number", float: "a number"}
 _REQUIRED = "the following arguments are required: "  # argparse's words
@@ -45,6 +46,10 @@ class Parser(argparse.ArgumentParser):
             return super().parse_known_args(words, namespace)
         except argparse.ArgumentError as error:
             self.error(self._explained(error))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print a message that quotes what was typed, or what a shell made of `*`, without obeying it."""
+        super()._print_message(printable_lines(message), file)
 
     def error(self, message: str) -> NoReturn:
         """Print the message and where the options are listed; end with exit code 2."""

@@ -5,6 +5,7 @@ Order: the form of the texts, LanguageModel, loading one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Form(NamedTuple):
         without --documents. If the fields do not name the texts, it did.
         """
         sources = fields.get("sources") or {}
-        paths = [path for source in sources.values() for path in source["paths"]]
+        paths = [os.fsdecode(path) for source in sources.values() for path in source["paths"]]
         streams = bool(paths) and all(path.lower().endswith(".txt") for path in paths)
         starts_with_end = not streams or data.documents or "instruction_tuning" in sources
         systems = ["", *(sources[phase].get("system", "") for phase in PHASES if phase in sources)]

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tinyllm.checkpoint.metadata import Entry, printable
+from tinyllm.checkpoint.metadata import Entry
+from tinyllm.escape import printable
 from tinyllm.page.charts import charts, column_width, epoch_stride, event_text
 from tinyllm.page.curves import amount, duration, figures, loss, size
 from tinyllm.page.drawing import chart_html
@@ -86,7 +87,7 @@ def _curves(runs: Sequence[Run]) -> str:
     drawn = charts(runs)
     if not drawn:
         return '<section><p class="note">No step has been logged yet.</p></section>\n'
-    broken = sum(run.nonfinite_losses() for run in runs)
+    broken = sum(run.broken for run in runs)
     warning = f'<p class="note bad">At {broken:,} steps the train loss was not finite.</p>' if broken else ""
     ends = ""
     if len(runs) == 1:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tinyllm import safe_files
 from tinyllm.checkpoint import policy
 from tinyllm.checkpoint.lock import LOCK_NAME
-from tinyllm.checkpoint.metadata import printable
+from tinyllm.escape import printable
 from tinyllm.page.style import PAGE
 from tinyllm.training import metrics
 

@@ -65,14 +65,14 @@ def prepare(
     Raises DataError for texts that cannot be read or are too few.
     """
     path = directory / f"{name}.tokens"
-    tokens = load_tokens(path)
+    tokens = load_tokens(path, tokenizer.vocab_size)
     if (
         tokens is None
         or tokens.made_of["tokenizer"] != tokenizer.fingerprint()
         or tokens.made_of["texts"] != digest(texts)
     ):
         save_tokens(path, texts, tokenizer)
-        tokens = load_tokens(path)
+        tokens = load_tokens(path, tokenizer.vocab_size)
         if tokens is None:
             raise DataError(f"{path}: cannot be read back as it was written; check the disk")
     return Dataset(tokens, config, name)

@@ -193,6 +193,7 @@ def resumed(
         if name not in ahead and paths != state.sources[name].paths:
             listener.notice(f"note: {name} is over, its texts are not read; --phase {name} returns to it")
     config = changed_config(state, changes.options, listener.notice)
+    _check_memory(memory_needed(config, state.tokenizer.vocab_size))
     datasets = {}
     for name in ahead:
         stored = state.sources.get(name)
