@@ -65,13 +65,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(request: Request, machine: Machine, interrupt: Interrupt, started: float) -> int:
     from tinyllm import report
+    from tinyllm.checkpoint import CheckpointManager
     from tinyllm.cli import summary
     from tinyllm.cli.display import watcher
 
     _check_directory(request)
     with interrupt.ends(summary.nothing_begun(request)):
         _compile()
-    with closing(watcher(request.plain)) as watch, _open_manager(request.directory, watch) as manager:
+    with (
+        closing(watcher(request.plain)) as watch,
+        CheckpointManager(request.directory, on_notice=lambda text: watch.notice(f"note: {text}")) as manager,
+    ):
         with interrupt.ends(summary.nothing_begun(request)):
             begun = _begin(request, manager, watch)
         if begun.is_finished:
@@ -159,13 +163,6 @@ def _compile(decoding: bool = False) -> None:
         print(f"done in {time.monotonic() - started:.1f} s", flush=True)
     if kernels.CACHE_PROBLEM and not decoding:
         print(f"note: {printable(kernels.CACHE_PROBLEM)}", file=sys.stderr, flush=True)
-
-
-def _open_manager(directory: Path, watch: Lines) -> CheckpointManager:
-    """Return the manager of the run's directory, which it locks until it is closed."""
-    from tinyllm.checkpoint import CheckpointManager
-
-    return CheckpointManager(directory, on_notice=lambda text: watch.notice(f"note: {text}"))
 
 
 @dataclass

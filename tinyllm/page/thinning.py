@@ -28,7 +28,7 @@ class Thinned:
         self._count = 0  # points so far
 
     def extend(self, steps: Sequence[int], values: Array) -> None:
-        """Add points, a few thousand at a time."""
+        """Add points, a few thousand at a time: n steps, and as many `values` (n,)."""
         new = np.stack([np.array(steps, np.float64), values])
         sample = new[:, -self._count % self.stride :: self.stride]
         self._extremes = np.concatenate([self._extremes, new], axis=1)
