@@ -227,14 +227,13 @@ def _take_place(begun: Begun, manager: CheckpointManager, watch: Lines) -> bool:
     """Make the directory the run's own, moving what is not of its past; return whether it is now a fork."""
     from tinyllm.training import place
 
-    directory = manager.directory
-    if begun.source and place.is_inside(begun.source, directory):
+    if begun.source and place.is_inside(begun.source, manager.directory):
         manager.pin(begun.source)
         place.rewind(begun.state, manager, watch.notice)
         return False
     # A run may have ended before its first checkpoint.
-    if earlier := place.files_of_a_run(directory):
-        watch.notice(f"note: the earlier run was moved to {place.set_aside(directory, earlier)}")
+    if earlier := place.files_of_a_run(manager.directory):
+        watch.notice(f"note: the earlier run was moved to {place.set_aside(manager.directory, earlier)}")
         manager.list_checkpoints()  # so that it forgets them
     if begun.source:
         place.fork(begun.state, begun.source, manager, watch.notice)
