@@ -14,7 +14,8 @@ from tinyllm.config import Changes, Config, DataConfig, ModelConfig, TrainConfig
 from tinyllm.parallel.team import Team
 from tinyllm.run.state import TrainState
 from tinyllm.training import metrics, setup
-from tinyllm.training.loop import Clock, Control, Loop, Outputs, SaveRhythm
+from tinyllm.training.control import Clock, Control, Outputs, SaveRhythm
+from tinyllm.training.loop import Loop
 from tinyllm.training.metrics import Metrics
 from tinyllm.training.step import Engine
 
@@ -32,7 +33,7 @@ TINY = Config(SMALL, TrainConfig(batch_size=4, epochs=2), DataConfig(vocab_size=
 OFTEN = SaveRhythm(steps=1)
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     """Stands in for SIGKILL: nothing of the run is asked to save or to tidy up."""
 
 

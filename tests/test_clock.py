@@ -8,7 +8,7 @@ import pytest
 
 from tests.runs import Run, same_state
 from tinyllm.checkpoint import CheckpointManager
-from tinyllm.training.loop import SaveRhythm
+from tinyllm.training.control import SaveRhythm
 from tinyllm.training.metrics import FILE_NAME, read
 
 

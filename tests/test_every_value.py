@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tests.models import chain_of, saved
 from tinyllm import chat, explain, generate, train
 from tinyllm.cli import options, summary
-from tinyllm.config import LARGEST, SECTIONS, flag
+from tinyllm.config import LARGEST, SECTIONS, flag, is_option
 
 # Values that would take the time or the memory of a large run, if they are not refused for it.
 SMALL: dict[str, Any] = {
@@ -33,6 +33,8 @@ SMALL: dict[str, Any] = {
     "blas_threads": st.integers(1, 3), "max_tokens": st.integers(1, 6), "beams": st.integers(1, 3),
     "num_samples": st.integers(1, 2), "top": st.integers(1, 100),
     "strategy": st.sampled_from(["best", "last", "periodic:1", "best-and-periodic:99999999999"]),
+    "encoding": st.sampled_from(["utf-8", "gb18030", "ascii", "rot13", "no-such"]),
+    "separator": st.sampled_from(["", "e", "\n", "three"]), "suffix": st.sampled_from(["", ".md,.py", "md"]),
 }  # fmt: skip
 ELSEWHERE = {"epochs", "max_minutes"}  # drawn where no step is made
 
@@ -62,7 +64,7 @@ def of_field(field: dataclasses.Field[Any], hint: Any) -> st.SearchStrategy[Any]
 FIELDS = {
     field.name: of_field(field, get_type_hints(section)[field.name])
     for section in SECTIONS.values()
-    for field in dataclasses.fields(section)
+    for field in filter(is_option, dataclasses.fields(section))
 }
 
 

@@ -13,7 +13,6 @@ from tinyllm.cli.options import options
 from tinyllm.cli.request import Fresh, Machine, Request, Resume
 from tinyllm.config import BUNDLED, SECTIONS, Changes, Config, SavingConfig
 
-
 NOTHING = {section: {} for section in SECTIONS}
 
 
@@ -101,7 +100,7 @@ def test_every_other_option_arrives():
     assert request.start.config.saving == SavingConfig("last", 7, 11, 0.5, asynchronous=False)
     assert request.start.config.train.recompute
     assert (request.plain, request.samples, machine) == (True, False, Machine(2, 3))
-    request, _ = options("--init-from ~/m --max-minutes 7.5".split())
+    request, _ = options(["--init-from", "~/m", "--max-minutes", "7.5"])
     assert (request.start.initial, request.minutes) == (Path("~/m").expanduser(), 7.5)
 
 

@@ -432,6 +432,8 @@ def test_a_page_that_cannot_be_written_exits_1_and_leaves_no_temporary_file(tmp_
     log_run(tmp_path, 20)
     (tmp_path / "taken").mkdir()
     assert report.main([str(tmp_path), "--out", str(tmp_path / "taken")]) == 1
+    assert "exists and is not a file" in capsys.readouterr().err
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "none" / "x.html")]) == 1
     assert "cannot be written" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "taken"]
 

@@ -41,6 +41,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", metavar="FILE", type=path, help=f"where to write it (default: {FILE_NAME} beside the model)"
     )
+    parser.add_argument("--force", action="store_true", help="replace whatever file is there")
     parser.add_argument(
         "--top", type=int, default=5, metavar="K", help="predictions shown per position (default: 5)"
     )
@@ -68,10 +69,13 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     from tinyllm.inference import language_model
     from tinyllm.inference.tracing import trace
     from tinyllm.kernels import compile_all, is_warm
-    from tinyllm.page.explain import explain_page
+    from tinyllm.page.explain import KIND, explain_page
     from tinyllm.page.shell import write_page
 
     model, file = language_model.load_model_with_file(args.model, streams.note)
+    path = args.out or (args.model if args.model.is_dir() else file.parent) / FILE_NAME
+    if path.exists() and path.samefile(file):
+        raise ConfigError(f"{path}: this is the model itself; give another --out")
     command.note_compiling("the kernels", is_warm(), streams)
     compile_all()
     prompt = model.prompt(text)
@@ -80,9 +84,8 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     if len(found.tokens) < len(prompt):
         notes.append(_shortened(model, len(prompt), len(found.tokens)))
         streams.note(notes[-1])
-    path = args.out or (args.model if args.model.is_dir() else file.parent) / FILE_NAME
     title = "/".join(file.resolve().parts[-2:])
-    write_page(explain_page(found, model.tokenizer.pieces, title, notes), path)
+    write_page(explain_page(found, model.tokenizer.pieces, title, notes), KIND, path, args.force)
     print(printable(path), file=streams.out, flush=True)
     return 0
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,13 +40,34 @@ def write_report(directory: Path) -> Path:
     return directory / FILE_NAME
 
 
-def write_runs(directories: Sequence[Path], out: Path, refresh: bool = False) -> bool:
+def is_due(directory: Path) -> bool:
+    """Return whether a run was logged and finished in `directory`, but its report is older or missing."""
+    final, report = directory / "model_final.bin", directory / FILE_NAME
+    if not final.exists() or not (directory / "metrics.jsonl").exists():
+        return False
+    return not report.exists() or report.stat().st_mtime_ns < final.stat().st_mtime_ns
+
+
+def try_to_write(directory: Path, notice: Callable[[str], None]) -> bool:
+    """Write the report of a finished run; where that fails, say so and return False: the model is safe."""
+    try:
+        write_report(directory)
+    except (ReportError, OSError, ValueError, MemoryError) as error:
+        notice(f"warning: no report: {str(error) or type(error).__name__}")
+        return False
+    return True
+
+
+def write_runs(
+    directories: Sequence[Path], out: Path, refresh: bool = False, force: bool = False
+) -> bool:  # fmt: skip
     """Write one report of several runs to `out`; return whether all of them are finished; or ReportError.
 
-    With `refresh` the page of unfinished runs reloads itself.
+    With `refresh` the page of unfinished runs reloads itself. Only an earlier report is replaced, unless
+    `force`.
     """
     from tinyllm.page.history import read_run
-    from tinyllm.page.report import report_page
+    from tinyllm.page.report import KIND, report_page
     from tinyllm.page.shell import PageError, write_page
 
     runs = []
@@ -64,7 +85,7 @@ def write_runs(directories: Sequence[Path], out: Path, refresh: bool = False) ->
     if reload:
         notes.append(f"reloads itself every {INTERVAL:g} seconds")
     try:
-        write_page(report_page(runs, title, notes, int(INTERVAL) if reload else 0), out)
+        write_page(report_page(runs, title, notes, int(INTERVAL) if reload else 0), KIND, out, force)
     except PageError as error:
         raise ReportError(str(error)) from error
     return finished
@@ -128,11 +149,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", metavar="FILE", type=path,
         help="where to write it (default: RUN/report.html, or ./report.html for several)",
     )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="replace whatever file is there")
     parser.add_argument("--watch", action="store_true", help="update it while the run logs more; Ctrl-C ends")
     given = parser.parse_args(argv)
     out = given.out or (given.runs[0] if len(given.runs) == 1 else Path()) / FILE_NAME
     try:
-        write_runs(given.runs, out, refresh=given.watch)
+        write_runs(given.runs, out, refresh=given.watch, force=given.force)
         rest = ", updated as the run logs more; Ctrl-C ends" if given.watch else ""
         print(f"{printable(out)}{rest}", flush=True)
         if given.watch:

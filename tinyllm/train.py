@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyllm import __version__
-from tinyllm.cli.interrupt import Interrupt, exit_code
+from tinyllm.cli.interrupt import Interrupt, Stopped, exit_code
 from tinyllm.cli.options import options
+from tinyllm.cli.output import as_display
 from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
 from tinyllm.config import ConfigError
 from tinyllm.escape import printable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tinyllm.training.setup import Initial
 
 
+@as_display()
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
@@ -48,9 +50,13 @@ def main(argv: list[str] | None = None) -> int:
     from tinyllm.checkpoint import CheckpointError
     from tinyllm.training.step import TrainingError
 
+    interrupt = Interrupt()
     try:
-        with Interrupt() as interrupt, np.errstate(all="ignore"):  # as in cli/command.py
+        with interrupt, np.errstate(all="ignore"):  # as in cli/command.py
             return _run(request, machine, interrupt, started)
+    except Stopped as stopped:
+        print(f"{interrupt.name}: {stopped}", file=sys.stderr, flush=True)
+        return interrupt.exit_code
     except (CheckpointError, TrainingError, ValueError, OSError, RuntimeError, MemoryError) as error:
         text = printable(str(error) or type(error).__name__)
         print(f"error: {text}", file=sys.stderr, flush=True)
@@ -58,22 +64,37 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(request: Request, machine: Machine, interrupt: Interrupt, started: float) -> int:
+    from tinyllm import report
+    from tinyllm.checkpoint import CheckpointManager
     from tinyllm.cli import summary
     from tinyllm.cli.display import watcher
 
     _check_directory(request)
-    _compile()
-    with closing(watcher(request.plain)) as watch, _open_manager(request.directory, watch) as manager:
-        begun = _begin(request, manager, watch)
+    with interrupt.ends(summary.nothing_begun(request)):
+        _compile()
+    with (
+        closing(watcher(request.plain)) as watch,
+        CheckpointManager(request.directory, on_notice=lambda text: watch.notice(f"note: {text}")) as manager,
+    ):
+        with interrupt.ends(summary.nothing_begun(request)):
+            begun = _begin(request, manager, watch)
         if begun.is_finished:
             watch.line(summary.already_finished(begun.state, request))
+            if report.is_due(request.directory):
+                with interrupt.ends(summary.saved_anyway(request)):
+                    report.try_to_write(request.directory, watch.notice)
             return 0
         done = _train(begun, request, machine, (manager, watch), _stop(interrupt, request, started))
-        _write_report(request.directory, watch)
+        if done:
+            manager.check_directory()  # what was saved may be gone by now; nothing is written in its place
+            with interrupt.ends(summary.saved_anyway(request)):
+                drawn = report.try_to_write(request.directory, watch.notice)
     if not done:
-        print(summary.stopped(begun.state, request), file=sys.stderr, flush=True)
-        return 128 + interrupt.signal if interrupt.signal else EXIT_UNFINISHED
-    _conclude(begun.state, request, time.monotonic() - started)
+        why = "" if interrupt.signal else "time is up (--max-minutes): "
+        print(why + summary.stopped(begun.state, request), file=sys.stderr, flush=True)
+        return interrupt.exit_code if interrupt.signal else EXIT_UNFINISHED
+    with interrupt.ends(summary.saved_anyway(request)):
+        _conclude(begun.state, request, drawn, time.monotonic() - started)
     return 0
 
 
@@ -104,8 +125,9 @@ def _train(
     from tinyllm.network import Purpose
     from tinyllm.parallel.team import Team
     from tinyllm.parallel.threads import most_threads
+    from tinyllm.training.control import Control, Outputs, SaveRhythm
     from tinyllm.training.environment import use_machine
-    from tinyllm.training.loop import Control, Loop, Outputs, SaveRhythm
+    from tinyllm.training.loop import Loop
     from tinyllm.training.metrics import Metrics
     from tinyllm.training.step import Engine
 
@@ -120,7 +142,7 @@ def _train(
         # There are texts, memory and room: the run can begin, and only now may earlier files move.
         forked = _take_place(begun, manager, watch)
         rhythm = SaveRhythm(saving.save_every_steps, saving.save_every_minutes)
-        with Metrics(request.directory) as metrics:
+        with Metrics(request.directory, manager.check_directory) as metrics:
             control = Control(SystemClock(), stop, rhythm)
             loop = Loop(state, begun.datasets, engine, Outputs(manager, metrics, watch), control)
             if begun.source:
@@ -141,13 +163,6 @@ def _compile(decoding: bool = False) -> None:
         print(f"done in {time.monotonic() - started:.1f} s", flush=True)
     if kernels.CACHE_PROBLEM and not decoding:
         print(f"note: {printable(kernels.CACHE_PROBLEM)}", file=sys.stderr, flush=True)
-
-
-def _open_manager(directory: Path, watch: Lines) -> CheckpointManager:
-    """Return the manager of the run's directory, which it locks until it is closed."""
-    from tinyllm.checkpoint import CheckpointManager
-
-    return CheckpointManager(directory, on_notice=lambda text: watch.notice(f"note: {text}"))
 
 
 @dataclass
@@ -212,14 +227,13 @@ def _take_place(begun: Begun, manager: CheckpointManager, watch: Lines) -> bool:
     """Make the directory the run's own, moving what is not of its past; return whether it is now a fork."""
     from tinyllm.training import place
 
-    directory = manager.directory
-    if begun.source and place.is_inside(begun.source, directory):
+    if begun.source and place.is_inside(begun.source, manager.directory):
         manager.pin(begun.source)
         place.rewind(begun.state, manager, watch.notice)
         return False
     # A run may have ended before its first checkpoint.
-    if earlier := place.files_of_a_run(directory):
-        watch.notice(f"note: the earlier run was moved to {place.set_aside(directory, earlier)}")
+    if earlier := place.files_of_a_run(manager.directory):
+        watch.notice(f"note: the earlier run was moved to {place.set_aside(manager.directory, earlier)}")
         manager.list_checkpoints()  # so that it forgets them
     if begun.source:
         place.fork(begun.state, begun.source, manager, watch.notice)
@@ -265,27 +279,20 @@ def _source(start: Resume, manager: CheckpointManager, watch: Lines, latest: str
     return start.source
 
 
-def _write_report(directory: Path, watch: Lines) -> None:
-    from tinyllm.report import ReportError, write_report
-
-    try:
-        write_report(directory)
-    except ReportError as error:  # the model is safe on the disk; its picture can be drawn again
-        watch.notice(f"warning: no report: {error}")
-
-
-def _conclude(state: TrainState, request: Request, seconds: float) -> None:
+def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) -> None:
     """Say what was written and in what time, let the model speak, and how to talk to it."""
     from tinyllm.cli import summary
     from tinyllm.cli.display import duration
 
-    directory = request.directory
-    took = duration(seconds)
-    written = f"{directory / 'model_final.bin'} and {directory / 'report.html'} written in {took}"
+    report = f" and {request.directory / 'report.html'}" if drawn else ""
+    written = f"{request.directory / 'model_final.bin'}{report} written in {duration(seconds)}"
     print(f"\n{printable(written)}")
     if request.samples:
         _compile(decoding=True)
-        print(f"\n{summary.sample_texts(state)}")
+        try:
+            print(f"\n{summary.sample_texts(state)}")
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:  # the texts may be gone by now
+            print(f"warning: no samples: {str(error) or type(error).__name__}", file=sys.stderr)
     print(f"\ntalk to it: {summary.chat_command(state, request)}")
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from tinyllm import __version__
-from tinyllm.config import SECTIONS, flag
-from tinyllm.escape import printable_lines
+from tinyllm.cli.parser import Parser
+from tinyllm.config import SECTIONS, flag, is_option
 from tinyllm.inference.settings import OPTIONS, Sampling, check
 from tinyllm.parallel.threads import cores, most_threads
 
@@ -21,16 +21,9 @@ TITLES = {"model": "model", "train": "training", "data": "tokenizer and batches"
 LETTERS = {int: "N", float: "X", str: "NAME"}
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose messages quote what was typed, and what a shell made of `*`, without obeying it."""
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        super()._print_message(printable_lines(message), file)
-
-
-def program(name: str, description: str, **settings: Any) -> argparse.ArgumentParser:
-    """Return the parser of `tinyllm NAME`, with --help and --version; no option may be abbreviated."""
-    parser = _Parser(f"tinyllm {name}", description=description, allow_abbrev=False, **settings)
+def program(name: str, description: str, **settings: Any) -> Parser:
+    """Return the parser of `tinyllm NAME`, with --help and --version."""
+    parser = Parser(f"tinyllm {name}", description=description, **settings)
     parser.add_argument("--version", action="version", version=f"tinyllm {__version__}")
     return parser
 
@@ -51,7 +44,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     for section, kind in SECTIONS.items():
         group = parser.add_argument_group(TITLES[section])
         hints = get_type_hints(kind)
-        for field in dataclasses.fields(kind):
+        for field in filter(is_option, dataclasses.fields(kind)):
             _add_field(group, field, hints[field.name])
 
 
@@ -67,7 +60,7 @@ def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hi
     group.add_argument(
         name, type=kind, default=argparse.SUPPRESS, choices=rule["choices"],
         metavar=None if rule["choices"] else LETTERS[kind],
-        help=rule["help"] if field.default is None else f"{rule['help']} (default: {field.default})",
+        help=rule["help"] if field.default in (None, "") else f"{rule['help']} (default: {field.default})",
     )  # fmt: skip
 
 

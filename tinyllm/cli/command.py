@@ -5,21 +5,19 @@ Nothing here imports NumPy before a program runs; cli/streams.py sets up the pro
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from tinyllm.cli.interrupt import INTERRUPTED
+from tinyllm.cli.output import PIPE_CLOSED
 from tinyllm.config import ConfigError
 from tinyllm.escape import legible, printable
 from tinyllm.parallel.threads import set_blas_threads
 
 if TYPE_CHECKING:
     from tinyllm.inference.language_model import LanguageModel
-
-PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 class Streams(NamedTuple):
@@ -46,7 +44,7 @@ def streams_of(stdin: TextIO | None, out: TextIO | None, err: TextIO | None) -> 
 def run_program(body: Callable[[Streams], int], blas_threads: int, streams: Streams) -> int:
     """Return the exit code of `body`: its own, 1 if it fails, 2 for an option, 130 for Ctrl-C.
 
-    A failure is one line on `err`; a reader that closes the pipe (`| head`) causes no message.
+    A failure is one line on `err`; a reader that closes the pipe (`| head`) causes no message and 141.
     """
     set_blas_threads(blas_threads)
     import numpy as np
@@ -58,8 +56,6 @@ def run_program(body: Callable[[Streams], int], blas_threads: int, streams: Stre
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # What is still in the buffer would fail once more, with a traceback, when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except (ValueError, RuntimeError, OSError, MemoryError) as error:
         print(f"error: {printable(str(error) or type(error).__name__)}", file=streams.err)

@@ -38,7 +38,9 @@ def options(argv: list[str] | None) -> tuple[Request, Machine]:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "data", "files or folders of .txt, .json or .jsonl; docs/data.md describes the formats"
+        "data",
+        "files or folders of .txt, .json, .jsonl, .csv or .parquet, also packed (.gz, .zst); "
+        "docs/data.md describes the formats",
     )
     group.add_argument("--pretraining-data", nargs="+", metavar="PATH", help="texts for pretraining")
     group.add_argument("--chat-data", nargs="+", metavar="PATH", help="dialogues for instruction tuning")
@@ -137,12 +139,16 @@ def _check(args: argparse.Namespace) -> None:
             check(name, getattr(args, name), low=low, high=high)
 
 
+def _absolute(text: str) -> str:
+    """Return a source's absolute path; a link keeps its own name, which may tell what the file is."""
+    source = path(text)
+    return str(source.parent.resolve() / source.name)
+
+
 def _request(args: argparse.Namespace) -> Request:
     """Return what the checked options ask for; ConfigError where the config of a fresh run is impossible."""
     named = {"pretraining": args.data or args.pretraining_data, "instruction_tuning": args.chat_data}
-    sources = {
-        phase: [str(path(text).resolve()) for text in texts] for phase, texts in named.items() if texts
-    }
+    sources = {phase: [_absolute(text) for text in texts] for phase, texts in named.items() if texts}
     given = given_config(args)
     fresh = Fresh(given, _all_sources(args, sources), args.fresh, args.init_from)
     start: Fresh | Resume = fresh

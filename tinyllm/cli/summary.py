@@ -1,14 +1,15 @@
 """What a person reads before and after training: what is trained on what, how it ended, what the model says.
 
-Order: before the first step, when there is nothing to do, after the last step.
+Order: before the first step, when there is nothing to do, after a stop, after the last step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tinyllm.checkpoint.policy import FINAL_NAME
 from tinyllm.cli.clock import probe
-from tinyllm.cli.request import Request, shell_quoted
+from tinyllm.cli.request import Request, Resume, shell_quoted
 from tinyllm.escape import legible, printable
 from tinyllm.inference import samples
 from tinyllm.inference.language_model import LanguageModel
@@ -60,6 +61,21 @@ def stopped(state: TrainState, request: Request) -> str:
     """Return where a run was stopped and saved, and the command that resumes it."""
     progress = state.progress
     return f"saved at epoch {progress.epoch}, step {progress.step:,}; resume with: {request.resume_command}"
+
+
+def nothing_begun(request: Request) -> str:
+    """Return what a stop before the first step means."""
+    if isinstance(request.start, Resume) and not request.start.otherwise:
+        return f"stopped before the first step; the checkpoints are as they were: {request.resume_command}"
+    return "stopped before the first step; nothing was saved: the same command starts the run again"
+
+
+def saved_anyway(request: Request) -> str:
+    """Return what a stop after the last step means."""
+    return (
+        f"stopped after the last step; the run is finished and saved in {request.directory / FINAL_NAME}. "
+        f"To draw a report that is missing: {request.resume_command}"
+    )
 
 
 def chat_command(state: TrainState, request: Request) -> str:

@@ -17,6 +17,7 @@ from tinyllm.page.report_script import SCRIPT
 from tinyllm.page.shell import Assets, escaped, headline, html_page, table
 from tinyllm.page.style import CHARTS
 
+KIND = "training report"
 MAX_ROWS = 100  # of each table, all runs together
 NAMED_EPOCHS = 2000  # that the script can name
 
@@ -29,7 +30,7 @@ def report_page(runs: Sequence[Run], title: str, notes: Sequence[str], refresh: 
     parts = (_headline(runs), _curves(runs), _events(runs), _checkpoints(runs), _settings(runs))
     body = f'<main class="{"single" if len(runs) == 1 else "many"}">\n{"".join(parts)}</main>\n'
     assets = Assets(CHARTS, SCRIPT, {"epochs": _epoch_ends(runs)})
-    return html_page(title, "training report", notes, body, assets, refresh)
+    return html_page(title, KIND, notes, body, assets, refresh)
 
 
 def _epoch_ends(runs: Sequence[Run]) -> str:

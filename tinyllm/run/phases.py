@@ -1,13 +1,15 @@
 """A run is a row of phases; each has its own schedule, records and count of epochs.
 
-Order: how long a phase is, its schedule, how it begins, how it continues with other texts.
+Order: how long a phase is, its schedule, how it begins, how it continues with other settings or texts.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
-from tinyllm.config import TrainConfig
+from tinyllm.config import Config, ConfigError, TrainConfig
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.state import Progress, TrainState
 from tinyllm.run.stopping import EarlyStopping
@@ -50,6 +52,45 @@ def enter_phase(state: TrainState, phase: str, windows: int) -> None:
     progress.phase, progress.status = phase, "running"
     progress.phase_start, progress.phase_epoch = progress.step, 0
     _forget_losses(state)
+
+
+def continue_phase(
+    state: TrainState, previous: Config, given: Mapping[str, Mapping[str, Any]], windows: int
+) -> None:
+    """Fit schedule, patience and status to the options `given`; without changes, nothing changes.
+
+    The rate continues without a jump, except to another --lr. Raises ConfigError where a change would have
+    no effect.
+    """
+    old, new, progress = previous.train, state.config.train, state.progress
+    warmup = new.warmup if new.warmup != old.warmup else None
+    if warmup is not None and new.lr == old.lr and progress.phase == state.phases[-1]:
+        raise ConfigError(
+            f"--warmup {warmup}: the checkpoint has {old.warmup}, and the warm-up of a phase that has begun "
+            f"changes with --lr only; give another --lr too, or drop --warmup"
+        )
+    end, floor = phase_end(progress, new, windows), state.schedule.floor
+    if (new.lr, new.min_lr) != (old.lr, old.min_lr):
+        floor = floor_rate(new)
+    rate = state.schedule.lr(progress.step)
+    ended = end > progress.step >= state.schedule.end
+    if new.lr != old.lr or (ended and not rate and "lr" in given.get("train", {})):
+        state.schedule = state.schedule.restarted(progress.step, end, new.lr, floor, warmup)
+    elif ended and not rate:
+        raise ConfigError(
+            f"the learning rate has reached 0 at the end of {progress.phase}: give --lr to train further, "
+            f"such as --lr {new.lr / 10:g}"
+        )
+    else:
+        state.schedule = state.schedule.continued(progress.step, end, floor)
+    stopped = progress.status in ("early_stopped", "rolled_back")
+    limits_changed = (new.epochs, new.max_steps, new.patience, new.min_delta) != (
+        old.epochs, old.max_steps, old.patience, old.min_delta,
+    )  # fmt: skip
+    if stopped and limits_changed:
+        state.stopping = state.stopping.renewed()
+    if limits_changed:
+        progress.status = "running"
 
 
 def replace_texts(state: TrainState) -> None:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from tinyllm import model
 from tinyllm.arena import Array, Layout, aligned_empty
-from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, checked, from_fields
+from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, added, checked, from_fields
 from tinyllm.network import TRAINING, Inputs, Memory, Network, Purpose
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.stopping import EarlyStopping
@@ -58,16 +58,17 @@ class Progress:
 
 @dataclass
 class Sources:
-    """The texts of one phase: where they were, and a hash of what they said."""
+    """The texts of one phase: where they were, a hash of what they said, the system text of all dialogues."""
 
     paths: list[str]
     fingerprint: str
+    system: str = added("")  # "": they have none, or several
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values; a path that is not UTF-8, which no msgpack text is, as bytes."""
         surrogate = re.compile("[\ud800-\udfff]")  # what Python makes of a byte that is not UTF-8
         paths = [os.fsencode(path) if surrogate.search(path) else path for path in self.paths]
-        return {"paths": paths, "fingerprint": self.fingerprint}
+        return {**dataclasses.asdict(self), "paths": paths}
 
     @classmethod
     def from_dict(cls, fields: Any, name: str) -> Sources:

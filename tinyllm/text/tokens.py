@@ -24,6 +24,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from tinyllm import safe_files
 from tinyllm.arena import Array
 from tinyllm.parallel.threads import cores
 from tinyllm.regular import open_regular
@@ -98,26 +99,23 @@ def _is_sound(tokens: Array, starts: Array, masked: Array, streams: Array, vocab
 def save_tokens(path: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
     """Write the tokens of `texts`, iterated once, to the file, which appears when it is complete.
 
-    A few pieces of text are in memory at a time, with 9 bytes per document and 16 per prompt. There is no
+    The directory above it is made in an existing one; no other process may be writing there. A few pieces of
+    text are in memory at a time, with 9 bytes per document and 16 per prompt. There is no
     fsync: a file that a crash tore fails its checksum and is made again.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            body, digest = _Body(file), Digest()
-            # One pass over the texts: their digest is complete when their last token is written.
-            starts, masked, streams = _write_tokens(body, digest.of(texts), tokenizer)
-            body.start_part(np.frombuffer(starts, "<i8"))
-            body.start_part(np.frombuffer(masked, "<i8"))
-            body.start_part(np.frombuffer(streams, "|u1"))
-            made_of = {"texts": digest.hexadecimal(), "tokenizer": tokenizer.fingerprint()}
-            header = {"format": FORMAT, "made_of": made_of, "parts": body.parts, "crc32": body.crc32}
-            file.seek(0)  # over the zeros that `_Body` began with
-            file.write(json.dumps(header).encode().ljust(HEADER - 1) + b"\n")
-        temporary.replace(path)  # atomic; a run that has the old file mapped keeps it
-    finally:
-        temporary.unlink(missing_ok=True)
+    safe_files.own_directory(path.parent)
+    safe_files.remove_leftovers(path)
+    with safe_files.replacing(path) as file:  # atomic; a run that has the old file mapped keeps it
+        body, digest = _Body(file), Digest()
+        # One pass over the texts: their digest is complete when their last token is written.
+        starts, masked, streams = _write_tokens(body, digest.of(texts), tokenizer)
+        body.start_part(np.frombuffer(starts, "<i8"))
+        body.start_part(np.frombuffer(masked, "<i8"))
+        body.start_part(np.frombuffer(streams, "|u1"))
+        made_of = {"texts": digest.hexadecimal(), "tokenizer": tokenizer.fingerprint()}
+        header = {"format": FORMAT, "made_of": made_of, "parts": body.parts, "crc32": body.crc32}
+        file.seek(0)  # over the zeros that `_Body` began with
+        file.write(json.dumps(header).encode().ljust(HEADER - 1) + b"\n")
 
 
 class _Body:

@@ -1,83 +1,24 @@
 """The training loop: step, close the epoch, evaluate, judge, save, next phase.
 
 The loop asks the state what is due, does it, and asks again; it remembers nothing of its own. So a
-state that was saved between any two actions continues exactly where it was. Order: what the loop
-reports to its watcher, its outputs and its control, the loop.
+state that was saved between any two actions continues exactly where it was. Order: what is due, what is
+done, saving.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, Save
+from tinyllm.checkpoint import CheckpointMetadata, Save
 from tinyllm.run.phases import enter_phase, phase_end, steps_per_epoch
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch, Dataset
-from tinyllm.training.metrics import Metrics
+from tinyllm.training.control import Control, Outputs
 from tinyllm.training.step import Engine, Step
-
-
-class Watcher(Protocol):
-    """What shows the run to a person; the loop itself prints nothing."""
-
-    def phase(self, state: TrainState, steps: int) -> None:
-        """A phase starts or continues; it has `steps` updates in all."""
-
-    def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
-        """An update was made."""
-
-    def epoch_ended(
-        self, state: TrainState, loss: float, step: Step | None, tokens_per_second: float
-    ) -> None:
-        """An epoch, or a phase within one, ended with this monitored loss after `step`, if made here."""
-
-    def evaluated(self, state: TrainState, loss: float) -> None:
-        """The held-out part was evaluated."""
-
-    def notice(self, text: str) -> None:
-        """Something happened that a person should know."""
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where the results of a run are written: checkpoints, the log, the screen."""
-
-    manager: CheckpointManager
-    metrics: Metrics
-    watcher: Watcher
-
-
-class Clock(Protocol):
-    """The time, which decides when to save and flush, and no number of the state."""
-
-    def seconds(self) -> float:
-        """Return seconds since some fixed moment; they never run backwards."""
-
-    def date(self) -> datetime:
-        """Return the local date and time."""
-
-
-@dataclass(frozen=True)
-class SaveRhythm:
-    """When `checkpoint_last` is saved besides the strategy's own moments; 0 means never."""
-
-    steps: int = 0
-    minutes: float = 0.0
-
-
-@dataclass(frozen=True)
-class Control:
-    """What the loop asks from outside between two actions: the time, whether to stop, when to save."""
-
-    clock: Clock
-    stop: Callable[[], bool] = lambda: False
-    rhythm: SaveRhythm = SaveRhythm()
 
 
 class Loop:
@@ -95,25 +36,27 @@ class Loop:
         self.saved_step, self.saved_time = state.progress.step, self.clock.seconds()
         self.flushed_time = self.saved_time
         self.epoch_tokens, self.epoch_seconds = 0, 0.0
+        self.whole = True  # whether the state is one that the run passes through, and may be saved
 
     def run(self) -> bool:
         """Return True when the run is finished, False when it was stopped and saved."""
-        self._announce()
-        while not self.stop():
-            if self._epoch_is_complete():  # only in checkpoints of earlier versions; see _step
-                self._close_epoch()
-            elif self._evaluation_is_due():
-                self._evaluate()
-            elif self._judgement_is_due():
-                self._judge()
-            elif self.phase_is_over():
-                if not self._next_phase():
-                    self._finish()
-                    return True
-            else:
-                self._step()
-            self._save_if_due()
-        self.save()
+        with self._saved_at_an_error():
+            self._announce()
+            while not self.stop():
+                if self._epoch_is_complete():  # only in checkpoints of earlier versions; see _step
+                    self._close_epoch()
+                elif self._evaluation_is_due():
+                    self._evaluate()
+                elif self._judgement_is_due():
+                    self._judge()
+                elif self.phase_is_over():
+                    if not self._next_phase():
+                        self._finish()
+                        return True
+                else:
+                    self._step()
+                self._save_if_due()
+            self.save()
         return False
 
     def save(self) -> None:
@@ -149,6 +92,9 @@ class Loop:
             return False
         return self._at_epoch_end() or self.phase_is_over() or self._is_judged_between_epochs()
 
+    def _is_judged(self) -> bool:
+        return self.state.progress.judged == self.state.progress.step > self.state.progress.phase_start
+
     def _is_judged_between_epochs(self) -> bool:
         return self._counts_evaluations() and self.state.progress.evaluated == self.state.progress.step
 
@@ -175,12 +121,13 @@ class Loop:
             self.dataset.batch(config.seed, progress.phase_epoch, number, config.batch_size, buffer)
             for number, buffer in zip(range(first, after), self.buffers, strict=False)
         ]
-        step, epoch = self.engine.train(state, batches), progress.epoch
-        progress.index += 1
-        progress.loss_sum += step.loss * step.tokens
-        progress.loss_tokens += step.tokens
-        if self._epoch_is_complete():  # with its last update, so that a save after it counts it
-            self._close_epoch()
+        with self._changing():
+            step, epoch = self.engine.train(state, batches), progress.epoch
+            progress.index += 1
+            progress.loss_sum += step.loss * step.tokens
+            progress.loss_tokens += step.tokens
+            if self._epoch_is_complete():  # with its last update, so that a save after it counts it
+                self._close_epoch()
         now = self.clock.seconds()
         seconds = now - started
         speed = _speed(step.tokens, seconds)
@@ -205,8 +152,11 @@ class Loop:
         progress.phase_epoch += 1
 
     def _evaluate(self) -> None:
-        progress = self.state.progress
-        loss = self.engine.evaluate(self.state, self.dataset.validation(self.state.config.train.batch_size))
+        state, progress = self.state, self.state.progress
+        batches = self.dataset.validation(state.config.train.batch_size)
+        loss = self.engine.evaluate(state, batches, self.stop)
+        if loss is None:  # stopped: it is still due, and made again after a resume
+            return
         progress.eval_loss, progress.evaluated = loss, progress.step
         self.metrics.write(
             step=progress.step,
@@ -215,26 +165,27 @@ class Loop:
             tokens=progress.tokens,
             eval__loss=loss,
         )
-        self.watcher.evaluated(self.state, loss)
+        self.watcher.evaluated(state, loss)
 
     def _judge(self) -> None:
         state, progress, config = self.state, self.state.progress, self.state.config.train
         loss, epoch_end = self._monitored_loss(), self._at_epoch_end()
         state.stopping = state.stopping.update(progress.epoch, progress.step, loss, config.min_delta)
         progress.judged = progress.step
+        if state.stopping.is_over(config.patience):
+            progress.status = "early_stopped"
+        self._save(forced=progress.status == "early_stopped", epoch_end=epoch_end, judged=True)
         if epoch_end or not self._is_judged_between_epochs():
             speed = _speed(self.epoch_tokens, self.epoch_seconds)
             self.epoch_tokens, self.epoch_seconds = 0, 0.0
             self.watcher.epoch_ended(state, loss, self.last_step, speed)
-        if state.stopping.is_over(config.patience):
-            progress.status = "early_stopped"
-        self._save(forced=progress.status == "early_stopped", epoch_end=epoch_end, judged=True)
 
     def _next_phase(self) -> bool:
         """Enter the next phase, from the best state if this one stopped early; False after the last."""
         state, progress = self.state, self.state.progress
         if progress.status == "early_stopped":
-            self._roll_back()
+            with self._changing():
+                self._roll_back()
         following = state.phases[state.phases.index(progress.phase) + 1 :]
         if not following:
             return False
@@ -267,11 +218,17 @@ class Loop:
             )
 
     def _finish(self) -> None:
-        if self.state.progress.status != "rolled_back":
-            self.state.progress.status = "finished"
-        self.metrics.write(step=self.state.progress.step, event="finished", phase=self.state.progress.phase)
-        self.metrics.flush()
-        self.manager.save_final(self.state, self._metadata())
+        progress, status = self.state.progress, self.state.progress.status
+        try:
+            if status != "rolled_back":
+                progress.status = "finished"
+            self.metrics.write(step=progress.step, event="finished", phase=progress.phase)
+            self.metrics.flush()
+            self.manager.save_final(self.state, self._metadata())
+        except Exception:
+            self.whole = status != "rolled_back"  # else what was saved before the rollback is the one to keep
+            progress.status = status  # a resume finishes it
+            raise
 
     def _announce(self) -> None:
         progress, config = self.state.progress, self.state.config.train
@@ -296,6 +253,30 @@ class Loop:
         )
         self.saved_step, self.saved_time = self.state.progress.step, self.clock.seconds()
         return saved
+
+    @contextmanager
+    def _saved_at_an_error(self) -> Iterator[None]:
+        """Save once more, perhaps as the best, before an error of the log, the screen or a save is raised."""
+        try:
+            yield
+        except Exception:
+            if self.whole:
+                with suppress(Exception):  # the error that made it necessary is the one to be seen
+                    self.manager.save_checkpoint(
+                        self.state, self._metadata(), last=True,
+                        epoch_end=self._at_epoch_end(), judged=self._is_judged(),
+                    ).result()  # fmt: skip
+                    self.watcher.notice(
+                        f"note: saved at step {self.state.progress.step:,} because of an error"
+                    )
+            raise
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Declare the state unfit to be saved if the block does not come to its end."""
+        self.whole = False
+        yield
+        self.whole = True
 
     def _metadata(self) -> CheckpointMetadata:
         progress = self.state.progress

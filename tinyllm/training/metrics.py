@@ -6,32 +6,38 @@ A run that was killed and resumed has logged some steps twice; `read` makes one 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from tinyllm import safe_files
 from tinyllm.regular import open_regular
 
 FILE_NAME = "metrics.jsonl"
 BLOCK = 1 << 18  # bytes per read
 LONGEST_LINE = 1 << 16  # bytes
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Metrics:
-    """The open file; `write` buffers, `flush` hands everything to the operating system."""
+    """The open file; `write` buffers, `flush` hands everything to the operating system.
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / FILE_NAME
-        torn = self.path.exists() and self.path.stat().st_size and not _ends_a_line(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
-        if torn:  # a kill in the middle of a line; the next one must not continue it
-            self._file.write("\n")
+    `check_directory` raises an error if the directory is no longer the run's.
+    """
+
+    def __init__(self, directory: Path, check_directory: Callable[[], None] = lambda: None) -> None:
+        self.path, self._check_directory = directory / FILE_NAME, check_directory
+        with self._named():
+            self._file = os.fdopen(safe_files.open_own(self.path, os.O_APPEND), "a+b")
+            if not _ends_a_line(self._file):  # a kill in its middle; the next line must not continue it
+                self._file.write(b"\n")
 
     def write(self, **values: Any) -> None:
         """Append one object; `train__loss=...` becomes the tag "train/loss", NaN and infinity become null."""
@@ -40,12 +46,21 @@ class Metrics:
             for name, value in values.items()
         }
         with self._named():
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
 
     def flush(self) -> None:
-        """Hand buffered lines to the operating system, so that a killed process keeps them."""
+        """Hand buffered lines to the operating system, so that a killed process keeps them.
+
+        FileNotFoundError if the file is no longer under its name, where nobody would find its lines.
+        """
+        self._check_directory()
         with self._named():
             self._file.flush()
+        if not safe_files.is_at(self._file.fileno(), self.path):
+            raise FileNotFoundError(
+                f"{self.path}: deleted, moved or replaced while the run was writing it; the checkpoints are "
+                f"intact: --resume continues, with a new log"
+            )
 
     def close(self) -> None:
         """Flush and close the file."""
@@ -59,7 +74,8 @@ class Metrics:
             yield
         except OSError as error:
             raise OSError(
-                f"{self.path}: cannot be written: {error.strerror or error}; free some space"
+                f"{self.path}: cannot be written: {error.strerror or error}"
+                f"{'; free some space' * (error.errno in _FULL)}"
             ) from error
 
     def __enter__(self) -> Metrics:
@@ -68,13 +84,17 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except OSError:
+            if kind is None:
+                raise  # else another error is propagating already, perhaps of this very file
 
 
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) == b"\n"
+def _ends_a_line(file: BinaryIO) -> bool:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 1, 0))
+    return file.read(1) in (b"", b"\n")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -27,17 +27,18 @@ from tinyllm.config import (
     replace,
 )  # fmt: skip
 from tinyllm.network import Purpose
-from tinyllm.run.phases import enter_phase, floor_rate, phase_end, phase_schedule, replace_texts
+from tinyllm.run.phases import continue_phase, enter_phase, phase_schedule, replace_texts
 from tinyllm.run.state import Sources, TrainState, layout_of, workspace_layouts
 from tinyllm.text.batches import Dataset, prepare
 from tinyllm.text.texts import Texts, strings, training_sample
 from tinyllm.text.tokenizer import Tokenizer, train_bpe, train_char
+from tinyllm.training.place import is_of_a_run
 
 # Changing these would make the checkpoint's cursor, shapes or records meaningless: that is another run.
 FIXED = {
     "model": {"n_layer", "n_head", "n_embd", "block_size"},
     "train": {"batch_size", "accumulate", "seed", "monitor"},
-    "data": {"tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction"},
+    "data": {"tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction", "held_out_by"},
     "saving": set[str](),
 }
 
@@ -64,30 +65,32 @@ def located(source: str) -> Path:
 
 def open_texts(config: Config, phase: str, sources: list[str]) -> Texts:
     """Return the texts of a phase; those of instruction tuning are dialogues."""
-    dialogues = phase == "instruction_tuning"
-    return Texts(
-        [located(source) for source in sources], dialogues=dialogues, documents=config.data.documents
-    )
+    paths = [located(source) for source in sources]
+    return Texts(paths, dialogues=phase == "instruction_tuning", data=config.data, is_ours=is_of_a_run)
 
 
 def open_dataset(
-    config: Config, phase: str, sources: list[str], tokenizer: Tokenizer, directory: Path, listener: Listener
-) -> Dataset:
-    """Return a phase's tokens, from the cache in `directory` where it fits; OSError if that is full."""
-    texts = open_texts(config, phase, sources)
+    config: Config, phase: str, paths: list[str], tokenizer: Tokenizer, directory: Path, listener: Listener
+) -> tuple[Dataset, Sources]:
+    """Return a phase's tokens and what is stored of its texts; OSError if the directory is full.
+
+    The tokens come from the cache in `directory`, if it has those of the same texts.
+    """
+    texts = open_texts(config, phase, paths)
     texts.on_progress = partial(listener.reading, f"reading the texts of {phase}")
     try:
         dataset = prepare(texts, tokenizer, config, directory / "data", phase)
     except OSError as error:
-        if error.filename:
+        place, reason = directory / "data", error.strerror or error
+        if error.filename and not Path(error.filename).is_relative_to(place):
             raise
+        free = "" if error.filename else "free some space, or "  # what fails in writing has no name
         raise OSError(
-            f"{directory / 'data'}: the tokens of {phase} cannot be written: {error.strerror or error}; "
-            f"free some space, or give another --checkpoint-dir"
+            f"{place}: the tokens of {phase} cannot be written: {reason}; {free}give another --checkpoint-dir"
         ) from error
     for text in texts.notices:
         listener.notice(text)
-    return dataset
+    return dataset, Sources(paths, dataset.fingerprint, texts.system)
 
 
 class Initial(NamedTuple):
@@ -123,10 +126,11 @@ def fresh(
     Its tokenizer is trained on all their texts and its parameters are drawn, or both are those of `initial`.
     """
     tokenizer = initial.tokenizer if initial else _trained_tokenizer(config, sources, listener)
-    datasets = {
+    opened = {
         phase: open_dataset(config, phase, paths, tokenizer, directory, listener)
         for phase, paths in sources.items()
     }
+    datasets = {phase: dataset for phase, (dataset, _) in opened.items()}
     _check_memory(memory_needed(config, tokenizer.vocab_size))
     first = next(iter(sources))
     state = TrainState.fresh(
@@ -134,7 +138,7 @@ def fresh(
     )
     if initial:
         state.rows[0] = initial.row
-    state.sources = {phase: Sources(paths, datasets[phase].fingerprint) for phase, paths in sources.items()}
+    state.sources = {phase: found for phase, (_, found) in opened.items()}
     return state, datasets
 
 
@@ -194,8 +198,7 @@ def resumed(
     for name in ahead:
         stored = state.sources.get(name)
         paths = changes.sources.get(name) or (stored.paths if stored else [BUNDLED[name]])
-        datasets[name] = open_dataset(config, name, paths, state.tokenizer, directory, listener)
-        found = Sources(paths, datasets[name].fingerprint)
+        datasets[name], found = open_dataset(config, name, paths, state.tokenizer, directory, listener)
         if stored and stored.fingerprint != found.fingerprint:
             _check_allowed(changes, name, found, stored)
             listener.notice(
@@ -208,7 +211,7 @@ def resumed(
     if current != state.progress.phase:
         enter_phase(state, current, datasets[current].windows)
     else:
-        _continue_phase(state, previous, changes, datasets[current].windows)
+        continue_phase(state, previous, changes.options, datasets[current].windows)
     return datasets
 
 
@@ -245,43 +248,6 @@ def changed_config(
     for text in changed:
         notice(text)
     return config
-
-
-def _continue_phase(state: TrainState, previous: Config, changes: Changes, windows: int) -> None:
-    """Fit schedule, patience and status to a changed config; without changes, nothing changes.
-
-    The rate continues without a jump, except to another --lr. Raises ConfigError where a change would have
-    no effect.
-    """
-    old, new, progress = previous.train, state.config.train, state.progress
-    warmup = new.warmup if new.warmup != old.warmup else None
-    if warmup is not None and new.lr == old.lr and progress.phase == state.phases[-1]:
-        raise ConfigError(
-            f"--warmup {warmup}: the checkpoint has {old.warmup}, and the warm-up of a phase that has begun "
-            f"changes with --lr only; give another --lr too, or drop --warmup"
-        )
-    end, floor = phase_end(progress, new, windows), state.schedule.floor
-    if (new.lr, new.min_lr) != (old.lr, old.min_lr):
-        floor = floor_rate(new)
-    rate = state.schedule.lr(progress.step)
-    ended = end > progress.step >= state.schedule.end
-    if new.lr != old.lr or (ended and not rate and "lr" in changes.options.get("train", {})):
-        state.schedule = state.schedule.restarted(progress.step, end, new.lr, floor, warmup)
-    elif ended and not rate:
-        raise ConfigError(
-            f"the learning rate has reached 0 at the end of {progress.phase}: give --lr to train further, "
-            f"such as --lr {new.lr / 10:g}"
-        )
-    else:
-        state.schedule = state.schedule.continued(progress.step, end, floor)
-    stopped = progress.status in ("early_stopped", "rolled_back")
-    limits_changed = (new.epochs, new.max_steps, new.patience, new.min_delta) != (
-        old.epochs, old.max_steps, old.patience, old.min_delta,
-    )  # fmt: skip
-    if stopped and limits_changed:
-        state.stopping = state.stopping.renewed()
-    if limits_changed:
-        progress.status = "running"
 
 
 def is_finished(state: TrainState) -> bool:

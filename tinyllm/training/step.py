@@ -102,10 +102,17 @@ class Engine:
         progress.tokens += count
         return Step(loss, norm, lr, count)
 
-    def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> float:
-        """Return the mean loss, in nats per target token, without dropout; NaN when there are no targets."""
+    def evaluate(
+        self, state: TrainState, batches: Iterable[Batch], stop: Callable[[], bool] = lambda: False
+    ) -> float | None:
+        """Return the mean loss, in nats per target token, without dropout; NaN when there are no targets.
+
+        `stop` is asked before each batch; None if it has answered true.
+        """
         total, count = 0.0, 0
         for batch in batches:
+            if stop():
+                return None
             total += math.fsum(self._work(lambda rank, b=batch: self._loss(rank, state, b)))  # type: ignore[misc]
             count += batch.loss_tokens
         return total / count if count else math.nan
