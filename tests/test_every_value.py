@@ -168,6 +168,16 @@ def test_the_other_programs_take_every_value_or_say_why_not(model, name, data):
     assert ended(main, argv, *streams) == 0, streams[2].getvalue()
 
 
+def test_a_model_that_diverged_is_an_error_line_and_no_warning(tmp_path):
+    state = chain_of("abcdefg", more="x\n")
+    state.rows[0] *= 1e30
+    path = saved(state, tmp_path)
+    for main, more in ((generate.main, []), (generate.main, ["--beams", "2"]), (explain.main, [])):
+        out, err = io.StringIO(), io.StringIO()
+        code = ended(main, [str(path), "--prompt", "abcdefg", *more], io.StringIO(), out, err)
+        assert code in (0, 1) and (code == 0 or "error: " in err.getvalue())
+
+
 def test_the_reported_values_no_longer_break_a_search_or_a_sample(model):
     for argv in (["--beams", "3", "--length-penalty", "1000"], ["--repetition-penalty", "1e308"]):
         out = io.StringIO()

@@ -25,6 +25,7 @@ from tinyllm.training import metrics
 
 TAGS = ("train/loss", "eval/loss", "train/lr", "train/grad_norm", "train/tokens_per_second")
 LARGEST = 1e100  # a larger value counts as infinite: no axis could show it
+_NO_TAG = object()
 MOST_EVENTS = 2000  # kept of a run, the last; so are the phases
 MOST_EPOCHS = 100_000
 
@@ -158,9 +159,10 @@ def read_run(directory: Path, name: str) -> Run:
         if len(events) > MOST_EVENTS:
             events = dict(list(events.items())[-MOST_EVENTS // 2 :])
         lines = [line for line in lines if "event" not in line]
+        steps = np.array([line["step"] for line in lines], np.float64)
         for tag, series in thinned.items():
-            found = [line for line in lines if tag in line]
-            series.extend([line["step"] for line in found], _numbers(found, tag))
+            values, present = _numbers(lines, tag)
+            series.extend(steps[present], values[present])
         epochs.add([line for line in lines if "train/loss" in line])
     run.events = sorted(events.values(), key=lambda event: event.step)
     for tag, series in thinned.items():
@@ -188,8 +190,8 @@ class _Epochs:
         totals = [line.get("tokens") for line in lines]  # counted over the whole run
         known = [total if is_count(total) else 0 for total in totals]
         grown = np.maximum.accumulate([self.run.tokens, *known])
-        tokens, losses = np.diff(grown), _numbers(lines, "train/loss")
-        speeds = _numbers(lines, "train/tokens_per_second")
+        tokens, losses = np.diff(grown), _numbers(lines, "train/loss")[0]
+        speeds = _numbers(lines, "train/tokens_per_second")[0]
         self.run.tokens = int(grown[-1])
         self.run.seconds += float((tokens[speeds > 0] / speeds[speeds > 0]).sum())
         self.run.broken += int(np.isnan(losses).sum())
@@ -261,14 +263,16 @@ def section(run: Run, name: str) -> dict[str, Any]:
     return flat("", value) if isinstance(value, dict) else {}
 
 
-def _numbers(lines: list[dict[str, Any]], tag: str) -> Array:
-    """Return a tag's value in each line as float64 (n,); NaN where it is no number, or none to draw."""
-    values: list[Any] = [line.get(tag) for line in lines]
+def _numbers(lines: list[dict[str, Any]], tag: str) -> tuple[Array, slice | Array]:
+    """Return a tag's values (n,) float64, NaN where there is none to draw, and which lines have the tag."""
+    values: list[Any] = [line.get(tag, _NO_TAG) for line in lines]
+    present: slice | Array = slice(None)
     if not set(map(type, values)) <= {float, NoneType}:
+        present = np.array([value is not _NO_TAG for value in values], np.bool_)
         values = [float(v) if type(v) in (int, float) and abs(v) <= LARGEST else None for v in values]
     found = np.array(values, np.float64)  # None becomes NaN
     found[~(np.abs(found) <= LARGEST)] = math.nan
-    return found
+    return found, present
 
 
 def _text(value: Any) -> str:

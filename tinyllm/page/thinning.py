@@ -6,7 +6,6 @@ Order: what is kept, keeping it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,28 +23,43 @@ class Thinned:
 
     def __init__(self) -> None:
         self.stride = 1  # every so many-th point is in `sample`
-        self._extremes = self._sample = np.empty((2, 0))  # steps and values; steps are below 2**53
+        self._extremes, self._sample = _Pieces(), _Pieces()
         self._count = 0  # points so far
 
-    def extend(self, steps: Sequence[int], values: Array) -> None:
-        """Add points, a few thousand at a time: n steps, and as many `values` (n,)."""
-        new = np.stack([np.array(steps, np.float64), values])
-        sample = new[:, -self._count % self.stride :: self.stride]
-        self._extremes = np.concatenate([self._extremes, new], axis=1)
-        self._sample = np.concatenate([self._sample, sample], axis=1)
+    def extend(self, steps: Array, values: Array) -> None:
+        """Add points, a few thousand at a time: float64 `steps` (n,), whole and below 2**53, and `values` (n,)."""
+        new = np.stack([steps, values])
+        self._extremes.add(new)
+        self._sample.add(new[:, -self._count % self.stride :: self.stride].copy())  # a view would hold all
         self._count += len(steps)
-        if self._extremes.shape[1] > MOST:
-            self._extremes = _extremes(_sorted(self._extremes), MOST // 4)
-        while self._sample.shape[1] > MOST:
-            self._sample, self.stride = self._sample[:, ::2], 2 * self.stride
+        if self._extremes.count > MOST:
+            self._extremes = _Pieces(_extremes(_sorted(self._extremes.joined()), MOST // 4))
+        while self._sample.count > MOST:
+            self._sample, self.stride = _Pieces(self._sample.joined()[:, ::2].copy()), 2 * self.stride
 
     def extremes(self) -> Series:
         """Return the points in the order of their steps; of a long series, the extremes of short spans."""
-        return _series(self._extremes)
+        return _series(self._extremes.joined())
 
     def sample(self) -> Series:
         """Return the points in the order of their steps; of a long series, every `stride`-th one."""
-        return _series(self._sample)
+        return _series(self._sample.joined())
+
+
+class _Pieces:
+    """Points in several arrays (2, n) of steps and values, joined when they are needed."""
+
+    def __init__(self, *arrays: Array) -> None:
+        self.arrays, self.count = list(arrays), sum(array.shape[1] for array in arrays)
+
+    def add(self, array: Array) -> None:
+        """Add some points."""
+        self.arrays.append(array)
+        self.count += array.shape[1]
+
+    def joined(self) -> Array:
+        """Return all points (2, n)."""
+        return np.concatenate([np.empty((2, 0)), *self.arrays], axis=1)
 
 
 def _series(points: Array) -> Series:

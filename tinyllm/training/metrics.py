@@ -21,7 +21,7 @@ from tinyllm import safe_files
 from tinyllm.regular import open_regular
 
 FILE_NAME = "metrics.jsonl"
-BLOCK = 1 << 20  # bytes per read
+BLOCK = 1 << 18  # bytes per read
 LONGEST_LINE = 1 << 16  # bytes
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -130,11 +130,14 @@ def blocks(path: Path) -> Iterator[list[dict[str, Any]]]:
         file.seek(0)
         passed = 0
         for lines in _lines(file, end):
-            found = []
-            for values in _parsed(lines):
-                passed += _is_resume(values)
-                if passed >= len(limits) or values["step"] <= limits[passed]:
-                    found.append(values)
+            found = _parsed(lines)
+            if passed < len(limits):
+                counted = []
+                for values in found:
+                    passed += _is_resume(values)
+                    if passed >= len(limits) or values["step"] <= limits[passed]:
+                        counted.append(values)
+                found = counted
             yield found
 
 
