@@ -174,7 +174,7 @@ def start(_: list[str], args: argparse.Namespace) -> Iterator[Line]:
             path = Path(place, f"text{suffix}")
             with path.open("w", encoding="utf-8") as file:
                 file.writelines([content] * max(round(args.megabytes / size(content)), 1))
-            texts, mb = Texts([path], dialogues=False, documents=False), path.stat().st_size / 1e6
+            texts, mb = Texts([path], dialogues=False), path.stat().st_size / 1e6
             prepared = functools.partial(prepare, texts, tokenizer, Config(), Path(place), "pretraining")
             tasks = {
                 "sample for learning": functools.partial(training_sample, texts),

@@ -25,7 +25,7 @@ from .decode import decode_
 from .dropout import dropout_backward, dropout_forward
 from .embedding import embedding_backward, embedding_forward
 from .gelu import bias_gelu_backward, bias_gelu_forward
-from .jit import CACHE_DIR
+from .jit import CACHE_DIR, CACHE_PROBLEM
 from .layernorm import layernorm_backward, layernorm_forward
 from .norms import add_and_sum_squares, add_bias_, bias_backward, sum_squares
 from .residual_norm import residual_norm_backward, residual_norm_forward
@@ -33,6 +33,7 @@ from .warm import compile_all, compile_decoding, is_decoding_warm, is_warm
 
 __all__ = [
     "CACHE_DIR",
+    "CACHE_PROBLEM",
     "KINDS",
     "LONGEST_CHUNK",
     "LONGEST_NUMBER",

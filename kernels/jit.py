@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -58,24 +59,47 @@ def _user_cache() -> Path:
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    named = os.environ.get("XDG_CACHE_HOME", "")  # its specification: "If an implementation encounters a
+    # relative path in any of these variables it should consider the path invalid and ignore it."
+    return Path(named) if os.path.isabs(named) else Path.home() / ".cache"
 
 
-def _writable_cache() -> Path | None:
+def _usable_cache() -> tuple[Path | None, str]:
+    """Return the directory for compiled kernels; or None, and what is wrong with it if it is not safe."""
     try:
         root = Path(config.CACHE_DIR) if config.CACHE_DIR else _user_cache() / "tinyllm"
-        directory = root / f"jit-{_fingerprint()}"
-        directory.mkdir(parents=True, exist_ok=True)
+        directory = root.resolve() / f"jit-{_fingerprint()}"
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
+        for path in reversed(missing):
+            path.mkdir(mode=0o700, exist_ok=True)
+        if problem := _danger(directory):
+            return None, problem
         tempfile.TemporaryFile(dir=directory).close()
     except (OSError, RuntimeError):  # RuntimeError: there is no home directory
-        return None
-    return directory
+        return None, ""
+    return directory, ""
+
+
+def _danger(directory: Path) -> str:
+    """Return why another user could put files into the directory, which Numba would unpickle: run as code."""
+    if not hasattr(os, "geteuid"):
+        return ""
+    for path in (directory, *directory.parents):
+        status = path.stat()
+        if status.st_uid not in (os.geteuid(), *([] if path == directory else [0])):
+            why = "belongs to another user"
+        elif status.st_mode & 0o022 and (path == directory or not status.st_mode & stat.S_ISVTX):
+            why = "may be written to by others"  # in a sticky directory only the owner moves what is in it
+        else:
+            continue
+        return f"{path} {why}: no compiled kernels are kept in {directory.parent}; every run compiles its own"
+    return ""
 
 
 # Not the sources' __pycache__, Numba's first choice: an install may be read-only, and an uninstall would
-# leave the compiled files behind, in a ghost of the package. None: no writable place, so every process
-# compiles again.
-CACHE_DIR: Path | None = _writable_cache()
+# leave the compiled files behind, in a ghost of the package. None: no place that is writable and safe, so
+# every process compiles again; CACHE_PROBLEM says what a person can mend.
+CACHE_DIR, CACHE_PROBLEM = _usable_cache()
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -15,7 +15,7 @@ from tinyllm.config import Config, ModelConfig
 from tinyllm.inference.weights import Weights
 from tinyllm.network import Pass
 from tinyllm.run.schedule import Schedule
-from tinyllm.run.state import TrainState, Workspace, layout_of
+from tinyllm.run.state import Identity, TrainState, Workspace, layout_of
 from tinyllm.text.tokenizer import CharTokenizer, Tokenizer
 
 V = 11
@@ -55,6 +55,7 @@ def chain_state(tokenizer: Tokenizer, follows: dict[int, int], block_size: int =
     vocab = tokenizer.vocab_size
     config = ModelConfig(n_layer=1, n_head=1, n_embd=vocab, block_size=block_size)
     state = TrainState.fresh(Config(model=config), tokenizer, Schedule(1e-3, 1e-4, 0, 0, 1), ("pretraining",))
+    state.identity = Identity("one run")
     state.rows[0] = 0
     p: model.Params = state.layout.views(state.rows[0])
     identity = np.arange(vocab)
@@ -84,6 +85,7 @@ def chain_of(texts: str, more: str = "") -> TrainState:
 def random_state(config: ModelConfig, tokenizer: Tokenizer, seed: int = 0) -> TrainState:
     """Return a state with `random_weights`' parameters."""
     state = TrainState.fresh(Config(model=config), tokenizer, Schedule(1e-3, 1e-4, 0, 0, 1), ("pretraining",))
+    state.identity = Identity("one run")
     rng = np.random.default_rng(seed)
     for view in state.layout.named(state.rows[0]).values():
         view[...] = 0.7 * rng.standard_normal(view.shape)

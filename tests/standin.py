@@ -88,7 +88,7 @@ class FaultyDisk(QuickDisk):
     An action that fails does not happen, except `close`. `actions` records what was asked for.
     """
 
-    FREE_OF_FAULTS = ("identity", "is_directory")
+    FREE_OF_FAULTS = ("identity", "is_directory", "is_at", "place_of")
 
     def __init__(self, k: int | None = None, fails: int | type[Died] = errno.ENOSPC) -> None:
         self.k, self.fails, self.actions = k, fails, list[str]()

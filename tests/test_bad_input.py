@@ -32,7 +32,7 @@ RESUME = "train --checkpoint-dir {good} --plain --no-samples --resume"
 
 # name | command | exit code | what the message must say
 CASES = """
-unknown option | train --no-such-option | 2 | unrecognized, --no-such-option
+unknown option | train --no-such-option | 2 | unknown option --no-such-option, --help lists
 unknown program | nosuch | 2 | unknown program, nosuch
 no program |  | 2 | usage
 learning rate NaN | train --lr nan | 2 | --lr, nan, finite
@@ -67,8 +67,11 @@ data too short | {on} {bad}/short.txt | 1 | tokens, 17 or more, --block-size
 suffix unknown | {on} {bad}/text.pdf | 1 | text.pdf, .pdf, .txt
 bytes that are no UTF-8 | {on} {bad}/latin.txt | 1 | latin.txt, 0xe9, offset 3
 JSON broken | {on} {bad}/broken.json | 1 | broken.json, line 2
-JSON of another shape | {on} {bad}/shape.json | 1 | shape.json, array
+JSON of another shape | {on} {bad}/shape.json | 1 | shape.json, line 1, docs/data.md
 JSON entry of another shape | {on} {bad}/entry.json | 1 | entry.json, entry 2, prompt
+chats without a conversation | {train} --chat-data {facts} | 1 | no conversation
+encoding unknown | train --encoding latin-99 | 2 | --encoding, latin-99, utf-8
+suffix without a dot | train --suffix md | 2 | --suffix, md, .md
 JSON line broken | {on} {bad}/line.jsonl | 1 | line.jsonl, line 2
 nothing left to train on | {on} {bad}/one.json --val-fraction 0.5 | 1 | 1 documents, hold out
 more memory than there is | {train} --batch-size 100000000 | 1 | GB of memory, machine has, --batch-size
@@ -88,7 +91,7 @@ resume with another seed | {resume} --seed 7 | 2 | --seed 7, cannot change
 resume with a new vocabulary | {resume} --vocab-size 999 | 2 | --vocab-size 999, cannot change
 resume with another tokenizer | {resume} --tokenizer char | 2 | --tokenizer char, has bpe, cannot change
 texts gone | {resume} --epochs 3 --chat-data {bad}/missing.json | 1 | missing.json, not found
-other texts | {resume} --epochs 3 --chat-data {facts} | 1 | not those of, --allow-new-data
+other texts | {resume} --epochs 3 --chat-data {bad}/others.json | 1 | not those of, --allow-new-data
 diverging | {train} --lr 1e30 --grad-clip 0 --warmup 0 --epochs 9 | 1 | step, not finite, bad tensor, --lr
 model missing | generate {bad}/missing.bin --prompt x | 1 | missing.bin
 model a text | generate {facts} --prompt x | 1 | facts.json
@@ -146,6 +149,7 @@ def world(tmp_path_factory) -> dict[str, Path]:
         "empty.txt": b"", "short.txt": b"word", "text.pdf": b"%PDF", "latin.txt": b"caf\xe9" + b" creme" * 9,
         "broken.json": b'["a",\n b]', "shape.json": b'{"a": 1}', "entry.json": b'["a", {"b": 1}]',
         "line.jsonl": b'"a"\n{"text": \n', "one.json": b'["only one document"]',
+        "others.json": b'["User: Who? Assistant: Me."]',
     }  # fmt: skip
     for name, content in texts.items():
         (bad / name).write_bytes(content)

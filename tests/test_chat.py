@@ -5,16 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
-import select
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.models import KNOWN, chain_of, random_state, saved
+from tests.terminal import on_terminal, read_until
 from tests.timing import PATIENCE
 from tinyllm import chat
 from tinyllm.config import ModelConfig
@@ -22,8 +19,6 @@ from tinyllm.kernels import compile_decoding
 from tinyllm.text.dialogue import Turn, parse, prompt_for
 from tinyllm.text.texts import Texts
 from tinyllm.text.tokenizer import BPETokenizer
-
-ROOT = Path(__file__).parents[1]
 
 
 def run(file, *lines, options=(), out=None):
@@ -109,8 +104,13 @@ def test_a_memory_that_was_asked_for_forgets_without_a_word(polite):
 
 
 def test_an_answer_ends_where_the_model_asks_itself_the_next_question(tmp_path):
-    state = chain_of("：你好用户：", more=KNOWN)
-    assert run(saved(state, tmp_path), "嗨", "嗨")[:2] == (0, "你好\n你好\n")
+    state = chain_of("：你好。用户：", more=KNOWN)
+    assert run(saved(state, tmp_path), "嗨", "嗨")[:2] == (0, "你好。\n你好。\n")
+
+
+def test_a_marker_within_an_answer_is_part_of_it(tmp_path):
+    state = chain_of("：（User:", more=KNOWN)
+    assert run(saved(state, tmp_path), "嗨")[:2] == (0, "（User:\n")
 
 
 def test_a_model_with_nothing_to_say_is_not_silent(tmp_path):
@@ -136,7 +136,7 @@ def test_a_saved_conversation_is_read_by_training_as_what_was_said(polite, tmp_p
         Turn("user", "Us"),
         Turn("assistant", "hey!"),
     ]
-    (text,) = Texts([tmp_path / name], dialogues=True, documents=False)
+    (text,) = Texts([tmp_path / name], dialogues=True)
     if name.endswith("txt"):  # a text has one language of markers
         assert (tmp_path / name).read_text("utf-8") == "用户：嗨助手：你好呀\nUser: Us Assistant: hey!\n"
         assert parse("用户：嗨助手：你好呀") == tuple(expected[:2])
@@ -208,24 +208,22 @@ def test_what_cannot_be_opened_ends_with_1_and_one_line(tmp_path):
 
 @pytest.mark.parametrize(("key", "code"), [("\x04", 0), ("\x03", 130), (":exit\r", 0)])
 def test_on_a_terminal_ctrl_d_and_exit_end_with_0_and_ctrl_c_with_130(polite, key, code):
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "TERM": "dumb"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "tinyllm.chat", str(polite)], cwd=ROOT, env=environment,
-        stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=lambda: own_terminal(theirs),
-    ) as process:  # fmt: skip
-        os.close(theirs)
-        try:
-            read_until(ours, "> ")
-            os.write(ours, "嗨\r".encode())
-            read_until(ours, "你好呀")
-            read_until(ours, "> ")
-            wait_until_asleep(process)
-            os.write(ours, key.encode())
-            assert process.wait(PATIENCE) == code
-        finally:
-            process.kill()
-            os.close(ours)
+    arguments = ["-m", "tinyllm.chat", str(polite)]
+    with on_terminal(arguments, {"PYTHONIOENCODING": "utf-8"}) as (terminal, process):
+        read_until(terminal, "> ")
+        os.write(terminal, "嗨\r".encode())
+        read_until(terminal, "你好呀")
+        read_until(terminal, "> ")
+        wait_until_asleep(process)
+        os.write(terminal, key.encode())
+        assert process.wait(PATIENCE) == code
+
+
+def test_a_question_in_chinese_is_answered_in_the_c_locale(polite):
+    with on_terminal(["-m", "tinyllm.chat", str(polite)], {"LC_ALL": "C"}) as (terminal, _):
+        read_until(terminal, "> ")
+        os.write(terminal, "嗨\r".encode())
+        read_until(terminal, "你好呀")
 
 
 def wait_until_asleep(process):
@@ -234,20 +232,3 @@ def wait_until_asleep(process):
     while (state := Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]) != "S":
         assert state not in "ZX" and time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def own_terminal(descriptor):
-    """Make the terminal the child's own, so that the key Ctrl-C reaches it."""
-    import fcntl
-    import termios
-
-    os.setsid()
-    fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
-
-
-def read_until(descriptor, text):
-    """Read from a terminal until `text` has appeared."""
-    seen = b""
-    while text.encode() not in seen:
-        assert select.select([descriptor], [], [], PATIENCE)[0], f"no {text!r} after {seen!r}"
-        seen += os.read(descriptor, 1)

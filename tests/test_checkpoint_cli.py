@@ -38,16 +38,35 @@ def test_ls_lines_up_every_checkpoint_in_the_order_of_saving_the_bad_ones_first(
     code, out, err = printed(capsys, "ls", run)
     lines = out.splitlines()
     assert code == 0
-    assert [line.split()[0] for line in lines] == [
+    assert [line.split()[0] for line in lines[:-2]] == [
         "name", "checkpoint_epoch_8.bin", "checkpoint_best_epoch_1_loss_3.0000.bin", "checkpoint_epoch_2.bin",
         "checkpoint_best_epoch_3_loss_2.5000.bin", "checkpoint_last.bin",
     ]  # fmt: skip
     assert lines[1].split()[-1] == "bad"
     assert "nan" in lines[3]
     assert lines[5].split()[1:5] == ["pretraining", "3", "9", "2.2500"]
-    starts = [line.index("pretraining") for line in lines[2:]]
+    starts = [line.index("pretraining") for line in lines[2:-2]]
     assert len(set(starts)) == 1
     assert "checkpoint_epoch_8.bin: 6 bytes are not a checkpoint" in err
+
+
+def test_ls_says_what_it_checked_and_where_each_state_stands_in_its_run(run, capsys):
+    damaged = run / "checkpoint_last.bin"
+    data = bytearray(damaged.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(data)
+    lines = printed(capsys, "ls", run)[1].splitlines()
+    assert lines[0].split()[-2:] == ["status", "head"]
+    assert {line.split()[-2] for line in lines[1:-2]} == {"unfinished"}
+    assert lines[-1] == "only the heads were checked; `verify` checks every byte"
+    finished, fields = Standin(9, 9), Standin(9, 9).to_dict()
+    fields["progress"]["status"] = "finished"
+    finished.to_dict = lambda: fields  # type: ignore[method-assign]
+    with CheckpointManager(run, disk=QuickDisk()) as manager:
+        manager.save_final(finished, metadata(3, 2.25))
+    rows = {line.split()[0]: line.split() for line in printed(capsys, "ls", run)[1].splitlines()[1:-2]}
+    assert rows["model_final.bin"][-2:] == rows["checkpoint_last.bin"][-2:] == ["finished", "valid"]
+    assert rows["checkpoint_epoch_2.bin"][-2] == "unfinished"
 
 
 def test_show_prints_digests_that_anyone_can_compute(run, capsys):
@@ -103,7 +122,8 @@ def test_export_writes_the_weights_alone(run, tmp_path, capsys, suffix):
 
 
 def test_weights_under_a_checkpoint_name_are_listed_but_never_resumed_from(run, capsys):
-    printed(capsys, "export", run, run / "model_final.bin")
+    printed(capsys, "export", run, run / "weights.bin")
+    (run / "weights.bin").rename(run / "model_final.bin")
     assert "weights only" in printed(capsys, "ls", run)[1]
     with CheckpointManager(run, read_only=True) as manager:
         assert manager.get_last_checkpoint() == run / "checkpoint_last.bin"

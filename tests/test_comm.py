@@ -107,3 +107,27 @@ def test_an_error_in_a_task_that_another_rank_runs_is_raised():
 
     with pytest.raises(ValueError, match="broken on 0"):
         run(queue, 2, own)
+
+
+def test_where_a_thread_cannot_be_started_none_is_left_waiting(monkeypatch):
+    before, start = threading.active_count(), threading.Thread.start
+
+    def started(thread: threading.Thread) -> None:
+        if threading.active_count() >= before + 3:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def together() -> None:
+        monkeypatch.setattr(threading.Thread, "start", started)
+        with pytest.raises(RuntimeError, match="7 threads cannot be started"):
+            Team(8)
+
+    in_time(together)
+    assert threading.active_count() <= before + 1  # that of `in_time` itself
+
+
+def test_a_team_is_complete_before_its_first_task():
+    before = threading.active_count()
+    with Team(5):
+        assert threading.active_count() == before + 4
+    assert threading.active_count() == before

@@ -32,6 +32,8 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any, Any]]] = {
         "tokenizer": ("bpe", "bpe", "char"), "vocab_size": (2048, 257, 2**20),
         "documents": (False, False, True),
         "train_on_prompts": (False, False, True), "val_fraction": (0.0, 0.0, 0.9),
+        "encoding": ("utf-8", "utf-8", "gb18030"), "separator": ("", "", "</s>"), "suffix": ("", "", ".md"),
+        "held_out_by": ("content", "content", "place"), "separate_markers": (True, False, True),
     },
     "saving": {
         "strategy": ("best-and-last", "best", "last"), "keep_best_n": (3, 1, LARGEST),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import re
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,10 +15,10 @@ from tests.models import KNOWN, chain_of, chain_state, random_state
 from tinyllm.config import ModelConfig
 from tinyllm.inference.conversation import Conversation, answer, until_marker
 from tinyllm.inference.decode import Decoder
-from tinyllm.inference.language_model import LanguageModel
+from tinyllm.inference.language_model import Form, LanguageModel
 from tinyllm.inference.settings import GREEDY, Sampling
 from tinyllm.text.dialogue import STOP_MARKERS, Turn, encode, prompt_for
-from tinyllm.text.tokenizer import BPETokenizer
+from tinyllm.text.tokenizer import BPETokenizer, train_bpe
 
 
 def talker(seed=0, block_size=24, max_tokens=8):
@@ -116,28 +119,76 @@ def test_asking_again_samples_another_answer():
     assert "".join(talk.answer(talk.prompt("hi"))) != "".join(talk.answer(talk.prompt("hi")))
 
 
+TURN = re.compile(r"""(?:^|\n|[。！？…!?]["'”’」』）)]*|[.]["'”’)]*[ \t])\s*(?=用户：|User:)""")
+
+
 @given(
-    text=st.text("a 用户：Usr:\n好", max_size=40),
+    text=st.lists(st.sampled_from([*"a 用户：Usr:\n好。.”", *STOP_MARKERS]), max_size=20).map("".join),
     cuts=st.lists(st.integers(0, 40), max_size=8),
 )
-def test_an_answer_is_the_text_before_the_first_marker_however_it_arrives(text, cuts):
+def test_an_answer_is_the_text_before_the_first_turn_however_it_arrives(text, cuts):
     places = sorted({0, *(cut for cut in cuts if cut < len(text)), len(text)})
     pieces = [text[a:b] for a, b in itertools.pairwise(places)]
-    ends = [text.find(marker) for marker in STOP_MARKERS if marker in text]
+    end = TURN.search(text.lstrip())
     found = list(until_marker(pieces))
-    assert "".join(found) == text[: min(ends, default=len(text))].strip()
+    assert "".join(found) == text.lstrip()[: end.end() if end else None].strip()
     assert all(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("请用 SuperUser: root", None), ("以超级用户：root 登录。", None), ("the SuperUser: root", None),
+        ("Set the field User: to root.", None), ("在「用户：」一栏填写", None), ("os.User: str", None),
+        ("好的。用户：再见", "好的。"), ("他说“好。” 用户：再见", "他说“好。”"), ("Yes. User: bye", "Yes."),
+        ("Yes\nUser: bye", "Yes"), ("好\n\n  用户：再见", "好"), ("用户：再见", ""), (" User: bye", ""),
+    ],
+)  # fmt: skip
+def test_a_marker_ends_an_answer_only_where_a_turn_can_begin(text, answer):
+    expected = text if answer is None else answer
+    assert "".join(until_marker([text])) == "".join(until_marker(text)) == expected
 
 
 def test_an_answer_is_shown_as_soon_as_it_cannot_become_a_marker():
     def slowly():
-        for character in "好的。用法 U x":
+        for character in "好的。用法用户 U x":
             arrived.append(character)
             yield character
 
     arrived: list[str] = []
     shown = [(piece, len(arrived)) for piece in until_marker(slowly())]
-    assert shown == [("好", 1), ("的", 2), ("。", 3), ("用法", 5), (" U", 8), (" x", 9)]
+    assert shown == [
+        ("好", 1), ("的", 2), ("。", 3), ("用法", 5), ("用", 6), ("户", 7), (" U", 9), (" x", 11)
+    ]  # fmt: skip
+
+
+def test_the_system_text_stands_before_whatever_is_remembered():
+    talk = talker(block_size=100)
+    talk.system = "Be brief."
+    for i in range(9):
+        prompt = talk.prompt(f"question {i}")
+        expected = [Turn("system", "Be brief."), *talk.turns[talk.first :], Turn("user", f"question {i}")]
+        np.testing.assert_array_equal(prompt, encode(talk.model.tokenizer, prompt_for(expected))[0])
+        assert prompt.size <= talk.room
+        talk.remember(f"question {i}", "answer")
+    assert talk.first > 0
+
+
+def test_a_system_text_of_training_that_fills_the_window_is_left_out():
+    model = talker(block_size=100).model
+    for length, used in ((97, True), (98, False)):  # of 100: a new line, end_of_text, 1 for an answer
+        form = Form(system="s" * length)
+        talk = Conversation(dataclasses.replace(model, form=form), GREEDY, 1, 0)
+        assert bool(talk.system) is used
+
+
+def test_a_model_of_joined_markers_reads_its_prompts_as_its_training_did():
+    model = talker(block_size=100).model
+    model = dataclasses.replace(
+        model, form=Form(separate_markers=False), tokenizer=train_bpe(["你好助手：用户："] * 9, 300)
+    )
+    prompt = Conversation(model, GREEDY, 8, 0).prompt("你好")
+    np.testing.assert_array_equal(prompt[1:], model.tokenizer.encode("用户：你好助手："))
 
 
 def test_a_state_in_memory_answers_a_question():

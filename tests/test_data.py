@@ -256,12 +256,49 @@ def test_what_is_held_out_and_what_is_trained_on_are_disjoint_and_complete(
 
 
 def test_documents_are_held_out_whole_and_streams_at_their_end(tmp_path):
-    documents = [Text((Segment(chr(FIRST + i) * 5),)) for i in range(20)]
+    documents = [Text((Segment(chr(FIRST + i) * 5),)) for i in range(400)]
     found = targets_in(dataset(documents, tmp_path, 4, val_fraction=0.25).validation(3))
-    assert len(found) == 6 and all(count == 5 for token, count in found.items())
+    assert 70 < len(found) < 130 and all(count == 5 for token, count in found.items() if token != END)
     stream = Text((Segment("".join(map(chr, range(FIRST, FIRST + 99)))),), stream=True)
     found = targets_in(dataset([stream], tmp_path, 4, val_fraction=0.25).validation(3))
     assert found.keys() == {*range(FIRST + 75, FIRST + 99), END}
+
+
+def held_out(texts, tmp_path, **options):
+    return targets_in(dataset(texts, tmp_path, 4, **options).validation(3)).keys() - {END}
+
+
+@given(st.lists(st.integers(0, 999), min_size=8, max_size=30, unique=True), st.integers(1, 29), st.randoms())
+def test_documents_that_are_added_send_no_other_to_the_held_out_part(
+    tmp_path_factory, codes, count, random
+):  # fmt: skip
+    texts = [Text((Segment(chr(FIRST + code)),)) for code in codes]
+    added = [Text((Segment(chr(FIRST + 1000 + i)),)) for i in range(count)]
+    more = texts + added
+    random.shuffle(more)
+    folder = tmp_path_factory.mktemp("split")
+    before, after = (held_out(each, folder, val_fraction=0.2) for each in (texts, more))
+    trained = {FIRST + code for code in codes} - before
+    assert not after & trained
+
+
+def test_equal_documents_are_on_one_side(tmp_path):
+    texts = [Text((Segment(chr(FIRST + i % 40)),)) for i in range(200)]
+    data = dataset(texts, tmp_path, 4, val_fraction=0.3)
+    train, held = targets_in(batches_of(data)), targets_in(data.validation(3))
+    assert held and not train.keys() & held.keys() - {END}
+
+
+def test_runs_from_before_keep_what_they_held_out(tmp_path):
+    stored = config(4, val_fraction=0.25).to_dict()
+    del stored["data"]["held_out_by"]
+    before = Config.from_dict(stored)
+    assert before.data.held_out_by == "place" and config(4).data.held_out_by == "content"
+    documents = [Text((Segment(chr(FIRST + i)),)) for i in range(20)]
+    data = prepare(documents, CHARACTERS, before, tmp_path, "pretraining")
+    found = {token - FIRST for token in targets_in(data.validation(3)) if token != END}
+    assert found == {1, 9, 10, 12, 17}
+    assert data.fingerprint.startswith("304cf6eb4d948458966c")
 
 
 def test_another_seed_or_name_holds_out_other_documents(tmp_path):
@@ -370,7 +407,7 @@ def test_the_fingerprint_knows_what_decides_batches_and_nothing_else(tmp_path):
 def test_tokens_take_two_bytes_when_the_vocabulary_allows(tmp_path, vocab_size, dtype):
     text = Text((Segment(chr(0xFFFE) + "a"),))
     save_tokens(tmp_path / "a.tokens", [text], Characters(vocab_size))
-    tokens = load_tokens(tmp_path / "a.tokens")
+    tokens = load_tokens(tmp_path / "a.tokens", vocab_size)
     assert tokens is not None
     assert tokens.tokens.dtype == dtype
     assert tokens.tokens.tolist() == [vocab_size - 1, 0xFFFE, ord("a"), vocab_size - 1]
@@ -463,7 +500,7 @@ def test_the_header_is_a_line_of_json(tmp_path):
 def test_files_of_all_kinds_train_together(tmp_path):
     (tmp_path / "a.txt").write_text("".join(map(chr, range(FIRST, FIRST + 100))), "utf-8")
     (tmp_path / "b.json").write_text('["one", {"prompt": "two", "response": "three"}]')
-    data = dataset(Texts([tmp_path], dialogues=False, documents=False), tmp_path / "run", 16)
+    data = dataset(Texts([tmp_path], dialogues=False), tmp_path / "run", 16)
     expected = Counter([*range(FIRST, FIRST + 100), *b"one three", *[END] * 3])
     assert data.documents == 3
     assert targets_in(batches_of(data)) == expected
@@ -478,7 +515,7 @@ def test_a_long_stream_is_prepared_in_bounded_memory(tmp_path):
             file.write(line * ((1 << 20) // len(line.encode())))
     tracemalloc.start()
     try:
-        data = dataset(Texts([path], dialogues=False, documents=False), tmp_path, 256)
+        data = dataset(Texts([path], dialogues=False), tmp_path, 256)
         data.batch(1, 0, 0, 8)
         assert data.tokens > 50 << 20
         assert tracemalloc.get_traced_memory()[1] < 48 << 20

@@ -3,10 +3,24 @@
 from itertools import accumulate
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tinyllm.text.dialogue import STOP_MARKERS, Segment, Turn, encode, parse, prompt_for, render, stripped
+from tinyllm.text.dialogue import (
+    CHINESE,
+    ENGLISH,
+    STOP_MARKERS,
+    Segment,
+    Turn,
+    encode,
+    joined,
+    parse,
+    prompt_for,
+    render,
+    stripped,
+    system_text,
+)
+from tinyllm.text.tokenizer import train_bpe
 
 WORDS = st.text(st.sampled_from("ab 你好，？:"), max_size=8)
 TURNS = st.lists(st.builds(Turn, st.sampled_from(["system", "user", "assistant"]), WORDS), max_size=6).map(
@@ -28,7 +42,61 @@ class Bytes:
 
 
 def prompts_and_answers(text):
-    return [(segment.text, segment.carries_loss) for segment in render(parse(text))]
+    return [(segment.text, segment.carries_loss) for segment in joined(render(parse(text)))]
+
+
+def test_every_marker_every_question_and_every_answer_is_a_segment():
+    assert [segment.text for segment in render(parse("简短。用户：一助手：二用户：三助手：四"))] == [
+        "简短。\n", "用户：", "一", "助手：", "二", "用户：", "三", "助手：", "四",
+    ]  # fmt: skip
+    assert [segment.text for segment in render(parse("User: a Assistant: b"))] == [
+        "User:", " a", " Assistant:", " b",
+    ]  # fmt: skip
+
+
+MERGED = train_bpe(["用户：你好助手：好助 aAssistant: Assistant:"] * 9, 400)
+QUESTIONS = st.text(st.sampled_from("ab 你好助手，。？:：A\n")).map(str.strip).filter(bool)
+
+
+@given(QUESTIONS)
+@example("你好")
+@example("a")
+def test_a_marker_has_the_same_tokens_whatever_the_question_says(question):
+    assert "好助" in {MERGED.decode([i]) for i in range(MERGED.vocab_size)}
+    template = CHINESE if CHINESE.user in render([Turn("user", question)])[0] else ENGLISH
+    found, _ = encode(MERGED, prompt_for([Turn("user", question)]))
+    before, behind = MERGED.encode(template.user), MERGED.encode(template.space + template.assistant)
+    np.testing.assert_array_equal(found[1 : 1 + len(before)], before)
+    np.testing.assert_array_equal(found[-len(behind) :], behind)
+
+
+def test_the_joined_segments_are_the_prompts_of_earlier_runs():
+    """Their checkpoints continue: the texts have the same digest and the same tokens."""
+    turns = (
+        Turn("system", "s"), Turn("user", "a"), Turn("assistant", "b"), Turn("assistant", "c"),
+        Turn("user", "d"), Turn("user", "你"), Turn("assistant", "e"), Turn("user", "f"),
+    )  # fmt: skip
+    assert joined(render(turns)) == (
+        Segment("s\nUser: a Assistant:", False), Segment(" b"), Segment("Assistant:", False), Segment(" c"),
+        Segment("User: d 用户：你助手：", False), Segment("e"), Segment("User: f ", False),
+    )  # fmt: skip
+
+
+@given(TURNS)
+def test_the_runs_of_masked_tokens_do_not_depend_on_the_segments(turns):
+    for segments in (render(turns), joined(render(turns))):
+        masked = encode(Bytes(), segments)[1]
+        assert masked == sorted(set(masked))  # no run is empty, none touches the next
+    apart, together = encode(Bytes(), render(turns)), encode(Bytes(), joined(render(turns)))
+    np.testing.assert_array_equal(apart[0], together[0])
+    assert apart[1] == together[1]
+
+
+def test_the_system_text_is_what_stands_before_the_first_marker():
+    assert system_text(render(parse("简短。用户：一助手：二"))) == "简短。"
+    assert system_text(render([Turn("system", "User:"), Turn("assistant", "b")])) == "User:"
+    assert system_text(render([Turn("user", "a"), Turn("system", "s"), Turn("assistant", "b")])) == ""
+    assert system_text((Segment("running text"),)) is None
 
 
 def test_a_chinese_conversation_is_cut_behind_the_marker_of_the_answer():

@@ -246,6 +246,20 @@ def test_a_file_of_weights_only_has_no_moments_and_says_so(file, tmp_path):
     assert "without Adam's moments" in shown and "gradient" in shown
 
 
+def test_the_page_replaces_neither_the_model_nor_a_foreign_file(file, tmp_path):
+    weights, mine = tmp_path / "w.bin", tmp_path / "mine.html"
+    export_weights(file, weights)
+    mine.write_text("mine")
+    before = weights.read_bytes()
+    code, _, err = run(weights, "--prompt=a", "--out", weights, "--force")
+    assert (code, weights.read_bytes()) == (2, before) and "the model itself" in err
+    code, _, err = run(weights, "--prompt=a", "--out", mine)
+    assert (code, mine.read_text()) == (1, "mine") and "--force to replace it" in err
+    for force in (["--force"], []):  # the second replaces a page of its own
+        assert run(weights, "--prompt=a", "--out", mine, *force)[0] == 0
+    assert Page(mine)
+
+
 # ---- tokens and hostile text
 
 

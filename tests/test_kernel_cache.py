@@ -14,6 +14,7 @@ import pytest
 
 from tests.test_kernels import ARGUMENTS, Draw
 from tinyllm import kernels
+from tinyllm.kernels import jit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,6 +75,36 @@ def test_kernels_work_without_any_writable_cache(tmp_path):
     nowhere = tmp_path / "file"
     nowhere.touch()
     assert cache_dir_of(ROOT, NUMBA_CACHE_DIR=str(nowhere / "cache")) == "None"
+
+
+def test_a_cache_that_others_may_write_to_is_not_used_and_said_to_be(tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for place in ("open", "open/below"):
+        program = "from tinyllm import kernels; print(kernels.CACHE_DIR); print(kernels.CACHE_PROBLEM)"
+        found, problem = run(program, ROOT, NUMBA_CACHE_DIR=str(tmp_path / place)).splitlines()
+        assert found == "None" and problem.startswith(f"{tmp_path / 'open'} may be written to by others")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owner here")
+def test_a_cache_is_safe_if_it_and_the_folders_above_it_are_our_own(tmp_path, monkeypatch):
+    place = tmp_path / "sticky" / "ours"
+    place.mkdir(parents=True)
+    (tmp_path / "sticky").chmod(0o1777)  # as /tmp: only the owner moves what is in it
+    assert jit._danger(place) == ""
+    place.chmod(0o770)
+    assert "may be written to by others" in jit._danger(place)
+    place.chmod(0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert "belongs to another user" in jit._danger(place)
+
+
+def test_a_relative_cache_home_is_ignored(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert jit._user_cache() == Path.home() / ".cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert jit._user_cache() == tmp_path
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@ import pytest
 
 from tests.models import chain_of, saved
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy, export_weights
+from tinyllm.config import DataConfig
 from tinyllm.inference import writing
-from tinyllm.inference.language_model import LanguageModel, load_model, texts_start_with_end
+from tinyllm.inference.language_model import Form, LanguageModel, load_model
 from tinyllm.inference.settings import GREEDY
 
 
@@ -75,13 +76,11 @@ def test_a_folder_with_a_damaged_best_gives_the_next_and_says_so(tmp_path):
     ],
 )
 def test_a_prompt_begins_with_end_of_text_unless_training_saw_streams_only(sources, documents, begins):
-    fields = {
-        "config": {"data": {"documents": documents}},
-        "sources": {phase: {"paths": paths, "fingerprint": ""} for phase, paths in sources.items()},
-    }
-    assert texts_start_with_end(fields) == begins
+    fields = {"sources": {phase: {"paths": paths, "fingerprint": ""} for phase, paths in sources.items()}}
+    form = Form.of(fields, DataConfig(documents=documents))
+    assert form == Form(begins)
     state = chain_of("ab")
-    model = dataclasses.replace(LanguageModel.of(state), prepends_end=begins)
+    model = dataclasses.replace(LanguageModel.of(state), form=form)
     end = state.tokenizer.end_of_text
     np.testing.assert_array_equal(model.prompt("ab"), [end, 0, 1] if begins else [0, 1])
     np.testing.assert_array_equal(model.prompt(""), [end])
@@ -92,7 +91,7 @@ def test_a_model_in_memory_writes_what_its_file_writes(tmp_path):
     model = load_model(saved(state, tmp_path))
     live = LanguageModel.of(state)
     np.testing.assert_array_equal(live.weights.row, model.weights.row)
-    assert live.config == model.config and live.prepends_end == model.prepends_end
+    assert live.config == model.config and live.form == model.form
 
 
 def test_the_repetition_penalty_counts_prompt_and_text_but_not_their_end(monkeypatch):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import math
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tinyllm.training import metrics
 from tinyllm.training.metrics import FILE_NAME, Metrics, read
 
 
@@ -40,6 +45,58 @@ def test_an_evaluation_and_an_update_of_one_step_are_both_kept(tmp_path):
         lines.write(step=4, eval__loss=2.0)
         lines.write(step=4, eval__loss=3.0)
     assert [line.get("eval/loss") for line in read(tmp_path / FILE_NAME)] == [None, 3.0]
+
+
+LINE = st.builds(
+    lambda step, more: {"step": step, **more},
+    st.integers(0, 9),
+    st.sampled_from([{"train/loss": 1.0}, {"eval/loss": 1.0}, {"event": "resume"}, {"event": "finished"}]),
+)
+
+
+def one_by_one(lines: list[Any]) -> list[dict[str, Any]]:
+    """Return the history of lines by its definition: each resume takes back what is beyond it."""
+    latest: dict[Any, dict[str, Any]] = {}
+    for line in lines:
+        if not isinstance(line, dict):
+            continue
+        step, event = line["step"], line.get("event", "")
+        if event == "resume":
+            latest = {key: kept for key, kept in latest.items() if key[0] <= step}
+        latest[step, "eval/loss" in line, event] = line
+    return sorted(latest.values(), key=lambda line: line["step"])
+
+
+@given(lines=st.lists(LINE | st.just(7), max_size=40), block=st.integers(1, 200))
+def test_a_log_read_piece_by_piece_is_the_history_that_its_lines_tell(tmp_path_factory, lines, block):
+    path = tmp_path_factory.mktemp("log") / FILE_NAME
+    lines = [{**line, "n": n} if isinstance(line, dict) else line for n, line in enumerate(lines)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "BLOCK", block)
+        assert read(path) == one_by_one(lines)
+
+
+def test_each_line_is_parsed_once_however_many_resumes_there_are(tmp_path, monkeypatch):
+    path, parsed = tmp_path / FILE_NAME, []
+    lines = [
+        f'{{"step": {n}, "event": "resume"}}\n{{"step": {n + 1}, "train/loss": 1}}\n' for n in range(3000)
+    ]
+    path.write_text("".join(lines))
+    once = metrics._parsed
+    monkeypatch.setattr(metrics, "_parsed", lambda lines: parsed.extend(lines) or once(lines))
+    assert len(read(path)) == 6000
+    assert len(parsed) <= 9001  # the resumes twice: once to know how far the lines before them count
+
+
+def test_a_line_without_end_is_skipped_and_never_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK", 100)
+    monkeypatch.setattr(metrics, "LONGEST_LINE", 200)
+    path = tmp_path / FILE_NAME
+    path.write_text('{"step": 1}\n{"step": 2, "x": "' + "x" * 10_000 + '"}\n{"step": 3}\n')
+    with path.open("rb") as file:
+        assert max(len(line) for lines in metrics._lines(file, 10_100) for line in lines) <= 300
+    assert [line["step"] for line in read(path)] == [1, 3]
 
 
 def test_numbers_that_are_not_finite_become_null_and_text_stays_as_it_is(tmp_path):

@@ -273,7 +273,7 @@ def test_loss_continuity(tmp_path):
     loaded, _ = CheckpointManager.load_checkpoint(run.directory / "model_final.bin")
     from tinyllm.training import setup
 
-    data = setup.open_dataset(
+    data, _ = setup.open_dataset(
         state.config, "pretraining", run.sources()["pretraining"], state.tokenizer, run.directory, Silent()
     )
     with Team(1) as team:

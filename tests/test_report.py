@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from tests.logged_run import PHASES, log_run, save, write_lines
 from tests.timing import PATIENCE
 from tinyllm import report
+from tinyllm.page import charts, history, thinning
 from tinyllm.page.curves import decimate, duration, figures, labels, log_ticks, ticks, trend
 from tinyllm.page.history import Phase, read_run
+from tinyllm.training import metrics
 
 LIMIT = 500_000
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[31m</script><script>alert(2)</script>\"'&\u202e"
@@ -68,6 +70,49 @@ def test_a_run_of_100_000_steps_stays_under_the_limit(tmp_path):
     log_run(tmp_path, 100_000)
     assert 100_000 < report.write_report(tmp_path).stat().st_size < LIMIT
     assert "the minimum and the maximum of every 50 steps" in Page(tmp_path / "report.html").words
+
+
+def test_what_is_kept_of_a_long_run_is_bounded_and_true(tmp_path, monkeypatch):
+    lines = log_run(tmp_path, 6000, epochs=600)
+    lines[3000] |= {"train/loss": None}
+    lines[4000] |= {"train/loss": 99.0}
+    write_lines(tmp_path, lines)
+    whole = read_run(tmp_path, "")
+    for module, name, most in (
+        (thinning, "MOST", 400),
+        (history, "MOST_EPOCHS", 200),
+        (history, "MOST_EVENTS", 4),
+    ):
+        monkeypatch.setattr(module, name, most)
+    monkeypatch.setattr(metrics, "BLOCK", 20_000)
+    run = read_run(tmp_path, "")
+    for tag in ("train/loss", "train/lr"):
+        series, exact = run.series[tag], dict(whole.series[tag])
+        assert len(series) <= 500 and len(run.samples[tag].points) <= 400 and run.samples[tag].stride == 16
+        assert all(exact[step] == value for step, value in series + run.samples[tag].points)
+        known = [value for value in exact.values() if value is not None]
+        assert {min(known), max(known)} <= {value for _, value in series}
+    assert None in dict(run.series["train/loss"]).values() and run.broken == 1
+    assert len(run.epochs) <= 200 and {*range(1, 600, 10)} <= {epoch.number for epoch in run.epochs}
+    exact_losses = {epoch.number: epoch.loss for epoch in whole.epochs}
+    assert all(epoch.loss == pytest.approx(exact_losses[epoch.number]) for epoch in run.epochs)
+    assert run.epochs[-1].number == whole.epochs[-1].number == 600
+    assert (run.tokens, run.steps, run.events[-1]) == (whole.tokens, whole.steps, whole.events[-1])
+    assert run.seconds == pytest.approx(whole.seconds)
+    assert run.speed == pytest.approx(whole.speed, rel=0.02)
+    assert charts.epoch_stride(run) == charts.epoch_stride(whole) == 10
+
+
+def test_too_little_memory_is_an_error_line(tmp_path, monkeypatch, capsys):
+    def too_little(path: Path) -> None:
+        raise MemoryError
+
+    log_run(tmp_path, 5)
+    monkeypatch.setattr(metrics, "blocks", too_little)
+    assert report.main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err.endswith(
+        "metrics.jsonl cannot be read: there is too little memory for it\n"
+    )
 
 
 def test_many_runs_stay_under_the_limit(tmp_path):
@@ -387,6 +432,8 @@ def test_a_page_that_cannot_be_written_exits_1_and_leaves_no_temporary_file(tmp_
     log_run(tmp_path, 20)
     (tmp_path / "taken").mkdir()
     assert report.main([str(tmp_path), "--out", str(tmp_path / "taken")]) == 1
+    assert "exists and is not a file" in capsys.readouterr().err
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "none" / "x.html")]) == 1
     assert "cannot be written" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "taken"]
 

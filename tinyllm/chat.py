@@ -11,17 +11,16 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinyllm import __version__
-from tinyllm.cli import command
+from tinyllm.cli import command, typed
 from tinyllm.cli.arguments import add_writing, checked_sampling, program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError
+from tinyllm.escape import printable_lines
 from tinyllm.inference.settings import OPTIONS, Sampling, check
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ COMMANDS = """\
 :save PATH       save the conversation to a new file: .json or .jsonl as
                  training data, else text
 :clear           forget the conversation
+:system TEXT     put this text before the conversation, - for none; alone:
+                 show it
 :exit            end the program, as Ctrl-D does; Ctrl-C ends an answer"""
 
 
@@ -54,6 +55,11 @@ def options(argv: list[str] | None) -> argparse.Namespace:
         "--memory", type=int, metavar="N",
         help="earlier questions and answers that the model sees; 0 suits a model trained on single questions "
         "(default: all that fit the context window)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--system", metavar="TEXT",
+        help='a text that stands before the conversation; "" for none (default: the one of the training '
+        "dialogues, if all share one)",
     )  # fmt: skip
     add_writing(parser, DEFAULTS, max_tokens=128)
     args = parser.parse_args(argv)
@@ -74,9 +80,7 @@ def main(
 ) -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
     args = options(argv)
-    return command.run_program(
-        partial(_run, args), args.blas_threads, command.prepared_streams(stdin, out, err)
-    )
+    return command.run_program(partial(_run, args), args.blas_threads, command.streams_of(stdin, out, err))
 
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
@@ -88,13 +92,17 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     model = command.load(args.model, args.blas_threads, streams)
     conversation = Conversation(model, args.sampling, args.max_tokens, args.seed, args.memory)
     chat = Chat(conversation, streams)
+    if args.system is not None:
+        conversation.system = checked_system(conversation, args.system)
+    else:
+        chat.note_system()
     if question is not None:
         chat.ask(question)
         return 0
     chat.say(f"tinyllm {__version__}: {args.model}, context window of {model.config.block_size} tokens")
     chat.say(":help lists the commands")
     try:
-        for line in _lines(streams):
+        for line in typed.lines(*streams):
             if not chat.respond(line):
                 return 0
     except KeyboardInterrupt:
@@ -104,34 +112,15 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     return 0
 
 
-def _lines(streams: command.Streams) -> Iterator[str]:
-    """Yield the lines that are typed, until there are no more."""
-    stdin = streams.stdin
-    if stdin is sys.stdin and stdin.isatty() and streams.out.isatty():
-        with suppress(ImportError):
-            import readline  # noqa: F401  # input() now has a history and arrow keys
-        while True:
-            try:
-                yield input("> ")
-            except EOFError:
-                return
-    while True:
-        if stdin.isatty():
-            print("> ", end="", file=streams.err, flush=True)
-        if not (line := stdin.readline()):
-            return
-        yield line
-
-
 class Chat:
     """A conversation and the streams on which it is shown."""
 
     def __init__(self, conversation: Conversation, streams: command.Streams) -> None:
-        self.conversation, self.out, self.err = conversation, streams.out, streams.err
+        self.conversation, self.streams = conversation, streams
 
     def say(self, text: str) -> None:
-        """Write a line about the conversation that is not part of it."""
-        print(text, file=self.err, flush=True)
+        """Write a line, or several, about the conversation that are not part of it."""
+        print(printable_lines(text), file=self.streams.err, flush=True)
 
     def respond(self, line: str) -> bool:
         """Run the command or answer the question that a line is; return whether to read another."""
@@ -161,13 +150,13 @@ class Chat:
         try:
             for piece in talk.answer(prompt):
                 answer += piece
-                self.out.write(piece)
-                self.out.flush()
+                self.streams.write(piece)
+                self.streams.out.flush()
         finally:
             talk.remember(question, answer)
             if answer:
-                self.out.write("\n")
-                self.out.flush()
+                self.streams.write("\n")
+                self.streams.out.flush()
         if not answer:
             self.say("(no answer: the model wrote only white space or a question of its own; try rephrasing)")
 
@@ -183,9 +172,28 @@ class Chat:
             self._set(rest)
         elif name == "save":
             self._save(rest)
+        elif name == "system":
+            self._system(rest)
         else:
             self.say(f":{name} {rest}".rstrip() + " is not a command; :help lists them")
         return True
+
+    def note_system(self) -> None:
+        """Show the system text that is used, or cannot be, without having been given."""
+        text = self.conversation.model.form.system
+        used = "leaves no room in the context window" if not self.conversation.system else "is used"
+        if text:
+            self.say(f"(the system text of the training dialogues {used}: {_quoted(text)})")
+
+    def _system(self, rest: str) -> None:
+        if rest:
+            try:
+                self.conversation.system = checked_system(self.conversation, "" if rest == "-" else rest)
+            except ConfigError as error:
+                self.say(f"not changed: {error}")
+                return
+        text = self.conversation.system
+        self.say(f"system text: {_quoted(text)}" if text else "no system text")
 
     def _set(self, rest: str) -> None:
         words = [word for word in re.split(r"[=＝\s]+", rest) if word]
@@ -222,17 +230,43 @@ class Chat:
             self.say(f"saved to {path}")
 
 
+def checked_system(conversation: Conversation, text: str) -> str:
+    """Return a system text without the white space around it; ConfigError if the model cannot read it."""
+    from tinyllm.text.tokenizer import TokenizerError
+
+    text = text.strip()
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ConfigError("--system: found bytes that are not UTF-8")
+    try:
+        fits = conversation.has_room_for(text)
+    except TokenizerError as error:
+        raise ConfigError(f"--system: {error}") from error
+    if not fits:
+        raise ConfigError(
+            f"--system: found {len(text):,} characters, expected a text that leaves room for a question in "
+            f"the context window of {conversation.model.config.block_size:,} tokens"
+        )
+    return text
+
+
+def _quoted(text: str) -> str:
+    """Return the beginning of a text as one line in quotes, without anything that a terminal would obey."""
+    shown = text if len(text) <= 60 else text[:57] + "..."
+    return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown) + '"'
+
+
 def transcript(conversation: Conversation, suffix: str) -> str:
     """Return all turns: .json and .jsonl as `tinyllm.train --chat-data` reads them, else as text."""
-    from tinyllm.text.dialogue import render
+    from tinyllm.text.dialogue import Turn, render
 
     turns = conversation.turns
-    entry = {"messages": [{"role": turn.role, "content": turn.content} for turn in turns]}
+    system = [Turn("system", conversation.system)] if conversation.system else []
+    entry = {"messages": [{"role": turn.role, "content": turn.content} for turn in (*system, *turns)]}
     if suffix == ".json":
         return json.dumps([entry], ensure_ascii=False, indent=1) + "\n"
     if suffix == ".jsonl":
         return json.dumps(entry, ensure_ascii=False) + "\n"
-    exchanges = (render(turns[i : i + 2]) for i in range(0, len(turns), 2))
+    exchanges = (render([*system, *turns[i : i + 2]]) for i in range(0, len(turns), 2))
     return "".join("".join(segment.text for segment in segments) + "\n" for segments in exchanges)
 
 

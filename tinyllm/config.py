@@ -6,6 +6,7 @@ here imports NumPy, so `--help` is instant and BLAS threads can still be set onc
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+LONGEST_TEXT = 256  # characters of a stored text that is no path
+LARGEST_COUNT = 1 << 62  # of steps, epochs, tokens, saves: all fit a signed 64-bit integer with room
 LARGEST = 1 << 40  # of whole numbers that have no limit of their own; steps counted with them fit 64 bits
 PHASES = ("pretraining", "instruction_tuning")
 BUNDLED = {"pretraining": "bundled:pretraining.json", "instruction_tuning": "bundled:chat.json"}
@@ -29,9 +32,14 @@ def _option(default: Any, text: str, *, low: float | None = None, high: float | 
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def added(default: Any, **options: Any) -> Any:
-    """Return a field that files written before it existed lack: they mean `default`."""
-    return dataclasses.field(default=default, metadata={**options, "added": True})
+def added(before: Any, now: Any = None) -> Any:
+    """Return a field that files written before it existed lack: they mean `before`, and a new value `now`.
+
+    It is no option of the command line.
+    """
+    return dataclasses.field(
+        default=before if now is None else now, metadata={"added": True, "before": before}
+    )
 
 
 class _Section:
@@ -47,8 +55,13 @@ def flag(name: str) -> str:
     return "--async" if name == "asynchronous" else "--" + name.replace("_", "-")  # `async` is a keyword
 
 
+def is_option(field: dataclasses.Field[Any]) -> bool:
+    """Return whether the command line has an option for a field of the config."""
+    return "help" in field.metadata
+
+
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
-    if value is None or isinstance(value, bool) or not field.metadata:
+    if value is None or isinstance(value, bool) or not is_option(field):
         return
     rule, name = field.metadata, flag(field.name)
     if rule["choices"]:
@@ -56,6 +69,8 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
             raise ConfigError(f"{name}: found {value!r}, expected one of {', '.join(rule['choices'])}")
         return
     if isinstance(value, str):
+        if not value.isascii() and value != value.encode("utf-8", "replace").decode():
+            raise ConfigError(f"{name}: found {value!r}, expected text in UTF-8")
         return
     if not math.isfinite(value):
         raise ConfigError(f"{name}: found {value}, expected a finite number")
@@ -139,6 +154,15 @@ class TrainConfig(_Section):
             )
 
 
+def _is_encoding(name: str) -> bool:
+    """Return whether Python can decode text of this encoding piece by piece."""
+    try:
+        decodes = codecs.lookup(name).incrementaldecoder is not None
+        return decodes and "".encode(name).decode(name) == ""
+    except (LookupError, ValueError):  # unknown, or not of text, such as hex
+        return False
+
+
 @dataclass(frozen=True)
 class DataConfig(_Section):
     """How text becomes batches; stored, because other choices would be another run."""
@@ -150,6 +174,32 @@ class DataConfig(_Section):
     )
     train_on_prompts: bool = _option(False, "also compute the loss on prompt tokens")
     val_fraction: float = _option(0.0, "fraction of the data held out for validation", low=0.0, high=0.9)
+    encoding: str = _option(
+        "utf-8", "encoding of texts without a byte order mark, such as gb18030", added=True
+    )
+    separator: str = _option(
+        "", "split texts into documents at this string, such as '<|endoftext|>'", added=True
+    )
+    suffix: str = _option(
+        "", "of folders, also read files with these suffixes as text, such as .md,.py", added=True
+    )
+    # No option. Runs from before it held documents out by their place among the others.
+    held_out_by: str = added("place", now="content")
+    separate_markers: bool = added(False, now=True)  # in dialogues they are encoded apart, as in dialogue.py
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _is_encoding(self.encoding):
+            raise ConfigError(f"--encoding: found {self.encoding!r}, expected one such as utf-8 or gb18030")
+        if not all(part.startswith(".") and part != "." for part in self.suffixes):
+            raise ConfigError(f"--suffix: found {self.suffix!r}, expected suffixes such as .md,.py")
+        if self.held_out_by not in ("content", "place"):
+            raise ConfigError(f"held_out_by: found {self.held_out_by!r}, expected content or place")
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The suffixes of --suffix, in lower case."""
+        return tuple(part.strip().lower() for part in self.suffix.split(",")) if self.suffix else ()
 
 
 @dataclass(frozen=True)
@@ -207,10 +257,11 @@ def from_fields(kind: type[S], stored: Any, name: str) -> S:
     A field made with `added` may be missing.
     """
     hints = get_type_hints(kind)
-    optional = {each.name for each in dataclasses.fields(kind) if each.metadata.get("added")}  # type: ignore[arg-type]
+    rules = {each.name: each.metadata for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    optional = {name for name, rule in rules.items() if rule.get("added")}
     if not isinstance(stored, dict) or not set(hints) - optional <= set(stored) <= set(hints):
         raise ConfigError(f"{name}: expected the fields {', '.join(hints)}")
-    values = {}
+    values = {name: rule["before"] for name, rule in rules.items() if "before" in rule}
     for field, value in stored.items():
         hint = hints[field]
         allowed = [get_origin(t) or t for t in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
@@ -218,8 +269,19 @@ def from_fields(kind: type[S], stored: Any, name: str) -> S:
             value = float(value)
         if type(value) not in allowed:
             raise ConfigError(f"{name}.{field}: expected {hint}, found {type(value).__name__}")
-        values[field] = value
+        values[field] = checked(value, f"{name}.{field}")
     return kind(**values)
+
+
+def checked(value: Any, name: str) -> Any:
+    """Return a stored value, or raise ConfigError: numbers count something, texts are one printable line."""
+    if type(value) is int and not 0 <= value < LARGEST_COUNT:
+        raise ConfigError(f"{name}: found {value}, expected a whole number of at least 0")
+    if isinstance(value, str) and not (len(value) <= LONGEST_TEXT and value.isprintable()):
+        raise ConfigError(
+            f"{name}: expected at most {LONGEST_TEXT} printable characters, found {value!r:.80}"
+        )
+    return value
 
 
 def replace(config: Config, options: Mapping[str, Mapping[str, Any]]) -> Config:

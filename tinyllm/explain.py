@@ -16,6 +16,7 @@ from tinyllm.cli import command
 from tinyllm.cli.arguments import add_model, path, program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError
+from tinyllm.escape import printable
 from tinyllm.inference.settings import check
 from tinyllm.parallel.threads import cores
 
@@ -40,6 +41,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", metavar="FILE", type=path, help=f"where to write it (default: {FILE_NAME} beside the model)"
     )
+    parser.add_argument("--force", action="store_true", help="replace whatever file is there")
     parser.add_argument(
         "--top", type=int, default=5, metavar="K", help="predictions shown per position (default: 5)"
     )
@@ -59,7 +61,7 @@ def main(
 ) -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
     args = options(argv)
-    return command.run_program(partial(_run, args), cores(), command.prepared_streams(stdin, out, err))
+    return command.run_program(partial(_run, args), cores(), command.streams_of(stdin, out, err))
 
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
@@ -67,12 +69,14 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     from tinyllm.inference import language_model
     from tinyllm.inference.tracing import trace
     from tinyllm.kernels import compile_all, is_warm
-    from tinyllm.page.explain import explain_page
+    from tinyllm.page.explain import KIND, explain_page
     from tinyllm.page.shell import write_page
 
     model, file = language_model.load_model_with_file(args.model, streams.note)
-    if not is_warm():
-        streams.note("compiling the kernels, once; this takes about 10 seconds")
+    path = args.out or (args.model if args.model.is_dir() else file.parent) / FILE_NAME
+    if path.exists() and path.samefile(file):
+        raise ConfigError(f"{path}: this is the model itself; give another --out")
+    command.note_compiling("the kernels", is_warm(), streams)
     compile_all()
     prompt = model.prompt(text)
     found = trace(model.weights, prompt, args.top, file)
@@ -80,10 +84,9 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     if len(found.tokens) < len(prompt):
         notes.append(_shortened(model, len(prompt), len(found.tokens)))
         streams.note(notes[-1])
-    path = args.out or (args.model if args.model.is_dir() else file.parent) / FILE_NAME
     title = "/".join(file.resolve().parts[-2:])
-    write_page(explain_page(found, model.tokenizer.pieces, title, notes), path)
-    print(path, file=streams.out, flush=True)
+    write_page(explain_page(found, model.tokenizer.pieces, title, notes), KIND, path, args.force)
+    print(printable(path), file=streams.out, flush=True)
     return 0
 
 

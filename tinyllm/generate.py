@@ -64,8 +64,8 @@ def options(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _check(args: argparse.Namespace) -> None:
-    check("num_samples", args.num_samples, low=1)
-    check("beams", args.beams, low=1)
+    check("num_samples", args.num_samples, low=1, high=100_000)
+    check("beams", args.beams, low=1, high=1000)
     check("length_penalty", args.length_penalty, low=0)
     if args.beams > 1:
         others = [*given_sampling(args), *(name for name in ("stream", "ignore_end") if getattr(args, name))]
@@ -83,9 +83,7 @@ def main(
 ) -> int:
     """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
     args = options(argv)
-    return command.run_program(
-        partial(_run, args), args.blas_threads, command.prepared_streams(stdin, out, err)
-    )
+    return command.run_program(partial(_run, args), args.blas_threads, command.streams_of(stdin, out, err))
 
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
@@ -98,11 +96,11 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
         if prompt.size > model.config.block_size:
             streams.note(f"the prompt has {prompt.size} tokens; the model sees only the end of it")
         if args.echo:
-            streams.out.write(text)
+            streams.write(text)
         empty = True
         for piece in pieces:
             empty = False
-            streams.out.write(piece)
+            streams.write(piece)
             if args.stream:
                 streams.out.flush()
         streams.out.write("\n")

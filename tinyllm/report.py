@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tinyllm.cli.arguments import path, program
 from tinyllm.cli.interrupt import exit_code
+from tinyllm.escape import printable
 
 FILE_NAME = "report.html"
 INTERVAL = 3.0  # seconds between looks at a growing file, and between reloads
@@ -57,20 +58,23 @@ def try_to_write(directory: Path, notice: Callable[[str], None]) -> bool:
     return True
 
 
-def write_runs(directories: Sequence[Path], out: Path, refresh: bool = False) -> bool:
+def write_runs(
+    directories: Sequence[Path], out: Path, refresh: bool = False, force: bool = False
+) -> bool:  # fmt: skip
     """Write one report of several runs to `out`; return whether all of them are finished; or ReportError.
 
-    With `refresh` the page of unfinished runs reloads itself.
+    With `refresh` the page of unfinished runs reloads itself. Only an earlier report is replaced, unless
+    `force`.
     """
     from tinyllm.page.history import read_run
-    from tinyllm.page.report import report_page
+    from tinyllm.page.report import KIND, report_page
     from tinyllm.page.shell import PageError, write_page
 
     runs = []
     for directory, name in zip(directories, _names(directories), strict=True):
         try:
             runs.append(read_run(directory, name))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, RecursionError, MemoryError) as error:
             raise ReportError(_unreadable(directory, error)) from error
     finished = all(run.finished for run in runs)
     reload = refresh and not finished
@@ -81,7 +85,7 @@ def write_runs(directories: Sequence[Path], out: Path, refresh: bool = False) ->
     if reload:
         notes.append(f"reloads itself every {INTERVAL:g} seconds")
     try:
-        write_page(report_page(runs, title, notes, int(INTERVAL) if reload else 0), out)
+        write_page(report_page(runs, title, notes, int(INTERVAL) if reload else 0), KIND, out, force)
     except PageError as error:
         raise ReportError(str(error)) from error
     return finished
@@ -108,7 +112,8 @@ def _unreadable(directory: Path, error: Exception) -> str:
         return f"{directory}: not a directory; give the --checkpoint-dir of a run"
     if isinstance(error, FileNotFoundError):
         return f"{directory}: no metrics.jsonl here: no run has logged into this directory"
-    return f"{directory}: metrics.jsonl cannot be read: {getattr(error, 'strerror', None) or error}"
+    why = getattr(error, "strerror", None) or str(error) or "there is too little memory for it"
+    return f"{directory}: metrics.jsonl cannot be read: {why}"
 
 
 def watch(directories: Sequence[Path], out: Path) -> None:
@@ -144,19 +149,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", metavar="FILE", type=path,
         help="where to write it (default: RUN/report.html, or ./report.html for several)",
     )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="replace whatever file is there")
     parser.add_argument("--watch", action="store_true", help="update it while the run logs more; Ctrl-C ends")
     given = parser.parse_args(argv)
     out = given.out or (given.runs[0] if len(given.runs) == 1 else Path()) / FILE_NAME
     try:
-        write_runs(given.runs, out, refresh=given.watch)
-        print(f"{out}{', updated as the run logs more; Ctrl-C ends' if given.watch else ''}", flush=True)
+        write_runs(given.runs, out, refresh=given.watch, force=given.force)
+        rest = ", updated as the run logs more; Ctrl-C ends" if given.watch else ""
+        print(f"{printable(out)}{rest}", flush=True)
         if given.watch:
             with suppress(KeyboardInterrupt):
                 watch(given.runs, out)
             write_runs(given.runs, out)  # the last page must not continue to reload itself
     except ReportError as error:
-        from tinyllm.checkpoint.metadata import printable
-
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     return 0

@@ -20,6 +20,7 @@ from tinyllm.cli.options import options
 from tinyllm.cli.output import as_display
 from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
 from tinyllm.config import ConfigError
+from tinyllm.escape import printable
 from tinyllm.parallel.threads import choose, cores, set_blas_threads
 
 if TYPE_CHECKING:
@@ -44,31 +45,37 @@ def main(argv: list[str] | None = None) -> int:
     batch = request.start.config.train.batch_size if isinstance(request.start, Fresh) else 1 << 30
     set_blas_threads(choose(batch, cores(), machine.workers, machine.blas_threads)[1])
     # Imported before signals are caught: until then Ctrl-C ends the program at once.
+    import numpy as np
+
     from tinyllm.checkpoint import CheckpointError
     from tinyllm.training.step import TrainingError
 
     interrupt = Interrupt()
     try:
-        with interrupt:
+        with interrupt, np.errstate(all="ignore"):  # as in cli/command.py
             return _run(request, machine, interrupt, started)
     except Stopped as stopped:
         print(f"{interrupt.name}: {stopped}", file=sys.stderr, flush=True)
         return interrupt.exit_code
     except (CheckpointError, TrainingError, ValueError, OSError, RuntimeError, MemoryError) as error:
-        text = str(error) or type(error).__name__
+        text = printable(str(error) or type(error).__name__)
         print(f"error: {text}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ConfigError) else 1
 
 
 def _run(request: Request, machine: Machine, interrupt: Interrupt, started: float) -> int:
     from tinyllm import report
+    from tinyllm.checkpoint import CheckpointManager
     from tinyllm.cli import summary
     from tinyllm.cli.display import watcher
 
     _check_directory(request)
     with interrupt.ends(summary.nothing_begun(request)):
         _compile()
-    with closing(watcher(request.plain)) as watch, _open_manager(request.directory, watch) as manager:
+    with (
+        closing(watcher(request.plain)) as watch,
+        CheckpointManager(request.directory, on_notice=lambda text: watch.notice(f"note: {text}")) as manager,
+    ):
         with interrupt.ends(summary.nothing_begun(request)):
             begun = _begin(request, manager, watch)
         if begun.is_finished:
@@ -79,6 +86,7 @@ def _run(request: Request, machine: Machine, interrupt: Interrupt, started: floa
             return 0
         done = _train(begun, request, machine, (manager, watch), _stop(interrupt, request, started))
         if done:
+            manager.check_directory()  # what was saved may be gone by now; nothing is written in its place
             with interrupt.ends(summary.saved_anyway(request)):
                 drawn = report.try_to_write(request.directory, watch.notice)
     if not done:
@@ -116,6 +124,7 @@ def _train(
     from tinyllm.cli.clock import SystemClock
     from tinyllm.network import Purpose
     from tinyllm.parallel.team import Team
+    from tinyllm.parallel.threads import most_threads
     from tinyllm.training.control import Control, Outputs, SaveRhythm
     from tinyllm.training.environment import use_machine
     from tinyllm.training.loop import Loop
@@ -126,14 +135,14 @@ def _train(
     train, saving = state.config.train, state.config.saving
     workers, blas_threads = use_machine(state, machine.workers, machine.blas_threads, watch.notice)
     watch.line(summary.description(state, begun.datasets, request))
-    with Team(workers * blas_threads) as team:
+    with Team(min(workers * blas_threads, most_threads())) as team:
         purpose = Purpose(recompute=train.recompute, accumulate=train.accumulate > 1)
         engine = Engine(state, team, workers, purpose)
         manager.reserve(state)  # touched now, the first save is no slower than the others
         # There are texts, memory and room: the run can begin, and only now may earlier files move.
         forked = _take_place(begun, manager, watch)
         rhythm = SaveRhythm(saving.save_every_steps, saving.save_every_minutes)
-        with Metrics(request.directory) as metrics:
+        with Metrics(request.directory, manager.check_directory) as metrics:
             control = Control(SystemClock(), stop, rhythm)
             loop = Loop(state, begun.datasets, engine, Outputs(manager, metrics, watch), control)
             if begun.source:
@@ -152,13 +161,8 @@ def _compile(decoding: bool = False) -> None:
         print(f"compiling {what}, once (about {5 if decoding else 10} s) ...", end=" ", flush=True)
         (kernels.compile_decoding if decoding else kernels.compile_all)()
         print(f"done in {time.monotonic() - started:.1f} s", flush=True)
-
-
-def _open_manager(directory: Path, watch: Lines) -> CheckpointManager:
-    """Return the manager of the run's directory, which it locks until it is closed."""
-    from tinyllm.checkpoint import CheckpointManager
-
-    return CheckpointManager(directory, on_notice=lambda text: watch.notice(f"note: {text}"))
+    if kernels.CACHE_PROBLEM and not decoding:
+        print(f"note: {printable(kernels.CACHE_PROBLEM)}", file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -223,14 +227,13 @@ def _take_place(begun: Begun, manager: CheckpointManager, watch: Lines) -> bool:
     """Make the directory the run's own, moving what is not of its past; return whether it is now a fork."""
     from tinyllm.training import place
 
-    directory = manager.directory
-    if begun.source and place.is_inside(begun.source, directory):
+    if begun.source and place.is_inside(begun.source, manager.directory):
         manager.pin(begun.source)
         place.rewind(begun.state, manager, watch.notice)
         return False
     # A run may have ended before its first checkpoint.
-    if earlier := place.files_of_a_run(directory):
-        watch.notice(f"note: the earlier run was moved to {place.set_aside(directory, earlier)}")
+    if earlier := place.files_of_a_run(manager.directory):
+        watch.notice(f"note: the earlier run was moved to {place.set_aside(manager.directory, earlier)}")
         manager.list_checkpoints()  # so that it forgets them
     if begun.source:
         place.fork(begun.state, begun.source, manager, watch.notice)
@@ -282,7 +285,8 @@ def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) 
     from tinyllm.cli.display import duration
 
     report = f" and {request.directory / 'report.html'}" if drawn else ""
-    print(f"\n{request.directory / 'model_final.bin'}{report} written in {duration(seconds)}")
+    written = f"{request.directory / 'model_final.bin'}{report} written in {duration(seconds)}"
+    print(f"\n{printable(written)}")
     if request.samples:
         _compile(decoding=True)
         try:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tests.standin import Died
 from tinyllm.checkpoint.commit import TEMP_PREFIX
 from tinyllm.checkpoint.disk import Disk
-from tinyllm.checkpoint.store import LOCK_NAME
+from tinyllm.checkpoint.lock import LOCK_NAME
 
 ROOT = 0  # the number of the directory "/"
 Slot = tuple[int, str]  # a name's place: the directory's number and the name
@@ -221,9 +221,17 @@ class ModelDisk(Disk):
         slot = self._begin("lock", path)
         if self._now.names.get(slot) in self.locked:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable", str(path))
+        if list(self._now.names.values()).count(self._now.names.get(slot, ROOT)) > 1:
+            raise OSError(errno.EMLINK, "has other names", str(path))
         fd = self._descriptor(self._now.names[slot]) if slot in self._now.names else self._create(slot)
         self.locked.add(self.opened[fd])
         return fd, True
+
+    def is_at(self, fd: int, path: Path) -> bool:
+        return self._now.names.get(self._slot(path)) == self.opened[fd]
+
+    def place_of(self, fd: int) -> Path | None:
+        return None
 
     def identity(self) -> tuple[int, str]:
         return self.process, "model"

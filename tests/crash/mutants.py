@@ -18,8 +18,9 @@ from tests.crash import matrix, programs
 from tests.crash.disk import ModelDisk
 from tests.crash.programs import FIRST, ONE, S
 from tests.crash.session import DIRECTORY
-from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy, commit, policy, reader, store
+from tinyllm.checkpoint import CheckpointStrategy, commit, policy, reader, store
 from tinyllm.checkpoint import image as image_module
+from tinyllm.checkpoint.kept import Kept
 from tinyllm.checkpoint.store import Store
 
 Break = Callable[[], AbstractContextManager[Any]]
@@ -55,27 +56,27 @@ def no_settling() -> AbstractContextManager[Any]:
 
 
 def deleted_first() -> AbstractContextManager[Any]:
-    write = CheckpointManager._write
+    write = Kept.write
 
-    def early(self: CheckpointManager, job: Any) -> None:
-        known = self._entries
-        self._entries = [*known, *(replace(entry, sequence=self._sequence + 1) for entry in job.entries)]
-        self._apply_retention()
-        self._entries = [entry for entry in known if entry in self._entries]
+    def early(self: Kept, job: Any) -> None:
+        known = self.entries
+        self.entries = [*known, *(replace(entry, sequence=self._sequence + 1) for entry in job.entries)]
+        self.apply_retention()
+        self.entries = [entry for entry in known if entry in self.entries]
         write(self, job)
 
-    return patch.object(CheckpointManager, "_write", early)
+    return patch.object(Kept, "write", early)
 
 
 @contextmanager
 def deleted_before_directory_sync() -> Iterator[None]:
-    sync, write = ModelDisk.sync_directory, CheckpointManager._write
+    sync, write = ModelDisk.sync_directory, Kept.write
 
-    def late(self: CheckpointManager, job: Any) -> None:
+    def late(self: Kept, job: Any) -> None:
         write(self, job)
-        sync(self._disk, DIRECTORY)  # type: ignore[arg-type]
+        sync(self._store.disk, DIRECTORY)  # type: ignore[arg-type]
 
-    with no_directory_sync(), patch.object(CheckpointManager, "_write", late):
+    with no_directory_sync(), patch.object(Kept, "write", late):
         yield
 
 

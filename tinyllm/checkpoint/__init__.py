@@ -3,7 +3,8 @@
 From outside use the names below. Code that only reads may also use `policy`, `reader`, `format`, `metadata`
 and a `Disk`; only the manager, `export_weights` and the command line write files.
 From the bottom up: metadata and plain (values), format and image (bytes), disk (the operating system),
-commit, reader, store and newest (files), policy (decisions), writer (the thread), manager, the command line.
+commit, reader, lock, store and newest (files), policy (decisions), writer (the thread), kept (what there is),
+manager, the command line.
 """
 
 from tinyllm.checkpoint.export import export_weights, load_weights

@@ -14,38 +14,43 @@ from pathlib import Path
 from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.export import export_weights, to_json
-from tinyllm.checkpoint.metadata import CheckpointError, Entry, GoneError, printable
+from tinyllm.checkpoint.metadata import CheckpointError, Entry, GoneError
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.store import Store
 from tinyllm.cli.arguments import path as a_path
 from tinyllm.cli.arguments import program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.cli.output import PIPE_CLOSED
+from tinyllm.escape import printable
 
-_COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "state")
+_COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "head")
+_ENDED = ("finished", "rolled_back")
 
 
 def ls(path: Path, disk: Disk) -> int:
-    """Print a table of a directory's checkpoints, in the order of their saving."""
+    """Print a table of a directory's checkpoints, in the order of their saving; only their heads are read."""
     if not disk.is_directory(path):
         raise CheckpointError(f"{printable(path)}: no such directory; give one with checkpoints")
     entries = Store(path, disk, _say).entries()
     if not entries:
         print(f"{printable(path)}: no checkpoints")
         return 0
-    rows = [_COLUMNS, *(_row(entry) for entry in entries)]
+    ends = {(entry.run, entry.step) for entry in entries if entry.status in _ENDED}
+    rows = [_COLUMNS, *(_row(entry, (entry.run, entry.step) in ends) for entry in entries)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     for row in rows:
         cells = [cell.rjust(w) if name in ("epoch", "step", "loss", "size") else cell.ljust(w)
                  for cell, w, name in zip(row, widths, _COLUMNS, strict=True)]  # fmt: skip
         print("  ".join(cells).rstrip())
+    print("\nonly the heads were checked; `verify` checks every byte")
     for entry in entries:
         if entry.problem:
             _say(entry.problem)
     return 0
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
+def _row(entry: Entry, at_the_end: bool) -> tuple[str, ...]:
+    """Return a line of the table; `at_the_end`: the run ended at this step, perhaps after this save."""
     name = printable(entry.path.name)
     if entry.metadata is None:
         return (name, *["-"] * 6, "bad")
@@ -57,8 +62,15 @@ def _row(entry: Entry) -> tuple[str, ...]:
     )
     return (
         name, printable(about.phase), str(about.epoch), str(entry.step), loss, _bytes(entry.size),
-        printable(entry.status), "weights only" if entry.weights_only else "valid",
+        _status(entry, at_the_end), "weights only" if entry.weights_only else "valid",
     )  # fmt: skip
+
+
+def _status(entry: Entry, at_the_end: bool) -> str:
+    """Return where in its run a state stands; `running` says what it was when saved, and not what is now."""
+    if entry.status != "running":
+        return printable(entry.status)
+    return "finished" if at_the_end else "unfinished"
 
 
 def _bytes(size: float) -> str:
@@ -123,9 +135,10 @@ def verify(paths: Sequence[Path], disk: Disk) -> int:
     return 1 if bad else 0
 
 
-def export(path: Path, out: Path, disk: Disk) -> int:
-    """Write the weights alone to `out`."""
-    print(f"{printable(out)}: the weights of {printable(export_weights(path, out, disk))}, verified")
+def export(path: Path, out: Path, disk: Disk, force: bool) -> int:
+    """Write the weights alone to `out`; over a file that is no earlier export only if `force`."""
+    file = export_weights(path, out, disk, force=force)
+    print(f"{printable(out)}: the weights of {printable(file)}, verified")
     return 0
 
 
@@ -166,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     parser = program("checkpoint", "List, show, verify, export and remove checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True)
-    about = {"ls": "list the checkpoints of a directory",
+    about = {"ls": "list the checkpoints of a directory (reads only the head of each file)",
              "show": "print the contents of a checkpoint (of a directory: its latest)",
              "verify": "check every byte of checkpoints against its checksum",
              "export": "write the weights alone to another file",
@@ -179,14 +192,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                              help=kinds.get(name, "a checkpoint, or a directory of them"))  # fmt: skip
     sub["show"].add_argument("--json", action="store_true", help="print JSON")
     sub["export"].add_argument("out", type=a_path, metavar="OUT", help="the file to write, .bin or .json")
+    sub["export"].add_argument("--force", action="store_true", help="replace whatever file is there")
     sub["rm"].add_argument(
         "--force", action="store_true", help="remove even the only valid checkpoint of a directory"
     )
     given = parser.parse_args(argv)
     disk = Disk()
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure:
-        reconfigure(errors="backslashreplace")
     try:
         if given.command == "ls":
             return ls(given.path, disk)
@@ -195,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.command == "verify":
             return verify(given.path, disk)
         if given.command == "export":
-            return export(given.path, given.out, disk)
+            return export(given.path, given.out, disk, given.force)
         return rm(given.path, disk, given.force)
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         return PIPE_CLOSED

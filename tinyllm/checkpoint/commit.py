@@ -8,7 +8,7 @@ on the same file. Every failure is an OSError. Order: `commit`, its parts, `make
 from __future__ import annotations
 
 import errno
-import itertools
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyllm.checkpoint.disk import Disk
-from tinyllm.checkpoint.metadata import printable
+from tinyllm.escape import printable
 
 TEMP_PREFIX = ".tmp-"
 _WRITE_BYTES = 1 << 26
@@ -24,7 +24,6 @@ _BLOCK_BYTES = 4096  # no disk has larger ones
 _DIRECT_BYTES = 1 << 23  # for smaller files the cache costs nothing that can be measured
 
 Notice = Callable[[str], None]
-_number = itertools.count()
 
 
 def commit(disk: Disk, data: memoryview, targets: Sequence[Path], notice: Notice) -> None:
@@ -36,7 +35,7 @@ def commit(disk: Disk, data: memoryview, targets: Sequence[Path], notice: Notice
     try:
         temps.append(_write_temp(disk, data, directory, notice))
         for target in targets[1:]:
-            twin = temp_name(disk, directory)
+            twin = temp_name(directory)
             if disk.link(temps[0], twin):
                 temps.append(twin)
             else:
@@ -56,7 +55,7 @@ def commit(disk: Disk, data: memoryview, targets: Sequence[Path], notice: Notice
 
 
 def _write_temp(disk: Disk, data: memoryview, directory: Path, notice: Notice) -> Path:
-    path = temp_name(disk, directory)
+    path = temp_name(directory)
     fd = disk.create(path)
     try:
         try:
@@ -128,6 +127,6 @@ def make_directories(disk: Disk, path: Path) -> None:
             raise
 
 
-def temp_name(disk: Disk, directory: Path) -> Path:
-    """Return a name in `directory` that nothing else uses and that recovery deletes."""
-    return directory / f"{TEMP_PREFIX}{disk.identity()[0]}-{next(_number)}"
+def temp_name(directory: Path) -> Path:
+    """Return a name in `directory` that nothing else uses or can foresee, and that recovery deletes."""
+    return directory / f"{TEMP_PREFIX}{secrets.token_hex(8)}"

@@ -3,7 +3,7 @@
 Each method of Disk is one action, so that a test may put another Disk in its place: one that traces,
 fails or dies at the n-th action, or keeps files in memory and shows every state a crash may leave.
 What a platform does not support is answered with False, and the caller says so in a notice; every other
-failure is an OSError. Order: files, names, the directory, the lock.
+failure is an OSError. Order: files, names, the directory, the lock, and what becomes of it in a fork.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ import shutil
 import socket
 import stat
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+from tinyllm import safe_files
 
 try:
     import fcntl
@@ -35,7 +39,7 @@ class Disk:
 
     def create(self, path: Path) -> int:
         """Open a new file for writing; FileExistsError if the name is taken, be it by a link."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOEXEC, 0o666)
+        return safe_files.create(path)
 
     def open(self, path: Path) -> tuple[int, int]:
         """Open a regular file for reading; return (descriptor, size); never waits, as a pipe would."""
@@ -96,6 +100,10 @@ class Disk:
 
     def close(self, fd: int) -> None:
         """Close the descriptor, locks included; a quota or network error may show only here."""
+        if fd in _locked:
+            _locked.discard(fd)
+            with suppress(OSError):  # a program that is being started may still hold a copy of the descriptor
+                fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
     # ---- names
@@ -119,6 +127,12 @@ class Disk:
     def unlink(self, path: Path) -> None:
         """Remove a name; FileNotFoundError if there is none."""
         os.unlink(path)
+
+    def check_replaceable(
+        self, path: Path, kind: str, is_kind: Callable[[bytes], bool], force: bool
+    ) -> None:  # fmt: skip
+        """Raise FileExistsError if replacing `path` would lose what is no earlier file of this kind."""
+        safe_files.check_replaceable(path, kind, is_kind, force)
 
     # ---- the directory
 
@@ -159,8 +173,9 @@ class Disk:
         """Open (or create) `path` and lock it until it is closed or the process ends, however it ends.
 
         Returns (descriptor, whether locks are supported here); BlockingIOError if another process holds it.
+        A forked child does not hold the lock.
         """
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | _CLOEXEC, 0o666)
+        fd = safe_files.open_own(path)
         if fcntl is None:
             return fd, False
         try:
@@ -173,7 +188,20 @@ class Disk:
                 return fd, False
             os.close(fd)
             raise
+        _locked.add(fd)
         return fd, True
+
+    def is_at(self, fd: int, path: Path) -> bool:
+        """Whether `path` is now a name of the open file, which a deletion or a renaming may have ended."""
+        return safe_files.is_at(fd, path)
+
+    def place_of(self, fd: int) -> Path | None:
+        """Return where an open file is now; None if it is deleted, or where the system does not tell."""
+        try:
+            found = Path(os.readlink(f"/proc/self/fd/{fd}"))
+            return found if self.is_at(fd, found) else None
+        except OSError:
+            return None
 
     def truncate(self, fd: int, size: int) -> None:
         """Make the file `size` bytes long."""
@@ -182,3 +210,17 @@ class Disk:
     def identity(self) -> tuple[int, str]:
         """Return (process id, host name), by which a lock's holder is found."""
         return os.getpid(), socket.gethostname()
+
+
+# A lock belongs to the open file, which a forked child shares: it would last until the child has ended too.
+_locked: set[int] = set()
+
+
+def _leave_locks() -> None:
+    """Close a forked child's copies of the locked descriptors; the parent's locks stay."""
+    while _locked:
+        os.close(_locked.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks)

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from tinyllm.arena import Array
-from tinyllm.checkpoint import reader
+from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.commit import commit, make_directories
 from tinyllm.checkpoint.disk import Disk
-from tinyllm.checkpoint.format import DTYPES, Head
+from tinyllm.checkpoint.format import DTYPES, HEADER_BYTES, MAGIC, Head
 from tinyllm.checkpoint.image import Image, pack_map
-from tinyllm.checkpoint.metadata import CheckpointError, printable
+from tinyllm.checkpoint.metadata import CheckpointError
 from tinyllm.checkpoint.newest import read_newest
+from tinyllm.checkpoint.store import Store
+from tinyllm.escape import printable
 
 
 def load_weights(path: str | Path, disk: Disk | None = None) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -36,14 +38,57 @@ def load_weights(path: str | Path, disk: Disk | None = None) -> tuple[dict[str, 
     return head.fields, weights
 
 
-def export_weights(source: str | Path, target: str | Path, disk: Disk | None = None) -> Path:
+def export_weights(
+    source: str | Path, target: str | Path, disk: Disk | None = None, *, force: bool = False
+) -> Path:
     """Write the weights of `source` to `target`, a .bin or a .json by its suffix, and read them back.
 
     Returns the file that was read. The state's other fields (config, tokenizer, progress) are exported too.
-    Raises CheckpointError.
+    Raises CheckpointError, also for a `target` that is the source, a run's checkpoint, in a directory that a
+    run is using, or, unless `force`, a file that is no earlier export.
     """
     disk, target = disk or Disk(), Path(target)
     file, (head, weights) = read_newest(Path(source), disk, lambda file: reader.read_weights(file, disk))
+    store = Store(target.parent, disk, lambda _: None)
+    if store.is_locked_by_runs():
+        store.open()
+    try:
+        _check_target(file, target, store, force)
+        _write(head, weights, target, disk)
+    finally:
+        store.close()
+    return file
+
+
+def _check_target(source: Path, target: Path, store: Store, force: bool) -> None:
+    """Raise CheckpointError if writing `target` would lose something."""
+    disk = store.disk
+    try:
+        fd, _ = disk.open(source)
+        try:
+            if disk.is_at(fd, target):
+                raise CheckpointError(f"{printable(target)}: is the checkpoint to export; give another name")
+        finally:
+            disk.close(fd)
+        is_a_run = store.is_locked_by_runs() or any(entry.valid for entry in store.entries())
+        if policy.label_of(target.name) and is_a_run:
+            raise CheckpointError(
+                f"{printable(target)}: the name of a checkpoint, in a run's directory; give another name"
+            )
+        disk.check_replaceable(target, "exported weights", _is_export, force)
+    except OSError as error:
+        raise CheckpointError(f"{printable(target)}: not written: {error.strerror or error}") from error
+
+
+def _is_export(head: bytes) -> bool:
+    """Return whether a file with these first bytes is an export: a .bin of weights alone, or its .json."""
+    return (head[2:10] == MAGIC and b"\xa4kind\xa7weights" in head[HEADER_BYTES : HEADER_BYTES + 32]) or (
+        head.startswith(b'{"metadata": {"epoch": ')
+    )
+
+
+def _write(head: Head, weights: dict[str, Array], target: Path, disk: Disk) -> None:
+    """Write an export, and read it back."""
     if target.suffix == ".bin":
         image = Image()
         packed = pack_map(head.fields, head.metadata, kind="weights", epoch_end=head.epoch_end)
@@ -64,7 +109,6 @@ def export_weights(source: str | Path, target: str | Path, disk: Disk | None = N
         exported = _read_json(target, len(data), disk)
     if exported.keys() != weights.keys() or not all(_equal(exported[k], weights[k]) for k in weights):
         raise CheckpointError(f"{printable(target)}: the file read back differs from what was written")
-    return file
 
 
 def _equal(one: Array, other: Array) -> bool:

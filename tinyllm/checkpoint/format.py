@@ -28,13 +28,13 @@ import numpy as np
 from tinyllm.arena import Array
 from tinyllm.checkpoint import plain
 from tinyllm.checkpoint.metadata import (
-    LARGEST_COUNT,
     CheckpointMetadata,
     DamagedError,
     UnknownVersionError,
     is_count,
     read_standing,
 )
+from tinyllm.config import LARGEST_COUNT
 
 MAGIC = b"\x89TLM\r\n\x1a\n"  # as PNG's: shows text-mode and 7-bit damage
 VERSION = 1

@@ -1,32 +1,32 @@
 """CheckpointManager: saves by a strategy while training continues, and finds what to resume from.
 
-Order: opening and closing, saving, loading, inside; the writer thread runs `_write` and what it calls.
+Order: opening and closing, saving, loading, inside; the writer thread runs `Kept.write`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.image import State, estimated_bytes, pack_map
+from tinyllm.checkpoint.kept import Kept
 from tinyllm.checkpoint.metadata import (
     CheckpointError,
     CheckpointMetadata,
     Entry,
     Origin,
     Standing,
-    printable,
     read_standing,
+    whole,
 )
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.policy import CheckpointStrategy
 from tinyllm.checkpoint.store import Store
-from tinyllm.checkpoint.writer import Job, Save, Writer
+from tinyllm.checkpoint.writer import Save, Writer
+from tinyllm.escape import printable
 
 
 class CheckpointManager:
@@ -58,26 +58,28 @@ class CheckpointManager:
         on_notice: Callable[[str], None] | None = None,
     ) -> None:
         self.directory, self.strategy = Path(directory), strategy
-        self.keep_best_n = _at_least_one(keep_best_n)
         self.read_only, self.notices = read_only, list[str]()
         self._on_notice = on_notice
-        self._pinned: set[str] = set()
         self._closed = False
         self._disk = disk or Disk()
         self._store = Store(self.directory, self._disk, self._notice)
-        self._writer = Writer(self._write, asynchronous=asynchronous)
+        self._kept = Kept(self._store, whole("keep_best_n", keep_best_n, 1))
+        self._writer = Writer(self._kept.write, asynchronous=asynchronous)
         if not read_only:
             self._store.open()
         try:
-            # What is committed. Both threads read the list, so it is replaced, never changed in place.
-            self._entries = self._store.entries() if read_only else self._store.recover()
+            self._kept.begin(self._store.entries() if read_only else self._store.recover())
         except BaseException:
             self._store.close()
             raise
-        self._sequence = max((entry.sequence for entry in self._entries), default=0)
 
     def close(self) -> None:
-        """Finish the pending saves, release the lock, and raise a failure that was not raised yet."""
+        """Finish the pending saves, release the lock, and raise a failure that was not raised yet.
+
+        In a forked child nothing happens: saves and lock are the parent's.
+        """
+        if self._store.lock.is_inherited:
+            return
         if not self._closed:
             self._closed = True
             self._writer.stop()
@@ -96,13 +98,29 @@ class CheckpointManager:
             self._notice(str(error))  # another exception is propagating already
 
     @property
+    def keep_best_n(self) -> int:
+        """How many best checkpoints of each phase are kept."""
+        return self._kept.keep_best_n
+
+    @keep_best_n.setter
+    def keep_best_n(self, number: int) -> None:
+        """Keep so many from the next save on, at least 1."""
+        self._kept.keep_best_n = whole("keep_best_n", number, 1)
+
+    @property
     def failures(self) -> int:
         """How many saves have failed."""
         return self._writer.failures
 
     def poll(self) -> None:
         """Raise the failure of an earlier save that was not raised yet, if there is one."""
+        if self._store.lock.is_inherited:
+            self.check_directory()
         self._writer.poll()
+
+    def check_directory(self) -> None:
+        """Raise CheckpointError if the directory was deleted, moved or replaced, or in a forked child."""
+        self._kept.check_directory()
 
     # ---- saving
 
@@ -121,7 +139,7 @@ class CheckpointManager:
         CheckpointError, with nothing saved, if an earlier save failed or this state cannot be stored (not
         asynchronous: also if this save fails).
         """
-        self._check_open()
+        self._check_open(self.directory)
         self.poll()
         fields = state.to_dict()
         best_loss = self._best_loss(metadata.phase, _standing(fields).origin)
@@ -138,9 +156,9 @@ class CheckpointManager:
 
     def save_final(self, state: State, metadata: CheckpointMetadata, path: str | Path | None = None) -> Path:
         """Save the whole state as `model_final.bin` (or `path`), and return when it is durable."""
-        self._check_open()
-        self.poll()
         target = self.directory / policy.FINAL_NAME if path is None else Path(path)
+        self._check_open(target.parent)
+        self.poll()
         saved = self._save(state, state.to_dict(), metadata, [(target, "final")]).result()
         assert saved is not None
         return saved
@@ -152,9 +170,9 @@ class CheckpointManager:
         does not fit on the disk; a disk too small for all that the strategy keeps is a notice.
         """
         size = estimated_bytes(state)
-        self._make_room(size, self.directory)
+        self._kept.make_room(size, self.directory)
         at_once = policy.max_kept(self.strategy, self.keep_best_n) + 1
-        held = len({entry.sequence for entry in self._entries if entry.valid})
+        held = len({entry.sequence for entry in self._kept.entries if entry.valid})
         if self._store.missing_bytes(size * max(1, at_once - held), self.directory):
             self._notice(
                 f"{self._store}: room for a checkpoint of {size} bytes, but not for {at_once}, which "
@@ -165,12 +183,12 @@ class CheckpointManager:
     def configure(self, strategy: CheckpointStrategy, keep_best_n: int, *, asynchronous: bool) -> None:
         """Save by other settings from now on: those that a checkpoint of this directory remembers."""
         self._writer.drain()
-        self.strategy, self.keep_best_n = strategy, _at_least_one(keep_best_n)
+        self.strategy, self.keep_best_n = strategy, keep_best_n
         self._writer.asynchronous = asynchronous
 
     def pin(self, path: str | Path) -> None:
         """Never delete the checkpoint of this name, whatever its loss."""
-        self._pinned.add(Path(path).name)
+        self._kept.pinned.add(Path(path).name)
 
     # ---- loading
 
@@ -212,7 +230,8 @@ class CheckpointManager:
 
     def list_checkpoints(self) -> list[Entry]:
         """Return all checkpoints in the order of their saving; a bad file is an entry with a problem."""
-        return [replace(entry, pinned=entry.path.name in self._pinned) for entry in self._current_entries()]
+        self._current_entries()
+        return self._kept.known()
 
     # ---- inside
 
@@ -237,30 +256,33 @@ class CheckpointManager:
         """The lowest loss of a phase and origin (the newest, if None), pending saves included."""
         # Read before `_entries`: a save that is just finished moves from the one to the other.
         outstanding = self._writer.outstanding()
-        return policy.best_loss([*outstanding, *self._entries], phase, origin)
+        return policy.best_loss([*outstanding, *self._kept.entries], phase, origin)
 
     def _current_entries(self) -> list[Entry]:
+        self.check_directory()
         self._writer.drain()
-        self._entries = self._store.entries()
-        if not self.read_only and any(entry.problem for entry in self._entries):
-            self._store.set_aside_damaged(self._entries)
-            self._entries = self._store.entries()
-        for entry in self._entries:
+        self._kept.entries = self._store.entries()
+        if not self.read_only and any(entry.problem for entry in self._kept.entries):
+            self._store.set_aside_damaged(self._kept.entries)
+            self._kept.entries = self._store.entries()
+        for entry in self._kept.entries:
             if entry.problem:
                 self._notice(entry.problem)
-        return self._entries
+        return self._kept.entries
 
     def _first_intact(self, candidates: list[Entry]) -> Path | None:
         found = self._store.first_intact(candidates)
         if candidates and found is not candidates[0]:
             instead = f"{printable(found.path)} is used instead" if found else "no valid one is left"
             self._notice(f"{printable(candidates[0].path)} cannot be used: {instead}")
-            self._entries = self._store.entries()
+            self._kept.entries = self._store.entries()
         return found.path if found else None
 
-    def _check_open(self) -> None:
+    def _check_open(self, target: Path) -> None:
         if self.read_only or self._closed:
             raise CheckpointError(f"{self._store}: {'opened read-only' if self.read_only else 'closed'}")
+        if target == self.directory or self._store.lock.is_inherited:
+            self.check_directory()
 
     def _notice(self, text: str) -> None:
         if text not in self.notices:
@@ -268,54 +290,9 @@ class CheckpointManager:
             if self._on_notice is not None:
                 self._on_notice(text)
 
-    def _write(self, job: Job) -> None:
-        """Make one save durable, then write its sidecars, then delete what the strategy no longer keeps."""
-        self._sequence += 1
-        data = job.image.seal(self._sequence)
-        targets = [entry.path for entry in job.entries]
-        try:
-            self._make_room(len(data), targets[0].parent)
-            self._store.put(data, targets)
-        except BaseException:
-            with suppress(CheckpointError):
-                self._entries = self._store.entries()  # some names may already be the new file's
-            raise
-        saved = [replace(entry, sequence=self._sequence, size=len(data)) for entry in job.entries]
-        here = [entry for entry in saved if entry.path.parent == self.directory]
-        self._entries = [entry for entry in self._entries if entry.path not in targets] + here
-        for entry in here:
-            self._store.write_sidecar(entry)
-        self._apply_retention()
-
-    def _apply_retention(self) -> None:
-        known = [replace(entry, pinned=entry.path.name in self._pinned) for entry in self._entries]
-        deleted = policy.to_delete(known, self.keep_best_n)
-        for entry in deleted:
-            self._store.delete(entry)
-        gone = {entry.path for entry in deleted}
-        self._entries = [entry for entry in self._entries if entry.path not in gone]
-
-    def _make_room(self, size: int, directory: Path) -> None:
-        """If the disk is too full, apply retention; CheckpointError if it still is."""
-        if not self._store.missing_bytes(size, directory):
-            return
-        self._store.make_durable()
-        self._apply_retention()
-        if lacking := self._store.missing_bytes(size, directory):
-            raise CheckpointError(
-                f"{printable(directory)}: not saved: the disk lacks {lacking} bytes of {size}; "
-                f"free some or keep fewer checkpoints; earlier checkpoints are still there"
-            )
-
 
 def _standing(fields: dict[str, Any]) -> Standing:
     try:
         return read_standing(fields)
     except ValueError as error:
         raise CheckpointError(f"this state cannot be stored: {error}") from error
-
-
-def _at_least_one(keep_best_n: int) -> int:
-    if type(keep_best_n) is not int or keep_best_n < 1:
-        raise ValueError(f"keep_best_n: expected a whole number of at least 1, found {keep_best_n!r}")
-    return keep_best_n

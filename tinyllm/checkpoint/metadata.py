@@ -1,21 +1,25 @@
 """A checkpoint described without its tensors, and the errors that name what is wrong with one.
 
 Order: the errors, CheckpointMetadata (the user's five fields), Entry (one name in a directory), the
-sidecar's text, and `printable`, which keeps a hostile name from controlling the terminal.
+sidecar's text.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import numbers
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
+import numpy as np
+
+from tinyllm.config import LARGEST_COUNT
+
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
-LARGEST_COUNT = 1 << 62  # of steps, epochs, tokens, saves: all fit a signed 64-bit integer with room
 
 
 class CheckpointError(RuntimeError):
@@ -48,11 +52,10 @@ class CheckpointMetadata:
     phase: str
 
     def __post_init__(self) -> None:
-        if not is_count(self.epoch):
-            raise ValueError(f"epoch: expected a whole number of at least 0, found {self.epoch!r}")
+        object.__setattr__(self, "epoch", whole("epoch", self.epoch))
         for name in ("loss", "learning_rate"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not hasattr(value, "__float__"):
+            if isinstance(value, bool | np.bool_) or not hasattr(value, "__float__"):
                 raise ValueError(f"{name}: expected a number, found {value!r:.80}")
             object.__setattr__(self, name, float(value))  # NumPy's scalars too
         if not math.isfinite(self.learning_rate):
@@ -147,15 +150,17 @@ def read_standing(fields: Mapping[str, Any]) -> Standing:
     found = fields.get("progress")
     if not isinstance(found, dict):
         raise ValueError("progress: expected a map")
-    step, status, tokens = found.get("step"), found.get("status"), found.get("tokens")
-    if not is_count(step):
-        raise ValueError(f"progress.step: expected a whole number of at least 0, found {step!r:.80}")
+    step, status = whole("progress.step", found.get("step")), found.get("status")
     if not isinstance(status, str) or not 0 < len(status) <= 64:
         raise ValueError(f"progress.status: expected 1 to 64 characters, found {status!r:.80}")
+    try:
+        tokens = whole("progress.tokens", found.get("tokens"))
+    except ValueError:
+        tokens = None  # only for the sidecar
     sources, phase = fields.get("sources"), found.get("phase")
     source = sources.get(phase) if isinstance(sources, dict) and isinstance(phase, str) else None
     return Standing(
-        step, status, tokens if is_count(tokens) else None,
+        step, status, tokens,
         _text_of(fields.get("identity"), "id"), _text_of(source, "fingerprint"),
     )  # fmt: skip
 
@@ -182,9 +187,13 @@ def sidecar(entry: Entry) -> bytes:
     return (json.dumps(fields, indent=2, allow_nan=False) + "\n").encode()
 
 
-def printable(text: object) -> str:
-    """Return `text` on one line, every control or invisible character replaced by an escape sequence."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+def whole(name: str, value: object, least: int = 0) -> int:
+    """Return a count as Python's int, NumPy's integers included; ValueError, with the name, for others."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        found = int(value)
+        if least <= found < LARGEST_COUNT:
+            return found
+    raise ValueError(f"{name}: expected a whole number of at least {least}, found {value!r:.80}")
 
 
 def is_count(value: object) -> TypeGuard[int]:

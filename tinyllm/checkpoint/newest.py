@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.disk import Disk
-from tinyllm.checkpoint.metadata import CheckpointError, printable
+from tinyllm.checkpoint.metadata import CheckpointError
 from tinyllm.checkpoint.store import Store
+from tinyllm.escape import printable
 
 T = TypeVar("T")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
+import numpy as np
 
 MAX_BYTES = 1 << 26
 MAX_MEMORY = 20 << 20  # of what is built, by the estimate below: room for a vocabulary of 2^18 merges
@@ -38,11 +39,18 @@ _COUNTED = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xD9: (1, 0), 0xDA: (2, 0)
 def pack(value: Any) -> bytes:
     """Return `value` as msgpack; ValueError names what cannot be stored."""
     try:
-        data: bytes = msgpack.packb(value)
+        data: bytes = msgpack.packb(value, default=_of_scalar)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{_culprit(value, '') or 'value'}: {error}") from error
     unpack(data)
     return data
+
+
+def _of_scalar(value: Any) -> Any:
+    """Return Python's number for one of NumPy's; TypeError for anything else."""
+    if isinstance(value, np.bool_ | np.integer | np.floating):
+        return value.item()
+    raise TypeError(f"can not serialize {type(value).__name__!r} object")
 
 
 def unpack(data: bytes | memoryview, memory: int = MAX_MEMORY) -> Any:
@@ -137,7 +145,7 @@ def _culprit(value: Any, path: str) -> str:
     )
     for key, child in children:
         try:
-            msgpack.packb(child)
+            msgpack.packb(child, default=_of_scalar)
         except (TypeError, ValueError, OverflowError):
             here = f"{path}.{key}" if path else str(key)
             return _culprit(child, here) or here

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tinyllm.checkpoint.metadata import CheckpointMetadata, Entry, Origin
+from tinyllm.checkpoint.metadata import CheckpointMetadata, Entry, Origin, whole
 
 FINAL_NAME = "model_final.bin"
 LAST_NAME = "checkpoint_last.bin"
@@ -37,7 +37,8 @@ class CheckpointStrategy:
     BEST_AND_LAST: ClassVar[CheckpointStrategy]
 
     def __post_init__(self) -> None:
-        if type(self.every) is not int or self.every < 0 or not (self.best or self.last or self.every):
+        object.__setattr__(self, "every", whole("checkpoint strategy: every", self.every))
+        if not (self.best or self.last or self.every):
             raise ValueError("a strategy saves the best, the last, or every n-th epoch with n of at least 1")
 
     @classmethod
@@ -79,9 +80,7 @@ CheckpointStrategy.BEST_AND_LAST = CheckpointStrategy(best=True, last=True)
 
 
 def _at_least_one(n: int) -> int:
-    if type(n) is not int or n < 1:
-        raise ValueError(f"checkpoint strategy: every {n!r} epochs: expected a whole number of at least 1")
-    return n
+    return whole("checkpoint strategy: every how many epochs", n, 1)
 
 
 # ---- names

@@ -33,8 +33,8 @@ from tinyllm.checkpoint.metadata import (
     CheckpointMetadata,
     DamagedError,
     GoneError,
-    printable,
 )
+from tinyllm.escape import printable
 
 _SCRATCH_BYTES = 1 << 22
 _TWO_THREADS_BYTES = 1 << 23  # smaller files are read faster by one thread

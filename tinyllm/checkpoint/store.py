@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from tinyllm.checkpoint import policy, reader
 from tinyllm.checkpoint.commit import TEMP_PREFIX, Notice, commit, make_directories, temp_name, write_all
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.format import Head, Header
+from tinyllm.checkpoint.lock import LOCK_NAME, DirectoryLock
 from tinyllm.checkpoint.metadata import (
     CheckpointError,
     DamagedError,
@@ -24,14 +24,13 @@ from tinyllm.checkpoint.metadata import (
     GoneError,
     UnknownVersionError,
     by_sequence,
-    printable,
     read_standing,
     sidecar,
 )
+from tinyllm.escape import printable
 
-LOCK_NAME = ".lock"
 RESERVE_BYTES = 1 << 16  # for sidecars and the directory itself
-_SMALL_BYTES = 1 << 16  # no sidecar or lock file of ours is larger
+_SMALL_BYTES = 1 << 16  # no sidecar of ours is larger
 
 
 def describe(path: Path, label: str, head: Head) -> Entry:
@@ -59,7 +58,7 @@ class Store:
 
     def __init__(self, directory: Path, disk: Disk, notice: Notice) -> None:
         self.directory, self.disk, self._notice = directory, disk, notice
-        self._lock: int | None = None
+        self.lock = DirectoryLock(directory, disk, notice)
         self._known: dict[Path, tuple[Header, Entry]] = {}
 
     # ---- the lock, and recovery, which needs it
@@ -68,8 +67,7 @@ class Store:
         """Make the directory and lock it until `close`; CheckpointError if it is in use."""
         try:
             make_directories(self.disk, self.directory)
-            self._lock = self._take_lock()
-            self._sign_lock(self._lock)
+            self.lock.take()
         except OSError as error:
             raise CheckpointError(
                 f"{self}: cannot be written to: {error.strerror or error}; give another directory"
@@ -77,36 +75,11 @@ class Store:
 
     def close(self) -> None:
         """Release the lock."""
-        if self._lock is not None:
-            fd, self._lock = self._lock, None
-            with suppress(OSError):
-                self.disk.close(fd)
+        self.lock.release()
 
-    def _take_lock(self) -> int:
-        path = self.directory / LOCK_NAME
-        try:
-            fd, offered = self.disk.lock(path)
-        except BlockingIOError as error:
-            raise CheckpointError(
-                f"{self}: in use by {self._holder()}; two writers must not share a directory: "
-                f"stop that one or use another directory"
-            ) from error
-        if not offered:
-            self._notice(f"{self}: file locks are not supported; nothing keeps a second trainer out")
-        return fd
-
-    def _sign_lock(self, fd: int) -> None:
-        pid, host = self.disk.identity()
-        with suppress(OSError):  # only for the other process's error message
-            self.disk.truncate(fd, 0)
-            write_all(self.disk, fd, memoryview(json.dumps({"pid": pid, "host": host}).encode()))
-
-    def _holder(self) -> str:
-        try:
-            found = json.loads(self._read_small(self.directory / LOCK_NAME))
-            return f"process {printable(int(found['pid']))} on {printable(found['host'])}"
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            return "another process"
+    def is_locked_by_runs(self) -> bool:
+        """Whether a run has ever locked this directory."""
+        return LOCK_NAME in self._names()
 
     def recover(self) -> list[Entry]:
         """Delete temp files, set damaged files aside, rebuild sidecars; return the remaining entries.
@@ -164,9 +137,8 @@ class Store:
     def put(self, data: memoryview, targets: Sequence[Path]) -> None:
         """Save `data` under all `targets`; CheckpointError, which names the first, if that fails."""
         try:
-            directory = targets[0].parent
-            if directory != self.directory or not self.disk.is_directory(directory):
-                make_directories(self.disk, directory)
+            if targets[0].parent != self.directory:
+                make_directories(self.disk, targets[0].parent)
             commit(self.disk, data, targets, self._notice)
         except OSError as error:
             raise CheckpointError(
@@ -215,7 +187,7 @@ class Store:
         """Write the .json beside a .bin; it is derived, so a failure is only a notice."""
         if entry.label == "final" or entry.metadata is None:
             return
-        temp = temp_name(self.disk, self.directory)
+        temp = temp_name(self.directory)
         try:
             fd = self.disk.create(temp)
             try:
@@ -239,7 +211,7 @@ class Store:
             except GoneError:
                 raise
             except DamagedError as problem:
-                if self._lock is None:
+                if not self.lock.held:
                     self._notice(f"{problem}; skipped")
                 else:
                     self.set_aside(entry.path, problem)

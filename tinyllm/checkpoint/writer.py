@@ -5,6 +5,7 @@ Order: Save (the caller's side of a save), Job (the thread's), Writer.
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -130,6 +131,7 @@ class Writer:
                 thread = threading.Thread(target=self._loop, name="checkpoint-writer", daemon=True)
                 thread.start()
                 self._thread = thread
+                atexit.register(self._finish)
             self._waiting = job
             self._changed.notify_all()
         return job.saves[-1]
@@ -146,6 +148,17 @@ class Writer:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
+            atexit.unregister(self._finish)
+
+    def _finish(self) -> None:
+        """Write what is pending when a program ends that closed nothing; Python prints a failure.
+
+        The thread is a daemon, or Python would wait for it for ever. It still runs at this time, except in a
+        forked child, where no thread does and the saves are the parent's.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            self.stop()
+            self.poll()
 
     def poll(self) -> None:
         """Raise the latest failure that was not raised yet, once."""

@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from tinyllm import __version__
-from tinyllm.config import SECTIONS, flag
+from tinyllm.cli.parser import Parser
+from tinyllm.config import SECTIONS, flag, is_option
 from tinyllm.inference.settings import OPTIONS, Sampling, check
-from tinyllm.parallel.threads import cores
+from tinyllm.parallel.threads import cores, most_threads
 
 TITLES = {"model": "model", "train": "training", "data": "tokenizer and batches", "saving": "saving"}
 LETTERS = {int: "N", float: "X", str: "NAME"}
 
 
-def program(name: str, description: str, **settings: Any) -> argparse.ArgumentParser:
-    """Return the parser of `tinyllm NAME`, with --help and --version; no option may be abbreviated."""
-    parser = argparse.ArgumentParser(
-        f"tinyllm {name}", description=description, allow_abbrev=False, **settings
-    )
+def program(name: str, description: str, **settings: Any) -> Parser:
+    """Return the parser of `tinyllm NAME`, with --help and --version."""
+    parser = Parser(f"tinyllm {name}", description=description, **settings)
     parser.add_argument("--version", action="version", version=f"tinyllm {__version__}")
     return parser
 
@@ -45,7 +44,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     for section, kind in SECTIONS.items():
         group = parser.add_argument_group(TITLES[section])
         hints = get_type_hints(kind)
-        for field in dataclasses.fields(kind):
+        for field in filter(is_option, dataclasses.fields(kind)):
             _add_field(group, field, hints[field.name])
 
 
@@ -61,7 +60,7 @@ def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hi
     group.add_argument(
         name, type=kind, default=argparse.SUPPRESS, choices=rule["choices"],
         metavar=None if rule["choices"] else LETTERS[kind],
-        help=rule["help"] if field.default is None else f"{rule['help']} (default: {field.default})",
+        help=rule["help"] if field.default in (None, "") else f"{rule['help']} (default: {field.default})",
     )  # fmt: skip
 
 
@@ -115,6 +114,6 @@ def given_sampling(args: argparse.Namespace) -> dict[str, Any]:
 def checked_sampling(args: argparse.Namespace, defaults: Sampling) -> Sampling:
     """Return the sampling asked for; ConfigError where an option of `add_writing` is out of range."""
     check("max_tokens", args.max_tokens, low=1)
-    check("blas_threads", args.blas_threads, low=1)
+    check("blas_threads", args.blas_threads, low=1, high=most_threads())
     check("seed", args.seed, low=0)
     return dataclasses.replace(defaults, **given_sampling(args))

@@ -1,6 +1,6 @@
 """What generate, chat and explain share as programs: streams, exit codes, loading the model.
 
-Nothing here imports NumPy before a program runs.
+Nothing here imports NumPy before a program runs; cli/streams.py sets up the process's streams.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 from tinyllm.cli.interrupt import INTERRUPTED
 from tinyllm.cli.output import PIPE_CLOSED
 from tinyllm.config import ConfigError
+from tinyllm.escape import legible, printable
 from tinyllm.parallel.threads import set_blas_threads
 
 if TYPE_CHECKING:
@@ -28,20 +29,15 @@ class Streams(NamedTuple):
 
     def note(self, text: str) -> None:
         """Write something that is not part of the result."""
-        print(f"note: {text}", file=self.err, flush=True)
+        print(f"note: {printable(text)}", file=self.err, flush=True)
+
+    def write(self, text: str) -> None:
+        """Write a piece of the result: as it is, but legible where a terminal would obey it."""
+        self.out.write(legible(text) if self.out.isatty() else text)
 
 
-def prepared_streams(stdin: TextIO | None, out: TextIO | None, err: TextIO | None) -> Streams:
-    """Return the given streams, and those of the process where one is None.
-
-    The process's write `?` for a character that they cannot encode, instead of failing in mid-sentence.
-    Bytes of its stdin that are not UTF-8 become surrogates; the program decides about them.
-    """
-    for stream, errors in (
-        (sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "backslashreplace"),
-    ):  # fmt: skip
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=errors)
+def streams_of(stdin: TextIO | None, out: TextIO | None, err: TextIO | None) -> Streams:
+    """Return the given streams, and those of the process where one is None."""
     return Streams(stdin or sys.stdin, out or sys.stdout, err or sys.stderr)
 
 
@@ -51,14 +47,18 @@ def run_program(body: Callable[[Streams], int], blas_threads: int, streams: Stre
     A failure is one line on `err`; a reader that closes the pipe (`| head`) causes no message and 141.
     """
     set_blas_threads(blas_threads)
+    import numpy as np
+
     try:
-        return body(streams)
+        # A warning of overflow would name a line of code; where a result is not finite, an error says so.
+        with np.errstate(all="ignore"):
+            return body(streams)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         return PIPE_CLOSED
     except (ValueError, RuntimeError, OSError, MemoryError) as error:
-        print(f"error: {error or type(error).__name__}", file=streams.err)
+        print(f"error: {printable(str(error) or type(error).__name__)}", file=streams.err)
         return 2 if isinstance(error, ConfigError) else 1
 
 
@@ -76,7 +76,16 @@ def load(model: Path, blas_threads: int, streams: Streams) -> LanguageModel:
     from tinyllm.kernels import compile_decoding, is_decoding_warm
 
     found = language_model.load_model(model, streams.note, blas_threads)
-    if not is_decoding_warm():
-        streams.note("compiling the generation kernels, once; this takes a few seconds")
+    note_compiling("the generation kernels", is_decoding_warm(), streams)
     compile_decoding()
     return found
+
+
+def note_compiling(what: str, warm: bool, streams: Streams) -> None:
+    """Say that kernels are compiled, unless an earlier process has, and why they are not kept, if so."""
+    from tinyllm.kernels import CACHE_PROBLEM
+
+    if not warm:
+        streams.note(f"compiling {what}, once; this takes a few seconds")
+    if CACHE_PROBLEM:
+        streams.note(CACHE_PROBLEM)

@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Any, TextIO
 
+from tinyllm.escape import printable, printable_lines
 from tinyllm.run.state import TrainState
 from tinyllm.training.step import Step
 
@@ -89,11 +90,11 @@ class Lines:
 
     def notice(self, text: str) -> None:
         """Write it to stderr."""
-        print(text, file=self.err, flush=True)
+        print(printable(text), file=self.err, flush=True)
 
     def line(self, text: str) -> None:
-        """Write one line to stdout at once."""
-        print(text, file=self.out, flush=True)
+        """Write a line, or several, to stdout at once."""
+        print(printable_lines(text), file=self.out, flush=True)
         self.spoke = time.monotonic()
 
     def close(self) -> None:
@@ -154,11 +155,11 @@ class Bar(Lines):
 
     def notice(self, text: str) -> None:
         """Write it above the bar."""
-        self.line(text)
+        self.line(printable(text))
 
     def line(self, text: str) -> None:
-        """Write one line above the bar."""
-        self.console.print(text, markup=False)
+        """Write a line, or several, above the bar."""
+        self.console.print(printable_lines(text), markup=False)
         self.spoke = time.monotonic()
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from tinyllm.cli.output import flushed, open_closed_streams, stderr_as_display, unwritten
+from tinyllm.cli.streams import prepare_streams
 
 INTERRUPTED = 130  # 128 + SIGINT
 AT_ONCE = "stopped at once; the checkpoints are intact: --resume continues from the latest"
@@ -105,6 +106,7 @@ def exit_code(main: Callable[[], int]) -> int:
     that cannot be written: 141 where the reader has gone away, else 1 after an error line.
     """
     open_closed_streams()
+    prepare_streams()
     with stderr_as_display():
         try:
             code = main()

@@ -19,6 +19,7 @@ PROGRAMS = {
     "explain": "show a model's attention, predictions and norms on one HTML page",
 }
 ALIASES = {"inspect": "explain"}  # its earlier name
+OTHER_NAMES = {"sample": "generate", "talk": "chat", "resume": "train", "ls": "checkpoint"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,6 +43,13 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"tinyllm {__version__}")
         return 0
-    found = f"error: unknown program {name!r}\n" if argv else ""
-    print(f"{found}{usage}", end="", file=sys.stderr)
+    print(_unknown(argv[0]) if argv else usage, end="", file=sys.stderr)
     return 2
+
+
+def _unknown(name: str) -> str:
+    from tinyllm.cli.spellings import closest
+
+    found = OTHER_NAMES.get(name) or closest(name, PROGRAMS)
+    hint = f"; did you mean {found}?" if found else ""
+    return f"error: unknown program {name!r}{hint}\ntinyllm --help lists the programs\n"

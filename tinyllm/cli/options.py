@@ -7,11 +7,14 @@ instant.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from tinyllm.cli.arguments import add_config, given_config, path, program
 from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
-from tinyllm.config import BUNDLED, PHASES, Changes, Config, ConfigError, flag, replace
+from tinyllm.config import BUNDLED, PHASES, Changes, Config, ConfigError, replace
+from tinyllm.inference.settings import check
+from tinyllm.parallel.threads import most_threads
 
 DESCRIPTION = """\
 Train a GPT on a CPU. With no options: tokenizer, pretraining and instruction tuning on the bundled
@@ -35,7 +38,9 @@ def options(argv: list[str] | None) -> tuple[Request, Machine]:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "data", "files or folders of .txt, .json or .jsonl; docs/data.md describes the formats"
+        "data",
+        "files or folders of .txt, .json, .jsonl, .csv or .parquet, also packed (.gz, .zst); "
+        "docs/data.md describes the formats",
     )
     group.add_argument("--pretraining-data", nargs="+", metavar="PATH", help="texts for pretraining")
     group.add_argument("--chat-data", nargs="+", metavar="PATH", help="dialogues for instruction tuning")
@@ -104,7 +109,7 @@ def _is_resume(args: argparse.Namespace) -> bool:
     return bool(args.resume or args.resume_from is not None or args.resume_best)
 
 
-LOWEST = {"workers": 1, "blas_threads": 1, "max_minutes": 0}
+RANGES = {"workers": (1, most_threads()), "blas_threads": (1, most_threads()), "max_minutes": (0, math.inf)}
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -129,18 +134,21 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--init-from starts a new run, --resume continues one: give one of them")
     if hasattr(args, "epochs") and hasattr(args, "max_steps"):
         raise ConfigError("--epochs and --max-steps both limit a phase: give one of them")
-    for name, low in LOWEST.items():
-        value = getattr(args, name)
-        if value is not None and not low <= value < float("inf"):
-            raise ConfigError(f"{flag(name)}: found {value}, expected at least {low}")
+    for name, (low, high) in RANGES.items():
+        if getattr(args, name) is not None:
+            check(name, getattr(args, name), low=low, high=high)
+
+
+def _absolute(text: str) -> str:
+    """Return a source's absolute path; a link keeps its own name, which may tell what the file is."""
+    source = path(text)
+    return str(source.parent.resolve() / source.name)
 
 
 def _request(args: argparse.Namespace) -> Request:
     """Return what the checked options ask for; ConfigError where the config of a fresh run is impossible."""
     named = {"pretraining": args.data or args.pretraining_data, "instruction_tuning": args.chat_data}
-    sources = {
-        phase: [str(path(text).resolve()) for text in texts] for phase, texts in named.items() if texts
-    }
+    sources = {phase: [_absolute(text) for text in texts] for phase, texts in named.items() if texts}
     given = given_config(args)
     fresh = Fresh(given, _all_sources(args, sources), args.fresh, args.init_from)
     start: Fresh | Resume = fresh

@@ -6,6 +6,7 @@ here imports NumPy.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,11 @@ EXIT_UNFINISHED = 75  # saved when its time was up: EX_TEMPFAIL of sysexits.h, "
 def shell_quoted(path: Path) -> str:
     """Return a path as a shell must read it, and the program behind it not as an option or a home."""
     text = str(path)
-    return shlex.quote(f"./{text}" if text.startswith(("-", "~")) else text)
+    if text.startswith(("-", "~")):
+        text = f"./{text}"
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(f"\\x{byte:02x}" for byte in os.fsencode(text)) + "'"  # as bash and zsh read it
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from tinyllm.checkpoint.policy import FINAL_NAME
 from tinyllm.cli.clock import probe
 from tinyllm.cli.request import Request, Resume, shell_quoted
+from tinyllm.escape import legible, printable
 from tinyllm.inference import samples
 from tinyllm.inference.language_model import LanguageModel
 from tinyllm.parallel.threads import cores
@@ -38,7 +39,7 @@ def description(state: TrainState, datasets: Mapping[str, Dataset], request: Req
     rows += [
         f"hardware     {workers} workers x {environment['blas_threads']} BLAS threads on {cores()} cores; "
         f"BLAS core {environment['blas_core']}, sgemm at {probe(workers):.0f} GFLOP/s",
-        f"checkpoints  {request.directory}, strategy {state.config.saving.strategy}",
+        f"checkpoints  {printable(request.directory)}, strategy {state.config.saving.strategy}",
     ]
     return "\n".join(rows)
 
@@ -91,7 +92,7 @@ def sample_texts(state: TrainState) -> str:
     model = LanguageModel.of(state)
     if phase == "pretraining":
         beginning, rest = samples.sample_continuation(model, texts)
-        return f"sample continuation:\n  {beginning}|{rest}"
+        return f"sample continuation:\n  {legible(f'{beginning}|{rest}')}"
     answers = samples.answer_training_questions(model, texts)
     rows = ["answers to training questions:", *(_shortened(answer) for answer in answers[:SHOWN])]
     same = sum(answer.said == answer.expected for answer in answers)
@@ -106,4 +107,4 @@ def sample_texts(state: TrainState) -> str:
 def _shortened(answer: samples.Answer) -> str:
     prompt = answer.prompt.replace("\n", " ")
     said = answer.said if len(answer.said) <= LONGEST else answer.said[:LONGEST] + " ..."
-    return f"  {prompt}{' ' if prompt.endswith(':') else ''}{said}".replace("\n", " ")
+    return legible(f"  {prompt}{' ' if prompt.endswith(':') else ''}{said}".replace("\n", " "))

@@ -37,7 +37,9 @@ def beam_search(
     beams = len(decoder.cache.lengths)
 
     def score(log_probability: float, length: int) -> float:
-        return log_probability / math.pow(length, length_penalty)
+        # The negated logarithm of -log P / length**length_penalty, which may overflow; the order is the same.
+        distance = math.log(-log_probability) if log_probability < 0 else -math.inf
+        return length_penalty * math.log(length) - distance
 
     logits = np.repeat(decoder.extend(0, prompt)[None], beams, axis=0)
     decoder.cache.reorder_(np.zeros(beams, np.int64))  # every beam starts from the prompt in sequence 0

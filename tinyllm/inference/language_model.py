@@ -1,21 +1,22 @@
-"""A trained model, ready to generate: its parameters, its tokenizer, and how its training texts started.
+"""A trained model, ready to generate: its parameters, its tokenizer, and the form of its training texts.
 
-Order: LanguageModel, loading one, how its training texts started.
+Order: the form of the texts, LanguageModel, loading one.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyllm.arena import Array, aligned_empty
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, load_weights
 from tinyllm.checkpoint.reader import retry_if_gone
-from tinyllm.config import Config, ModelConfig
+from tinyllm.config import PHASES, Config, DataConfig, ModelConfig
 from tinyllm.inference import writing
 from tinyllm.inference.decode import Decoder
 from tinyllm.inference.settings import Sampling
@@ -25,20 +26,47 @@ from tinyllm.run.state import TrainState, layout_of
 from tinyllm.text.tokenizer import Tokenizer
 
 
+class Form(NamedTuple):
+    """What the training texts looked like: prompts look the same."""
+
+    starts_with_end: bool = True  # end_of_text stands before each
+    separate_markers: bool = True  # those of dialogues are encoded apart
+    system: str = ""  # the system text of all dialogues, if they share one
+
+    @classmethod
+    def of(cls, fields: dict[str, Any], data: DataConfig) -> Form:
+        """Return the form of a state's texts, judging by its `to_dict()`; ValueError if that is impossible.
+
+        end_of_text stood before all but streams, of which training saw windows from the middle: .txt files
+        without --documents. If the fields do not name the texts, it did.
+        """
+        sources = fields.get("sources") or {}
+        paths = [os.fsdecode(path) for source in sources.values() for path in source["paths"]]
+        streams = bool(paths) and all(path.lower().endswith(".txt") for path in paths)
+        starts_with_end = not streams or data.documents or "instruction_tuning" in sources
+        systems = ["", *(sources[phase].get("system", "") for phase in PHASES if phase in sources)]
+        if not isinstance(systems[-1], str):
+            raise ValueError(f"sources.system: expected a string, found {type(systems[-1]).__name__}")
+        return cls(starts_with_end, data.separate_markers, systems[-1])
+
+
+UNKNOWN = Form()
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """Parameters, and all that is needed to encode prompts for them and to decode what they generate."""
 
     weights: Weights
     tokenizer: Tokenizer
-    prepends_end: bool = True  # prompts start with end_of_text, as the training texts did
+    form: Form = UNKNOWN
     threads: int = 1
 
     @classmethod
     def of(cls, state: TrainState) -> LanguageModel:
         """Return the model of a run in memory; it shares the parameters, so training changes it."""
         weights = Weights.of(state.config.model, state.layout, state.rows[0])
-        return cls(weights, state.tokenizer, texts_start_with_end(state.to_dict()))
+        return cls(weights, state.tokenizer, Form.of(state.to_dict(), state.config.data))
 
     @property
     def config(self) -> ModelConfig:
@@ -52,7 +80,7 @@ class LanguageModel:
     def prompt(self, text: str) -> Array:
         """Return the tokens (n,) int32 of `text` as the start of a text."""
         tokens = self.tokenizer.encode(text)
-        if self.prepends_end or not tokens.size:  # a prediction needs at least one token before it
+        if self.form.starts_with_end or not tokens.size:  # a prediction needs at least one token before it
             tokens = np.concatenate([np.array([self.tokenizer.end_of_text], np.int32), tokens])
         return tokens
 
@@ -107,9 +135,8 @@ def load_model_with_file(
 
     file, fields, weights = retry_if_gone(read) if path.is_dir() else read()
     try:
-        config = Config.from_dict(fields["config"]).model
-        tokenizer = Tokenizer.from_dict(fields["tokenizer"])
-        prepends_end = texts_start_with_end(fields)
+        whole, tokenizer = Config.from_dict(fields["config"]), Tokenizer.from_dict(fields["tokenizer"])
+        config, form = whole.model, Form.of(fields, whole.data)
         if config.n_layer > len(weights):  # before the layout is made, which has as many blocks
             raise ValueError(f"config.model.n_layer: {config.n_layer}, with {len(weights)} tensors in all")
     except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -124,7 +151,7 @@ def load_model_with_file(
     row[:] = 0
     for name, view in layout.named(row).items():
         view[...] = weights.pop(name)
-    return LanguageModel(Weights.of(config, layout, row), tokenizer, prepends_end, threads), file
+    return LanguageModel(Weights.of(config, layout, row), tokenizer, form, threads), file
 
 
 def _checkpoint_in(folder: Path, notice: Callable[[str], None]) -> Path:
@@ -134,15 +161,3 @@ def _checkpoint_in(folder: Path, notice: Callable[[str], None]) -> Path:
         raise CheckpointError(f"{folder}: no valid checkpoint here; give the folder of a run, or a .bin")
     notice(f"using {file}")
     return file
-
-
-def texts_start_with_end(fields: dict[str, Any]) -> bool:
-    """Return whether the training texts started with end_of_text, judging by a state's `to_dict()`.
-
-    All did but streams, of which training saw windows from the middle: .txt files without --documents.
-    If the fields do not name the texts, they did.
-    """
-    sources = fields.get("sources") or {}
-    paths = [path for source in sources.values() for path in source["paths"]]
-    streams = bool(paths) and all(path.lower().endswith(".txt") for path in paths)
-    return not streams or fields["config"]["data"]["documents"] or "instruction_tuning" in sources

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tinyllm.inference.conversation import until_marker
 from tinyllm.inference.language_model import LanguageModel
 from tinyllm.inference.settings import GREEDY
-from tinyllm.text.dialogue import Segment, encode
+from tinyllm.text.dialogue import Segment, encode, first_prompt
 from tinyllm.text.texts import Text
 
 RECOGNISABLE = 0.6  # of the characters in common, as difflib counts them
@@ -31,12 +31,13 @@ class Answer(NamedTuple):
         return SequenceMatcher(None, self.expected, self.said, autojunk=False).ratio() >= RECOGNISABLE
 
 
-def training_questions(texts: Iterable[Text], count: int) -> list[tuple[Segment, str]]:
-    """Return the first questions, with their answers, of `count` texts evenly spread over all."""
+def training_questions(texts: Iterable[Text], count: int) -> list[tuple[tuple[Segment, ...], str]]:
+    """Return the first prompts, with their answers, of `count` texts evenly spread over all."""
+    prompts = ((first_prompt(text.segments), text.segments) for text in texts)
     found = [
-        (text.segments[0], text.segments[1].text.strip())
-        for text in texts
-        if len(text.segments) >= 2 and not text.segments[0].carries_loss
+        (prompt, segments[len(prompt)].text.strip())
+        for prompt, segments in prompts
+        if 0 < len(prompt) < len(segments)
     ]
     count = min(count, len(found))
     return [found[len(found) * i // count] for i in range(count)]
@@ -46,10 +47,10 @@ def answer_training_questions(model: LanguageModel, texts: Iterable[Text], count
     """Return the model's greedy answers to `count` questions of the texts."""
     answers = []
     for prompt, expected in training_questions(texts, count):
-        tokens, _ = encode(model.tokenizer, [prompt])
+        tokens, _ = encode(model.tokenizer, prompt)
         generated = model.generate(tokens[-model.config.block_size :], GREEDY, 128, (0,), min_tokens=1)
         said = "".join(until_marker(model.tokenizer.stream(generated)))
-        answers.append(Answer(prompt.text, expected, said))
+        answers.append(Answer("".join(segment.text for segment in prompt), expected, said))
     return answers
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from tinyllm.arena import Array
 from tinyllm.inference.settings import Sampling
 
+FARTHEST = 1e300  # of a penalised logit
 BUCKETS, REACH = 1024, 32.0  # equal buckets of the distances below REACH nats; the last has all beyond
 
 
@@ -72,7 +73,10 @@ def _penalised(logits: Array, penalty: float, seen: Collection[int]) -> Array:
     scores = logits.astype(np.float64)
     tokens = np.array(sorted(set(seen)), np.int64)
     old = scores[tokens]
-    scores[tokens] = np.where(old > 0, old / penalty, old * penalty)
+    with np.errstate(over="ignore"):
+        penalised = np.where(old > 0, old / penalty, old * penalty)
+    # Of an extreme penalty the order remains: infinity would mean broken, minus infinity forbidden.
+    scores[tokens] = np.where(np.isfinite(old), np.clip(penalised, -FARTHEST, FARTHEST), old)
     return scores
 
 
@@ -82,7 +86,8 @@ def _nearest(distances: Array, amounts: Array, wanted: float) -> Array:
     Of equal distances the earlier item counts as nearer. Amounts are first added up by buckets of distance,
     so that only the items of the bucket in which the sum reaches `wanted` must be sorted.
     """
-    bucket = np.minimum(distances * (BUCKETS / REACH), BUCKETS - 1).astype(np.int64)
+    bucket = (np.minimum(distances, REACH) * (BUCKETS / REACH)).astype(np.int64)
+    bucket = np.minimum(bucket, BUCKETS - 1)
     sums = np.bincount(bucket, amounts).cumsum()
     border = min(int(np.searchsorted(sums, wanted)), len(sums) - 1)
     inside = np.flatnonzero(bucket == border)

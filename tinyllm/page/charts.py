@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tinyllm.checkpoint.metadata import printable
+from tinyllm.escape import printable
 from tinyllm.page.curves import decimate, logarithms, trend
-from tinyllm.page.history import Event, Phase, Run, Series
+from tinyllm.page.history import Event, Phase, Run
+from tinyllm.page.thinning import Series
 
 POINTS = 20_000  # of all paths of a page together, about 13 bytes each
 COLOURS = 6
@@ -109,10 +110,11 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
         ),
     ]  # fmt: skip
     if len(runs) == 1:
-        ends = [epoch.last for epoch in runs[0].epochs]
+        stride, epochs = epoch_stride(runs[0]), runs[0].epochs
+        ends = [epoch.last for epoch in epochs if (epoch.number - epochs[0].number) % stride == 0]
         for chart in found:
             chart.phases = runs[0].phases[-MAX_MARKS:]
-            chart.epochs = ends[:: epoch_stride(runs[0])]
+            chart.epochs = ends[:MAX_EPOCHS]
     for chart in found:
         for number, run in enumerate(runs):
             chart.marks += _hairlines(run, number, chart, len(runs))
@@ -122,7 +124,8 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
 
 def epoch_stride(run: Run) -> int:
     """Return how many epochs there are per tick: 1, 2, 5, 10, ..."""
-    least = -(-len(run.epochs) // MAX_EPOCHS)
+    count = run.epochs[-1].number - run.epochs[0].number + 1 if run.epochs else 0
+    least = -(-count // MAX_EPOCHS)
     strides = (digit * power for power in (1, 10, 100, 1000, 10_000) for digit in (1, 2, 5))
     return next((stride for stride in strides if stride >= least), 100_000)
 
@@ -153,14 +156,15 @@ def _lines(runs: Sequence[Run], tag: str, label: str) -> list[Line]:
     for number, run in enumerate(runs):
         series, colour = run.series[tag], number % COLOURS
         name = printable(run.name)[:60] if len(runs) > 1 else ""
-        window = len(series) // 80 if tag != "train/lr" else 0
+        sample, stride = run.samples[tag]
+        window = len(sample) // 80 if tag != "train/lr" else 0
         raw = decimate(series, _columns(share))
         if window < 3:
             found.append(Line(colour, "trend", name or label, raw))
         else:
-            middle = trend(series, run.phases, window, share // 10)
+            middle = trend(sample, run.phases, window, share // 10)
             found.append(Line(colour, "raw", "" if name else label, raw))
-            found.append(Line(colour, "trend", name or f"median of {window:,}", middle))
+            found.append(Line(colour, "trend", name or f"median of {window * stride:,}", middle))
         if tag == "train/loss" and run.series["eval/loss"]:
             points = decimate(run.series["eval/loss"], share // 20)
             found.append(Line(colour, "eval", f"{name} eval".lstrip(), points))

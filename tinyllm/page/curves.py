@@ -10,7 +10,8 @@ import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
-from tinyllm.page.history import Phase, Series
+from tinyllm.page.history import Phase
+from tinyllm.page.thinning import Series
 
 
 def decimate(series: Series, columns: int) -> Series:

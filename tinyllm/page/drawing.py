@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from tinyllm.page.charts import Chart, Mark
 from tinyllm.page.curves import figures, labels, log_ticks, logarithms, loss, path, ticks
-from tinyllm.page.history import Series
 from tinyllm.page.shell import escaped
+from tinyllm.page.thinning import Series
 
 SIDE = 1000  # of the plot in the units of its viewBox
 KINDS = ("raw", "trend", "eval")  # in the order of painting

@@ -18,6 +18,7 @@ from tinyllm.page.shell import Assets, escaped, headline, html_page, table
 from tinyllm.page.style import INSIDE
 from tinyllm.page.tokens import token_html, tokens_html
 
+KIND = "inside the model"
 QUANTITIES = ("parameter", "gradient", "m", "v")
 SMALL_MAP = 40  # tokens at most, for the choice of heads to fit beside the map
 SCALE = (0.01, 0.1, 0.25, 0.5, 1.0)  # weights in the legend
@@ -31,7 +32,7 @@ def explain_page(trace: Trace, pieces: Sequence[bytes], title: str, notes: Seque
         f"{_predictions(trace, pieces)}{_norms(trace.norms)}</main>\n"
     )
     assets = Assets(INSIDE, SCRIPT, {"weights": _packed(trace)})
-    return html_page(title, "inside the model", notes, body, assets)
+    return html_page(title, KIND, notes, body, assets)
 
 
 def _packed(trace: Trace) -> str:

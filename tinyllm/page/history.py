@@ -1,5 +1,6 @@
 """A training run, read back from its files: series over steps, epochs, phases, events, checkpoints.
 
+A log may be larger than memory, so what is kept of it is bounded.
 Order: the parts of a Run, the Run and its summary numbers, reading one from its directory.
 """
 
@@ -10,16 +11,30 @@ import math
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from tinyllm.arena import Array
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, policy, reader
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.metadata import Entry, is_count
+from tinyllm.page.thinning import Series, Thinned
 from tinyllm.training import metrics
 
 TAGS = ("train/loss", "eval/loss", "train/lr", "train/grad_norm", "train/tokens_per_second")
 LARGEST = 1e100  # a larger value counts as infinite: no axis could show it
-Series = list[tuple[int, float | None]]  # (step, value); None where it was not finite
+_NO_TAG = object()
+MOST_EVENTS = 2000  # kept of a run, the last; so are the phases
+MOST_EPOCHS = 100_000
+
+
+class Sample(NamedTuple):
+    """Every `stride`-th point of a series."""
+
+    points: Series
+    stride: int
 
 
 class Phase(NamedTuple):
@@ -54,12 +69,14 @@ class Run:
     """One run, finished or still in progress."""
 
     name: str
-    series: dict[str, Series]
+    series: dict[str, Series] = field(default_factory=dict)  # by tag; of a long run the extremes
+    samples: dict[str, Sample] = field(default_factory=dict)
     phases: list[Phase] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0  # spent in training steps
+    broken: int = 0  # updates whose train loss was not finite
     checkpoints: list[Entry] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)  # to_dict() of the newest valid checkpoint's state
     parameters: int | None = None
@@ -111,7 +128,7 @@ class Run:
     @property
     def speed(self) -> float | None:
         """Median tokens per second."""
-        found = [y for _, y in self.series["train/tokens_per_second"] if y is not None]
+        found = [y for _, y in self.samples["train/tokens_per_second"].points if y is not None]
         return statistics.median(found) if found else None
 
     def best(self) -> list[Entry]:
@@ -125,72 +142,93 @@ class Run:
         found = policy.newest_first(self.checkpoints)
         return found[0] if found else None
 
-    def nonfinite_losses(self) -> int:
-        """Return the number of steps whose train loss was not finite."""
-        return sum(y is None for _, y in self.series["train/loss"])
-
-
-class _Update(NamedTuple):
-    """One logged update; `tokens` are its own."""
-
-    phase: str
-    epoch: int
-    step: int
-    tokens: int
-    loss: float | None
-
 
 def read_run(directory: Path, name: str) -> Run:
     """Read the metrics of a run and, without changing anything, its checkpoints.
 
     Raises OSError where metrics.jsonl cannot be read. The problem of an invalid checkpoint is in its entry.
     """
-    lines = metrics.read(directory / metrics.FILE_NAME)
-    run = Run(name, {tag: [] for tag in TAGS})
-    train = []
-    for line in lines:
-        step = line["step"]
-        if isinstance(step, bool) or not 0 <= step < 1 << 53:
-            continue
-        if "event" in line:
-            epoch = line.get("epoch")
-            run.events.append(
-                Event(
-                    step, _text(line["event"]), _text(line.get("phase")), epoch if is_count(epoch) else None
-                )
-            )
-            continue
-        for tag in TAGS:
-            if tag in line:
-                run.series[tag].append((step, _number(line[tag])))
-        if "train/loss" in line:
-            train.append(line)
-    _summarise(run, train)
+    run = Run(name)
+    thinned = {tag: Thinned() for tag in TAGS}
+    events: dict[tuple[int, str], Event] = {}
+    epochs = _Epochs(run)
+    for lines in metrics.blocks(directory / metrics.FILE_NAME):
+        lines = [line for line in lines if 0 <= line["step"] < 1 << 53]
+        for event in map(_event, [line for line in lines if "event" in line]):
+            events[event.step, event.kind] = event
+        if len(events) > MOST_EVENTS:
+            events = dict(list(events.items())[-MOST_EVENTS // 2 :])
+        lines = [line for line in lines if "event" not in line]
+        steps = np.array([line["step"] for line in lines], np.float64)
+        for tag, series in thinned.items():
+            values, present = _numbers(lines, tag)
+            series.extend(steps[present], values[present])
+        epochs.add([line for line in lines if "train/loss" in line])
+    run.events = sorted(events.values(), key=lambda event: event.step)
+    for tag, series in thinned.items():
+        run.series[tag], run.samples[tag] = series.extremes(), Sample(series.sample(), series.stride)
     _read_checkpoints(run, directory)
     return run
 
 
-def _summarise(run: Run, train: list[dict[str, Any]]) -> None:
-    """Fill in phases, epochs, tokens and seconds from the lines of the updates."""
-    updates = []
-    for line in train:
-        total, epoch = line.get("tokens"), line.get("epoch")  # tokens are counted over the whole run
-        tokens = total - run.tokens if is_count(total) and total >= run.tokens else 0
-        run.tokens += tokens
-        speed = _number(line.get("train/tokens_per_second"))
-        run.seconds += tokens / speed if speed else 0.0
-        epoch = epoch if is_count(epoch) else 0
-        loss = _number(line["train/loss"])
-        updates.append(_Update(_text(line.get("phase")), epoch, line["step"], tokens, loss))
-    for phase, group in itertools.groupby(updates, key=lambda update: update.phase):
-        steps = [update.step for update in group]
-        run.phases.append(Phase(phase, steps[0], steps[-1]))
-    for (phase, epoch), group in itertools.groupby(updates, key=lambda update: (update.phase, update.epoch)):
-        found = list(group)
-        known = [(update.loss, update.tokens or 1) for update in found if update.loss is not None]
-        tokens = sum(weight for _, weight in known)
-        mean = sum(loss * weight for loss, weight in known) / tokens if tokens else math.nan
-        run.epochs.append(Epoch(epoch + 1, phase, found[0].step, found[-1].step, mean))
+def _event(line: dict[str, Any]) -> Event:
+    epoch = line.get("epoch")
+    return Event(
+        line["step"], _text(line["event"]), _text(line.get("phase")), epoch if is_count(epoch) else None
+    )
+
+
+class _Epochs:
+    """Fills in a run's phases, epochs, tokens and seconds from the lines of its updates, as they come."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.loss, self.tokens = run, 0.0, 0.0  # of the last epoch: sum of losses, and their tokens
+        self.kept = 1  # every so many-th epoch
+
+    def add(self, lines: list[dict[str, Any]]) -> None:
+        """Add lines of updates."""
+        totals = [line.get("tokens") for line in lines]  # counted over the whole run
+        known = [total if is_count(total) else 0 for total in totals]
+        grown = np.maximum.accumulate([self.run.tokens, *known])
+        tokens, losses = np.diff(grown), _numbers(lines, "train/loss")[0]
+        speeds = _numbers(lines, "train/tokens_per_second")[0]
+        self.run.tokens = int(grown[-1])
+        self.run.seconds += float((tokens[speeds > 0] / speeds[speeds > 0]).sum())
+        self.run.broken += int(np.isnan(losses).sum())
+        weights = np.where(np.isnan(losses), 0, np.maximum(tokens, 1))
+        sums = np.nan_to_num(losses) * weights
+        start = 0
+        for (phase, epoch), group in itertools.groupby(
+            [(line.get("phase"), line.get("epoch")) for line in lines]
+        ):
+            stop = start + len(list(group))
+            self._open(_text(phase), epoch + 1 if is_count(epoch) else 1, lines[start]["step"])
+            self._add(
+                lines[stop - 1]["step"], float(sums[start:stop].sum()), float(weights[start:stop].sum())
+            )
+            start = stop
+
+    def _open(self, phase: str, number: int, step: int) -> None:
+        """Begin an epoch at `step`, and a phase, unless they are those of the updates before."""
+        run = self.run
+        if not run.phases or run.phases[-1].name != phase:
+            run.phases = [*run.phases[-MOST_EVENTS:], Phase(phase, step, step)]
+        if not run.epochs or (run.epochs[-1].phase, run.epochs[-1].number) != (phase, number):
+            run.epochs.append(Epoch(number, phase, step, step, math.nan))
+            self.loss, self.tokens = 0.0, 0.0
+        while len(run.epochs) > MOST_EPOCHS:
+            *earlier, before, latest = run.epochs
+            first = run.epochs[0].number
+            run.epochs = [e for e in earlier if (e.number - first) % self.kept == 0] + [before, latest]
+            if len(run.epochs) > MOST_EPOCHS // 2:
+                self.kept *= 10  # as the ticks of the page, which are a multiple of ten epochs apart by then
+
+    def _add(self, last: int, loss: float, tokens: float) -> None:
+        """Add updates up to step `last` to the latest epoch and phase."""
+        self.loss, self.tokens = self.loss + loss, self.tokens + tokens
+        mean = self.loss / self.tokens if self.tokens else math.nan
+        self.run.phases[-1] = self.run.phases[-1]._replace(last=last)
+        self.run.epochs[-1] = self.run.epochs[-1]._replace(last=last, loss=mean)
 
 
 def _read_checkpoints(run: Run, directory: Path) -> None:
@@ -225,14 +263,16 @@ def section(run: Run, name: str) -> dict[str, Any]:
     return flat("", value) if isinstance(value, dict) else {}
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if abs(number) <= LARGEST else None  # False for NaN
+def _numbers(lines: list[dict[str, Any]], tag: str) -> tuple[Array, slice | Array]:
+    """Return a tag's values (n,) float64, NaN where there is none to draw, and which lines have the tag."""
+    values: list[Any] = [line.get(tag, _NO_TAG) for line in lines]
+    present: slice | Array = slice(None)
+    if not set(map(type, values)) <= {float, NoneType}:
+        present = np.array([value is not _NO_TAG for value in values], np.bool_)
+        values = [float(v) if type(v) in (int, float) and abs(v) <= LARGEST else None for v in values]
+    found = np.array(values, np.float64)  # None becomes NaN
+    found[~(np.abs(found) <= LARGEST)] = math.nan
+    return found, present
 
 
 def _text(value: Any) -> str:

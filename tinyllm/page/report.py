@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tinyllm.checkpoint.metadata import Entry, printable
+from tinyllm.checkpoint.metadata import Entry
+from tinyllm.escape import printable
 from tinyllm.page.charts import charts, column_width, epoch_stride, event_text
 from tinyllm.page.curves import amount, duration, figures, loss, size
 from tinyllm.page.drawing import chart_html
@@ -16,6 +17,7 @@ from tinyllm.page.report_script import SCRIPT
 from tinyllm.page.shell import Assets, escaped, headline, html_page, table
 from tinyllm.page.style import CHARTS
 
+KIND = "training report"
 MAX_ROWS = 100  # of each table, all runs together
 NAMED_EPOCHS = 2000  # that the script can name
 
@@ -28,7 +30,7 @@ def report_page(runs: Sequence[Run], title: str, notes: Sequence[str], refresh: 
     parts = (_headline(runs), _curves(runs), _events(runs), _checkpoints(runs), _settings(runs))
     body = f'<main class="{"single" if len(runs) == 1 else "many"}">\n{"".join(parts)}</main>\n'
     assets = Assets(CHARTS, SCRIPT, {"epochs": _epoch_ends(runs)})
-    return html_page(title, "training report", notes, body, assets, refresh)
+    return html_page(title, KIND, notes, body, assets, refresh)
 
 
 def _epoch_ends(runs: Sequence[Run]) -> str:
@@ -85,7 +87,7 @@ def _curves(runs: Sequence[Run]) -> str:
     drawn = charts(runs)
     if not drawn:
         return '<section><p class="note">No step has been logged yet.</p></section>\n'
-    broken = sum(run.nonfinite_losses() for run in runs)
+    broken = sum(run.broken for run in runs)
     warning = f'<p class="note bad">At {broken:,} steps the train loss was not finite.</p>' if broken else ""
     ends = ""
     if len(runs) == 1:

@@ -9,14 +9,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from tinyllm.checkpoint.metadata import printable
+from tinyllm import safe_files
+from tinyllm.checkpoint import policy
+from tinyllm.checkpoint.lock import LOCK_NAME
+from tinyllm.escape import printable
 from tinyllm.page.style import PAGE
+from tinyllm.training import metrics
+
+_START = (
+    b'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    b'<meta http-equiv="Content-Security-Policy"'
+)
 
 
 class PageError(RuntimeError):
@@ -46,14 +53,13 @@ def html_page(
     """
     # The policy names the script by its digest, so that no script from the texts shown could ever run.
     digest = base64.b64encode(hashlib.sha256(assets.script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    allowed = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     reload = f'<meta http-equiv="refresh" content="{refresh}">\n' if refresh else ""
     data = "".join(
         f'<script type="application/json" id="{name}">{json}</script>\n' for name, json in assets.data.items()
     )
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'{_START.decode()} content="{allowed}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n{reload}'
         f'<title>{escaped(title)} · {kind}</title>\n<link rel="icon" href="data:,">\n'
         f"<style>{PAGE}{assets.style}</style>\n</head>\n<body>\n"
@@ -91,14 +97,25 @@ def table(
     )
 
 
-def write_page(page: str, out: Path) -> None:
-    """Write the page to `out` completely or not at all. Raises PageError."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+def write_page(page: str, kind: str, out: Path, force: bool = False) -> None:
+    """Write the page to `out` completely or not at all.
+
+    Raises PageError where that fails, where `out` is a name that runs use for other files, and, unless
+    `force`, where it would replace anything but an earlier page of this kind.
+    """
+    if out.name in (LOCK_NAME, metrics.FILE_NAME) or out.suffix == ".tokens" or policy.label_of(out.name):
+        raise PageError(f"{out}: runs give this name to a file of another kind; give another name")
+    ending = f" · {kind}</title>".encode()
     try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(out)
+        safe_files.check_replaceable(
+            out,
+            f"a page of this kind ({kind})",
+            lambda head: head.startswith(_START) and ending in head,
+            force,
+        )
+        with safe_files.replacing(out) as file:
+            file.write(page.encode())
+    except FileExistsError as error:
+        raise PageError(f"{out}: {error.strerror}") from error
     except OSError as error:
         raise PageError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
 
+import numpy as np
+
 R = TypeVar("R")
 Task = Callable[[int], None]  # called with the number of the rank that runs it
 
@@ -25,7 +27,11 @@ class Team:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._pool = ThreadPoolExecutor(size - 1, thread_name_prefix="rank") if size > 1 else None
+        self._pool = None
+        if size > 1:
+            # Each thread has its own error state, which the programs' (see cli/command.py) does not reach.
+            self._pool = ThreadPoolExecutor(size - 1, "rank", lambda: np.seterr(all="ignore"))
+            _start_all(self._pool, size - 1)
 
     def run(self, task: Callable[[int], R], ranks: int | None = None) -> list[R]:
         """Run `task(rank)` on every rank, or on the first `ranks`, and return the results in rank order.
@@ -56,6 +62,26 @@ class Team:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _start_all(pool: ThreadPoolExecutor, count: int) -> None:
+    """Start `count` threads of the pool, or none; RuntimeError where the system has no more.
+
+    Ranks wait for each other within a task, so none may be missing when one begins.
+    """
+    gate = threading.Barrier(count + 1)  # holds each thread until all run, or it would be given all the tasks
+    try:
+        for _ in range(count):
+            pool.submit(gate.wait)
+        gate.wait()
+    except BaseException as error:
+        gate.abort()
+        pool.shutdown()
+        if isinstance(error, RuntimeError | MemoryError):
+            raise RuntimeError(
+                f"{count} threads cannot be started ({error}); choose fewer --workers or --blas-threads"
+            ) from error
+        raise
 
 
 class WorkQueue:

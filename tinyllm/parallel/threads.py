@@ -25,18 +25,26 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def most_threads() -> int:
+    """Return how many threads are accepted: a few times the cores, and as many as a run elsewhere may need.
+
+    Beyond, they only wait for each other, and take memory for it.
+    """
+    return max(64, 4 * cores())
+
+
 def choose(
     sequences: int, cores: int, workers: int | None = None, blas_threads: int | None = None
 ) -> tuple[int, int]:
     """Return (workers, BLAS threads of each) for batches of `sequences`; explicit values are kept.
 
-    There are never more workers than sequences.
+    There are never more workers than sequences, nor more of either than `most_threads`.
 
     A worker a core, since workers wait for each other only three times a step, and BLAS threads at every
     product. Where there are fewer sequences than cores, the cores that are left go to BLAS.
     """
-    workers = max(1, min(workers or cores, sequences))
-    return workers, blas_threads or max(1, cores // workers)
+    workers = max(1, min(workers or cores, sequences, most_threads()))
+    return workers, min(blas_threads or max(1, cores // workers), most_threads())
 
 
 def set_blas_threads(n: int) -> bool:

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from tinyllm.config import ConfigError
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -20,6 +22,10 @@ class Schedule:
     start: int
     warmup: int
     end: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.peak < math.inf and 0 <= self.floor < math.inf):
+            raise ConfigError(f"schedule: found rates {self.peak} and {self.floor}, expected finite ones")
 
     def lr(self, step: int) -> float:
         """Return the rate of update number `step` (the first update of the run is number 0).

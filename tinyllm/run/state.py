@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ import numpy.typing as npt
 
 from tinyllm import model
 from tinyllm.arena import Array, Layout, aligned_empty
-from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, from_fields
+from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, added, checked, from_fields
 from tinyllm.network import TRAINING, Inputs, Memory, Network, Purpose
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.stopping import EarlyStopping
@@ -27,6 +29,9 @@ from tinyllm.text.batches import Batch
 from tinyllm.text.tokenizer import Tokenizer
 
 ROLES = ("params", "m", "v")
+STATUSES = ("running", "early_stopped", "rolled_back", "finished")
+LONGEST_PATH = 4096  # Linux has no longer ones
+MOST_THREADS = 1 << 16  # of any machine that a run may have been on
 NETWORKS: dict[str, Network] = {"gpt": model}  # the one place that names them; see network.py
 
 
@@ -35,7 +40,7 @@ class Progress:
     """Where the run stands: the next update is number `step`, number `index` of epoch `phase_epoch`."""
 
     phase: str = PHASES[0]
-    status: str = "running"  # or early_stopped, then rolled_back (this phase), or finished (the run)
+    status: str = STATUSES[0]  # or early_stopped, then rolled_back (this phase), or finished (the run)
     step: int = 0  # updates made, all phases
     timestep: int = 0  # Adam's t: updates that the moments have seen
     epoch: int = 0  # whole epochs, all phases
@@ -53,10 +58,29 @@ class Progress:
 
 @dataclass
 class Sources:
-    """The texts of one phase: where they were, and a hash of what they said."""
+    """The texts of one phase: where they were, a hash of what they said, the system text of all dialogues."""
 
     paths: list[str]
     fingerprint: str
+    system: str = added("")  # "": they have none, or several
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values; a path that is not UTF-8, which no msgpack text is, as bytes."""
+        surrogate = re.compile("[\ud800-\udfff]")  # what Python makes of a byte that is not UTF-8
+        paths = [os.fsencode(path) if surrogate.search(path) else path for path in self.paths]
+        return {**dataclasses.asdict(self), "paths": paths}
+
+    @classmethod
+    def from_dict(cls, fields: Any, name: str) -> Sources:
+        """Rebuild from plain values; ConfigError where they are none that `to_dict` returns."""
+        found = from_fields(cls, fields, name)
+        paths: list[Any] = found.paths
+        if not paths or not all(isinstance(path, str | bytes) for path in paths):
+            raise ConfigError(f"{name}.paths: expected one path or more, found {paths!r:.80}")
+        found.paths = [os.fsdecode(path) for path in paths]
+        if any(len(path) > LONGEST_PATH or "\0" in path for path in found.paths):
+            raise ConfigError(f"{name}.paths: expected at most {LONGEST_PATH} characters, none of them NUL")
+        return found
 
 
 @dataclass(frozen=True)
@@ -114,7 +138,7 @@ class TrainState:
             "schedule": dataclasses.asdict(self.schedule),
             "stopping": dataclasses.asdict(self.stopping),
             "phases": list(self.phases),
-            "sources": {phase: dataclasses.asdict(source) for phase, source in self.sources.items()},
+            "sources": {phase: source.to_dict() for phase, source in self.sources.items()},
             "environment": dict(self.environment),
             "identity": dataclasses.asdict(self.identity),
         }
@@ -135,19 +159,17 @@ class TrainState:
         for gap in layout.gaps():
             rows[:, gap] = 0
         phases, sources, environment = (fields[name] for name in ("phases", "sources", "environment"))
-        if not isinstance(phases, list) or not phases or not set(phases) <= set(PHASES):
-            raise ConfigError(f"state.phases: expected some of {', '.join(PHASES)}, found {phases!r}")
-        if not isinstance(sources, dict) or not isinstance(environment, dict):
-            raise ConfigError("state.sources, state.environment: expected maps")
-        progress = from_fields(Progress, fields["progress"], "progress")
-        if progress.phase not in phases:
-            raise ConfigError(f"progress.phase: expected one of {phases}, found {progress.phase!r}")
+        if not phases or phases != [phase for phase in PHASES if phase in phases]:
+            raise ConfigError(f"state.phases: expected some of {', '.join(PHASES)}, found {phases!r:.80}")
+        if not isinstance(sources, dict) or not set(sources) <= set(PHASES):
+            raise ConfigError(f"state.sources: expected a map of {', '.join(PHASES)}")
         return cls(
             config, tokenizer, rows, layout,
-            from_fields(Schedule, fields["schedule"], "schedule"), tuple(phases), progress,
+            from_fields(Schedule, fields["schedule"], "schedule"), tuple(phases),
+            _progress(fields["progress"], phases),
             from_fields(EarlyStopping, fields["stopping"], "stopping"),
-            {phase: from_fields(Sources, source, f"sources.{phase}") for phase, source in sources.items()},
-            environment,
+            {phase: Sources.from_dict(source, f"sources.{phase}") for phase, source in sources.items()},
+            _environment(environment),
             from_fields(Identity, fields.get("identity", {"id": "", "parent": ""}), "identity"),
         )  # fmt: skip
 
@@ -158,6 +180,37 @@ class TrainState:
             for role, row in zip(ROLES, self.rows, strict=True)
             for name, view in self.layout.named(row).items()
         }
+
+
+def _progress(stored: Any, phases: list[str]) -> Progress:
+    """Return a stored Progress; ConfigError where the loop could not continue from it."""
+    progress = from_fields(Progress, stored, "progress")
+    if progress.phase not in phases:
+        raise ConfigError(f"progress.phase: expected one of {phases}, found {progress.phase!r}")
+    if progress.status not in STATUSES:
+        raise ConfigError(
+            f"progress.status: expected one of {', '.join(STATUSES)}, found {progress.status!r}"
+        )
+    if progress.phase_start > progress.step:
+        raise ConfigError(f"progress.phase_start: {progress.phase_start}, after step {progress.step}")
+    if progress.index and not progress.loss_tokens:
+        raise ConfigError(
+            f"progress.loss_tokens: found 0, but {progress.index} updates of the epoch are made"
+        )
+    return progress
+
+
+def _environment(stored: Any) -> dict[str, str | int]:
+    """Return a stored environment, which later releases may add names to; ConfigError where it is none."""
+    if not isinstance(stored, dict) or not all(type(value) in (str, int) for value in stored.values()):
+        raise ConfigError("environment: expected a map of texts and whole numbers")
+    for name, value in stored.items():
+        checked(name, "environment: a name")
+        checked(value, f"environment.{name}")
+    for name in ("workers", "blas_threads"):
+        if name in stored and not (type(stored[name]) is int and 1 <= stored[name] <= MOST_THREADS):
+            raise ConfigError(f"environment.{name}: expected 1 to {MOST_THREADS}, found {stored[name]!r}")
+    return stored
 
 
 def network_of(config: ModelConfig) -> Network:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from tinyllm.config import added
+from tinyllm.config import ConfigError, added
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,10 @@ class EarlyStopping:
     reference: float = math.inf
     counter: int = 0
     best_step: int = added(0)  # 0: not known, or none
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.best) or math.isnan(self.reference):
+            raise ConfigError("stopping: found a best loss of NaN")
 
     def update(self, epoch: int, step: int, loss: float, min_delta: float) -> EarlyStopping:
         """Return the value after a judgement that found `loss`; NaN is never best and never a gain."""

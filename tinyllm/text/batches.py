@@ -5,7 +5,8 @@ documents; `starts` keeps them apart. How texts become windows:
 
 - a document (JSON entry, or paragraph with --documents) is end_of_text, its tokens, end_of_text. It is cut
   into pieces of at most block_size targets, and pieces are packed whole into windows, once; pieces without
-  loss are dropped. The held-out part is drawn at random: whole documents, at least one.
+  loss are dropped. The held-out part are whole documents, at least one, chosen by a hash of their tokens:
+  documents that are added to a corpus change the side of no other.
 - a stream (.txt) is one document per file, but its windows begin at an offset drawn in each epoch, and its
   held-out part is its end. A stream shorter than a window is packed like a document.
 
@@ -18,6 +19,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +28,7 @@ import numpy as np
 from tinyllm.arena import Array
 from tinyllm.config import Config
 from tinyllm.kernels import fill_batch
-from tinyllm.rng import generator
+from tinyllm.rng import generator, key
 from tinyllm.text.dialogue import Tokenizer
 from tinyllm.text.files import DataError
 from tinyllm.text.packing import cut, pack, stream_spans, stream_windows
@@ -63,14 +65,14 @@ def prepare(
     Raises DataError for texts that cannot be read or are too few.
     """
     path = directory / f"{name}.tokens"
-    tokens = load_tokens(path)
+    tokens = load_tokens(path, tokenizer.vocab_size)
     if (
         tokens is None
         or tokens.made_of["tokenizer"] != tokenizer.fingerprint()
         or tokens.made_of["texts"] != digest(texts)
     ):
         save_tokens(path, texts, tokenizer)
-        tokens = load_tokens(path)
+        tokens = load_tokens(path, tokenizer.vocab_size)
         if tokens is None:
             raise DataError(f"{path}: cannot be read back as it was written; check the disk")
     return Dataset(tokens, config, name)
@@ -170,7 +172,12 @@ class Dataset:
             raise DataError(f"{self.name}: found {self.documents} documents, none has a token with loss")
         held_out = spans[:0]
         if fraction:
-            spans, streams, held_out = _split(spans, streams, fraction, generator(seed, "split", self.name))
+            documents = spans[~streams]
+            if config.data.held_out_by == "content":
+                held = _chosen(corpus.tokens, documents, fraction, (seed, "split", self.name))
+            else:
+                held = _drawn(len(documents), fraction, generator(seed, "split", self.name))
+            spans, streams, held_out = _split(spans, streams, fraction, held)
             if not len(held_out):
                 raise DataError(
                     f"{self.name}: found {self.documents} documents and {self.tokens} tokens, too few to "
@@ -209,28 +216,54 @@ class Dataset:
         return spans[:, 1] - spans[:, 0] - masked
 
 
-def _split(
-    spans: Array, streams: Array, fraction: float, rng: np.random.Generator
-) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Hold out the end of every stream, and drawn documents, at least one and never all of them.
+def _chosen(tokens: Array, documents: Array, fraction: float, address: tuple[int, str, str]) -> Array:
+    """Return which documents (n,) bool are held out: those whose hash is below the fraction.
+
+    So equal documents are on one side, and no other document has a say; but at least one is held out, that
+    of the lowest hash, and at least one is not.
+    """
+    name = key(*address).to_bytes(8, "little")
+    hashes = np.array(
+        [
+            int.from_bytes(blake2b(tokens[begin:end].tobytes(), digest_size=8, key=name).digest(), "little")
+            for begin, end in documents.tolist()
+        ],
+        np.uint64,
+    )
+    held: Array = hashes < np.uint64(int(fraction * 2.0**64))
+    if len(held):
+        held[hashes.argmin()] = True  # the first of equal ones,
+        held[len(held) - 1 - hashes[::-1].argmax()] = False  # the last
+    return held
+
+
+def _drawn(n: int, fraction: float, rng: np.random.Generator) -> Array:
+    """Return which of n documents (n,) bool are held out, drawn by their place: how earlier runs did it."""
+    held = np.zeros(n, np.bool_)
+    held[rng.permutation(n)[: min(max(int(fraction * n), 1), max(n - 1, 0))]] = True
+    return held
+
+
+def _split(spans: Array, streams: Array, fraction: float, held: Array) -> tuple[Array, Array, Array]:
+    """Hold out the documents (n,) of which `held` is true, and the end of every stream.
 
     Returns the spans to train on, which of them are streams, and the spans held out.
     """
+    # Training and held-out documents both keep the order of the corpus.
     documents, (begin, end) = spans[~streams], spans[streams].T
-    # Drawn, but sorted again: training and held-out documents both keep the order of the corpus.
-    order = rng.permutation(len(documents))
-    count = min(max(int(fraction * len(documents)), 1), max(len(documents) - 1, 0))
-    held, kept = documents[np.sort(order[:count])], documents[np.sort(order[count:])]
+    kept = documents[~held]
     # Each stream is cut in two; one so short that its fraction rounds to nothing holds out nothing.
     border = end - (fraction * (end - begin)).astype(np.int64)
     train = np.concatenate([kept, np.stack([begin, border], axis=1)])
-    held_out = np.concatenate([held, np.stack([border, end], axis=1)[border < end]])
+    held_out = np.concatenate([documents[held], np.stack([border, end], axis=1)[border < end]])
     return train, np.arange(len(train)) >= len(kept), held_out
 
 
 def _fingerprint(config: Config, name: str, made_of: dict[str, str]) -> str:
     """Hash all that decides the batches; the seed matters here only where it chooses what is held out."""
     data, block_size = config.data, config.model.block_size
-    split = [data.val_fraction, config.train.seed] if data.val_fraction else None
+    split: list[Any] | None = [data.val_fraction, config.train.seed] if data.val_fraction else None
+    if split and data.held_out_by == "content":
+        split.append(data.held_out_by)
     content = json.dumps([FORMAT, name, made_of, block_size, data.train_on_prompts, split])
     return hashlib.sha256(content.encode()).hexdigest()

@@ -4,14 +4,16 @@
 
 Left of the bar is the prompt, which carries no loss; right of it the answer, which does. Each question
 chooses the Chinese or the English markers by its own text, so the same question always makes the same prompt.
-Prompt and answer are encoded apart, and an answer ends in end_of_text: that is how the model learns to stop,
-in the middle of a conversation too. Order: Segment, Turn, templates, text to turns to segments to tokens.
+Markers, questions and answers are encoded apart: a marker has the same tokens whatever stands before it. An
+answer ends in end_of_text: that is how the model learns to stop, in the middle of a conversation too. Order:
+Segment, Turn, templates, text to turns to segments to tokens.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import groupby, takewhile
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -19,8 +21,6 @@ import numpy as np
 from tinyllm.arena import Array
 
 ROLES = ("system", "user", "assistant")
-# A model that has seen few answers end may ask itself the next question: chat stops before these.
-STOP_MARKERS = ("用户：", "User:")
 
 
 class Segment(NamedTuple):
@@ -38,17 +38,18 @@ class Turn(NamedTuple):
 
 
 class Template(NamedTuple):
-    """What stands before and after a question, before an answer, and between marker and answer."""
+    """What marks a question and an answer, and what stands between a marker and the words beside it."""
 
     user: str
-    question_end: str
     assistant: str
-    answer_start: str
+    space: str
 
 
-# The space before an English answer is part of the answer: " hello" is the word's token in running text.
-CHINESE = Template("用户：", "", "助手：", "")
-ENGLISH = Template("User: ", " ", "Assistant:", " ")
+# The space before an English word is part of its segment: " hello" is the word's token in running text.
+CHINESE = Template("用户：", "助手：", "")
+ENGLISH = Template("User:", "Assistant:", " ")
+# A model that has seen few answers end may ask itself the next question: chat stops before these.
+STOP_MARKERS = (CHINESE.user, ENGLISH.user)
 
 _CJK = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
 _USER = re.compile(r"(?P<chinese>用户[：:])|(?<!\S)User[：:]")
@@ -85,24 +86,49 @@ def stripped(turns: Iterable[Turn]) -> tuple[Turn, ...]:
 
 
 def render(turns: Sequence[Turn]) -> tuple[Segment, ...]:
-    """Return prompts (no loss) and answers (loss) in turn."""
-    # Turns before an answer gather in `prompt`; a prompt without an answer is the last segment. An answer is
-    # marked in the language of the last question, or in its own where none was asked.
-    segments, prompt, template = [], "", None
+    """Return markers, questions and system texts (no loss) and answers (loss), a segment each."""
+    # An answer is marked in the language of the last question, or in its own where none was asked. `gap` is
+    # the space after a question; it belongs to the marker of the answer, if that is what follows.
+    segments, gap, template = [], "", None
     for role, content in turns:
-        if role == "system":
-            prompt += content + "\n"
-        elif role == "user":
-            template = _template(content)
-            prompt += template.user + content + template.question_end
-        else:
+        if role == "assistant":
             template = template or _template(content)
             segments += [
-                Segment(prompt + template.assistant, carries_loss=False),
-                Segment(template.answer_start + content),
+                Segment(gap + template.assistant, carries_loss=False),
+                Segment(template.space + content),
             ]
-            prompt = ""
-    return (*segments, Segment(prompt, carries_loss=False)) if prompt else tuple(segments)
+            gap = ""
+            continue
+        silent, gap = [gap], ""
+        if role == "system":
+            silent.append(content + "\n")
+        else:
+            template = _template(content)
+            silent += [template.user, template.space + content]
+            gap = template.space
+        segments += [Segment(text, carries_loss=False) for text in silent if text]
+    return (*segments, Segment(gap, carries_loss=False)) if gap else tuple(segments)
+
+
+def joined(segments: Iterable[Segment]) -> tuple[Segment, ...]:
+    """Return the segments with each whole prompt as one: how runs without `separate_markers` encode it."""
+    return tuple(
+        Segment("".join(segment.text for segment in group), carries_loss)
+        for carries_loss, group in groupby(segments, lambda segment: segment.carries_loss)
+    )
+
+
+def first_prompt(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    """Return the segments before the first answer."""
+    return tuple(takewhile(lambda segment: not segment.carries_loss, segments))
+
+
+def system_text(segments: Sequence[Segment]) -> str | None:
+    """Return the system text with which `render`'s segments begin, "" without one; None if no dialogue."""
+    prompt = first_prompt(segments)
+    markers = CHINESE.user, CHINESE.assistant, ENGLISH.user, ENGLISH.assistant
+    system = takewhile(lambda segment: segment.text not in markers, prompt)
+    return "".join(segment.text for segment in system).strip() if prompt else None
 
 
 def prompt_for(turns: Sequence[Turn]) -> tuple[Segment, ...]:
@@ -162,6 +188,8 @@ def encode_all(
         for segment, end in zip(segments, following, strict=False):
             if segment.carries_loss:
                 marks.append(end)
+            elif masked and masked[-1] == begin + len(marks):  # a run that continues
+                masked[-1] = end + len(marks)
             else:
                 masked += [begin + len(marks), end + len(marks)]
             begin = end

@@ -1,11 +1,12 @@
 """Files become documents here, one at a time, so a corpus may be larger than memory.
 
-.txt      one stream of text, or documents between blank lines (--documents, and always for dialogues)
-.json     an array of entries
-.jsonl    one entry per line
-entry     "text", {"text"}, {"prompt", "response"} or {"messages": [{"role", "content"}]}
+.txt              one stream of text, or documents: at blank lines (--documents, and always for dialogues),
+                  at --separator; also .md, source files and others that are named, or listed in --suffix
+.json, .jsonl     entries: see records.py
+.csv, .parquet    a row is an entry
 
-Order: Text, Texts, and functions of all texts: their digest, a sample of them.
+Each may be packed: .txt.gz, .jsonl.zst. Order: Text, Texts, and functions of all texts: their digest, a
+sample of them.
 """
 
 from __future__ import annotations
@@ -17,10 +18,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinyllm.text.dialogue import ROLES, Segment, Turn, parse, render, stripped
-from tinyllm.text.files import DataError, OnRead, described, json_array, json_lines, paragraphs, pieces
+from tinyllm.config import DataConfig
+from tinyllm.text.dialogue import Segment, Turn, joined, parse, render, stripped, system_text
+from tinyllm.text.files import PACKED, File, OnRead, paragraphs, pieces, refusal, separated
+from tinyllm.text.findings import Findings
+from tinyllm.text.json_entries import json_entries
+from tinyllm.text.records import Reading, is_message, read_entry
+from tinyllm.text.tables import csv_rows, parquet_rows
 
-SUFFIXES = (".txt", ".json", ".jsonl")
+SUFFIXES = (".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+NO_TEXT = (  # of files that a person might name although they hold no text
+    ".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".xls", ".xlsx", ".zip", ".tar", ".tgz", ".bz2", ".xz",
+    ".7z", ".bin", ".npy", ".npz", ".pt", ".arrow", ".safetensors",
+)  # fmt: skip
 OnProgress = Callable[[int, int], None]  # receives the bytes read so far, and those of all files
 
 
@@ -38,41 +48,54 @@ class Text(NamedTuple):
 class Texts:
     """The texts of files and folders, in order; each iteration reads the files again.
 
-    Of a folder, the files with a known suffix are read in natural order (a2 before a10), its subfolders are
-    not. With `dialogues`, plain strings are parsed as conversations; with `documents`, .txt files are split
-    at blank lines. During an iteration, `on_progress` is called after every read; after it, `notices` says
-    what was left out or not understood. Iterating raises DataError for anything that cannot be read, and for
-    a path without any text.
+    Of a folder, the files with a known suffix are read in natural order (a2 before a10); hidden ones, its
+    subfolders, and names for which `is_ours` is true, are not. With `dialogues`, plain strings are parsed as
+    conversations. During an iteration, `on_progress` is called after every read; after it, `notices` says
+    what was left out or not understood, and `system` is the system text with which all dialogues begin, ""
+    if they differ. Iterating raises DataError for anything that cannot be read, for a path without any text
+    and, with `dialogues`, for a file without any conversation.
     """
 
-    def __init__(self, paths: Sequence[Path], *, dialogues: bool, documents: bool) -> None:
-        self.paths, self.dialogues, self.documents = tuple(paths), dialogues, documents
+    def __init__(
+        self, paths: Sequence[Path], *, dialogues: bool, data: DataConfig | None = None,
+        is_ours: Callable[[str], bool] = lambda name: False,
+    ) -> None:  # fmt: skip
+        self.paths, self.dialogues, self.is_ours = tuple(paths), dialogues, is_ours
+        self.data = data or DataConfig()
         self.notices: list[str] = []
+        self._systems: set[str] = set()
         self.on_progress: OnProgress = lambda done, total: None
-        self._unmarked = 0
+        self._found = Findings()
 
     def __iter__(self) -> Iterator[Text]:
-        self.notices, self._unmarked = [], 0
+        self.notices, self._found, self._systems = [], Findings(), set()
         if not self.paths:
-            raise DataError("no text: expected at least one file or folder")
+            raise refusal("no text: expected at least one file or folder")
         files = [self._files(path) for path in self.paths]
         on_read = self._counter(sum(file.stat().st_size for inside in files for file in inside))
         for path, inside in zip(self.paths, files, strict=True):
             empty_path = True
             for file in inside:
-                empty_file = True
-                for text in self._read(file, on_read):
+                empty_file, self._found.conversations = True, 0
+                for text in self._read(File(file, self.data.encoding, on_read)):
                     empty_path = empty_file = False
+                    self._found.look(text, file)
                     yield text
                 if empty_file:
                     self.notices.append(f"{file}: contains no text, skipped")
+                elif self.dialogues and not self._found.conversations:
+                    raise refusal(
+                        f"{file}: found no conversation, expected questions with answers (用户：…助手：…, "
+                        f"User: … Assistant: …, or fields such as prompt and response)"
+                    )
             if empty_path:
-                raise DataError(f"{path}: found no text, expected some in files {', '.join(SUFFIXES)}")
-        if self._unmarked:
-            self.notices.append(
-                f"{self._unmarked} entries are not conversations (用户：…助手：… or User: … Assistant: …): "
-                f"they are trained on as plain text"
-            )
+                raise refusal(f"{path}: found no text, expected some in files {', '.join(SUFFIXES)}")
+        self.notices += self._found.notices(bool(self.data.separator))
+
+    @property
+    def system(self) -> str:
+        """The system text that all dialogues of the latest iteration share, or ""."""
+        return next(iter(self._systems)) if len(self._systems) == 1 else ""
 
     def _counter(self, total: int) -> OnRead:
         """Return a callback that adds up the bytes of all reads, and reports them to `on_progress`."""
@@ -88,59 +111,100 @@ class Texts:
     def _files(self, path: Path) -> list[Path]:
         if path.is_dir():
             inside = sorted(path.iterdir(), key=natural)
-            files = [file for file in inside if file.is_file() and file.suffix.lower() in SUFFIXES]
+            inside = [file for file in inside if not self.is_ours(file.name)]
+            files = [file for file in inside if self._is_read(file)]
             ignored = [file.name for file in inside if file not in files]
             if ignored:
                 shown = ", ".join(ignored[:5]) + (", ..." if len(ignored) > 5 else "")
+                known = ", ".join((*SUFFIXES, *self.data.suffixes))
                 self.notices.append(
-                    f"{path}: ignored {len(ignored)} entries that are not {', '.join(SUFFIXES)}: {shown}"
+                    f"{path}: ignored {len(ignored)} entries that are hidden or not {known}: {shown}"
                 )
             return files
         if not path.exists():
-            raise DataError(f"{path}: not found, expected a file or folder of texts")
-        if path.suffix.lower() not in SUFFIXES:
-            raise DataError(
-                f"{path}: found the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}"
-            )
+            raise refusal(f"{path}: not found, expected a file or folder of texts")
+        if not path.is_file():
+            raise refusal(f"{path}: found a pipe or a device, expected a regular file or a folder")
+        if form(path) in NO_TEXT:
+            raise refusal(f"{path}: found the suffix {form(path)!r}, expected text or {', '.join(SUFFIXES)}")
+        if not form(path):
+            self.notices.append(f"{path}: has no suffix, read as plain text")
         return [path]
 
-    def _read(self, file: Path, on_read: OnRead) -> Iterator[Text]:
-        suffix = file.suffix.lower()
-        if suffix == ".txt" and not (self.documents or self.dialogues):
-            yield from _stream(file, on_read)
-            return
-        if suffix == ".txt":
-            documents = (self._plain(paragraph) for paragraph in paragraphs(file, on_read))
-        elif suffix == ".json":
-            documents = (self._entry(entry, f"{file}: entry {i}") for i, entry in json_array(file, on_read))
+    def _is_read(self, file: Path) -> bool:
+        """Return whether this entry of a folder is read."""
+        known = form(file) in (*SUFFIXES, *self.data.suffixes)
+        return known and file.is_file() and not file.name.startswith(".")
+
+    def _read(self, file: File) -> Iterator[Text]:
+        suffix, separator = form(file.path), self.data.separator
+        if suffix in (".json", ".jsonl", ".ndjson"):
+            entries: Iterator[tuple[str, Any]] = json_entries(file, is_message)
+        elif suffix in (".csv", ".tsv"):
+            entries = csv_rows(file, "\t" if suffix == ".tsv" else ",")
+        elif suffix == ".parquet":
+            entries = parquet_rows(file)
+        elif separator:
+            entries = (("", part) for part in separated(file, separator))
+        elif self.documents:
+            entries = (("", paragraph) for paragraph in paragraphs(file))
         else:
-            documents = (self._entry(entry, f"{file}: line {i}") for i, entry in json_lines(file, on_read))
-        for segments in documents:
-            if segments:
-                yield Text(segments)
+            yield from _stream(file)
+            return
+        for where, entry in entries:
+            reading = read_entry(entry, f"{file.path}: {where}")
+            self._found.add_unread(reading.unread)
+            for segments in self._documents(reading):
+                if len(self._systems) < 2 and (system := system_text(segments)) is not None:
+                    self._systems.add(system)
+                yield Text(segments if self.data.separate_markers else joined(segments))
 
-    def _plain(self, text: str) -> tuple[Segment, ...]:
-        if self.dialogues and text:
-            if turns := parse(text):
-                return render(turns)
-            self._unmarked += 1
-        return (Segment(text),) if text else ()
+    @property
+    def documents(self) -> bool:
+        """Whether running text is split at blank lines."""
+        return self.dialogues or self.data.documents
 
-    def _entry(self, entry: Any, where: str) -> tuple[Segment, ...]:
-        if isinstance(entry, str):
-            return self._plain(entry)
-        if isinstance(entry, dict):
-            if isinstance(entry.get("messages"), list):
-                return render(stripped(_turn(message, where) for message in entry["messages"]))
-            if isinstance(entry.get("prompt"), str) and isinstance(entry.get("response"), str):
-                turns = Turn("user", entry["prompt"]), Turn("assistant", entry["response"])
-                return render(stripped(turns))
-            if isinstance(entry.get("text"), str):
-                return self._plain(entry["text"])
-        raise DataError(
-            f"{where}: found {described(entry)}, expected a string or an object with text, with prompt and "
-            f"response, or with messages"
-        )
+    def _documents(self, reading: Reading) -> Iterator[tuple[Segment, ...]]:
+        """Yield the segments of each document that an entry holds."""
+        separator = self.data.separator
+        if reading.turns:
+            if separator:  # behind an answer it says what end_of_text will
+                reading = Reading(turns=stripped(
+                    Turn(role, content.strip().removesuffix(separator)) for role, content in reading.turns
+                ))  # fmt: skip
+            self._found.conversations += _is_answered(segments := render(reading.turns))
+            yield segments
+            return
+        for part in _parts(reading.text, separator) if separator else (reading.text,):
+            if self.dialogues and (turns := parse(part)):
+                self._found.conversations += _is_answered(segments := render(turns))
+                yield segments
+            elif part:
+                self._found.plain += self.dialogues
+                yield (Segment(part),)
+
+
+def _parts(text: str, separator: str) -> list[str]:
+    """Return the parts between separators, without the empty lines around them and without blank ones."""
+    return [part.strip("\n") for part in text.split(separator) if part.strip()]
+
+
+def _is_answered(segments: tuple[Segment, ...]) -> bool:
+    return any(segment.carries_loss for segment in segments)
+
+
+def form(file: Path) -> str:
+    """Return the suffix that says how a file is read, in lower case: .jsonl of a.jsonl, a.jsonl.gz.
+
+    Where a symbolic link's own name has no known one, that of its target counts.
+    """
+
+    def of(path: Path) -> str:
+        packed = path.suffix.lower() in PACKED
+        return Path(path.stem).suffix.lower() if packed else path.suffix.lower()
+
+    own = of(file)
+    return of(file.resolve()) if own not in SUFFIXES and file.is_symlink() else own
 
 
 def natural(path: Path) -> tuple[list[str | int], str]:
@@ -149,25 +213,15 @@ def natural(path: Path) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
-def _stream(file: Path, on_read: OnRead) -> Iterator[Text]:
+def _stream(file: File) -> Iterator[Text]:
     """Yield the pieces of a file as one stream."""
     held = ""  # one piece behind, since only the last one `ends`
-    for piece in pieces(file, on_read):
+    for piece in pieces(file):
         if held:
             yield Text((Segment(held),), ends=False, stream=True)
         held = piece
     if held:
         yield Text((Segment(held),), stream=True)
-
-
-def _turn(message: Any, where: str) -> Turn:
-    if isinstance(message, dict):
-        role, content = message.get("role"), message.get("content")
-        if role in ROLES and isinstance(content, str):
-            return Turn(role, content)
-        if isinstance(role, str) and isinstance(content, str):
-            raise DataError(f"{where}: found the role {role!r}, expected {', '.join(ROLES)}")
-    raise DataError(f"{where}: found the message {described(message)}, expected strings role and content")
 
 
 class Digest:

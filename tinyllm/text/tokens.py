@@ -24,8 +24,10 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from tinyllm import safe_files
 from tinyllm.arena import Array
 from tinyllm.parallel.threads import cores
+from tinyllm.regular import open_regular
 from tinyllm.text.dialogue import Tokenizer, encode_all
 from tinyllm.text.texts import Digest, Text
 
@@ -49,12 +51,13 @@ class Tokens(NamedTuple):
     made_of: dict[str, str]  # digest of the texts, fingerprint of the tokenizer
 
 
-def load_tokens(path: Path) -> Tokens | None:
-    """Return the tokens in the file, or None if it is missing or damaged."""
+def load_tokens(path: Path, vocab_size: int) -> Tokens | None:
+    """Return the tokens in the file; None if it is missing, damaged, or not one that `save_tokens` writes."""
     # An unexpected header raises one of the errors below, and each of them means None: tokens can always be
     # made again. Nothing is used before the checksum of the body has been compared.
     try:
-        raw: Array = np.memmap(path, np.uint8, "r").view(np.ndarray)
+        with open_regular(path) as file:
+            raw: Array = np.memmap(file, np.uint8, "r").view(np.ndarray)
         header = json.loads(raw[:HEADER].tobytes())
         if header["format"] != FORMAT:
             return None
@@ -66,35 +69,53 @@ def load_tokens(path: Path) -> Tokens | None:
         if zlib.crc32(raw[HEADER:].data) != header["crc32"]:
             return None
         tokens, starts, masked, streams = parts
+        if not _is_sound(tokens, starts, masked, streams, vocab_size):
+            return None
         made_of = {name: str(header["made_of"][name]) for name in ("texts", "tokenizer")}
         return Tokens(tokens, starts, masked, streams.view(np.bool_), made_of)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
+
+
+def _is_sound(tokens: Array, starts: Array, masked: Array, streams: Array, vocab_size: int) -> bool:
+    """Return whether every number is one that the kernels, which trust them, may use as an index.
+
+    A checksum shows what a disk has changed, but not what a person has.
+    """
+    dtypes = [part.dtype.str for part in (starts, masked, streams)]
+    if tokens.dtype.str != _dtype(vocab_size) or dtypes != ["<i8", "<i8", "|u1"]:
+        return False
+    if not tokens.size or len(starts) != len(streams) + 1 or len(masked) % 2:
+        return False
+    ends = starts[0] == 0 and starts[-1] == tokens.size
+    # Compared, not subtracted: a difference of two large numbers may overflow.
+    if not ends or not (starts[:-1] < starts[1:]).all():
+        return False
+    if masked.size and (masked[0] < 0 or masked[-1] > tokens.size or not (masked[:-1] <= masked[1:]).all()):
+        return False
+    return int(streams.max()) <= 1 and int(tokens.max()) < vocab_size
 
 
 def save_tokens(path: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
     """Write the tokens of `texts`, iterated once, to the file, which appears when it is complete.
 
-    A few pieces of text are in memory at a time, with 9 bytes per document and 16 per prompt. There is no
+    The directory above it is made in an existing one; no other process may be writing there. A few pieces of
+    text are in memory at a time, with 9 bytes per document and 16 per prompt. There is no
     fsync: a file that a crash tore fails its checksum and is made again.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            body, digest = _Body(file), Digest()
-            # One pass over the texts: their digest is complete when their last token is written.
-            starts, masked, streams = _write_tokens(body, digest.of(texts), tokenizer)
-            body.start_part(np.frombuffer(starts, "<i8"))
-            body.start_part(np.frombuffer(masked, "<i8"))
-            body.start_part(np.frombuffer(streams, "|u1"))
-            made_of = {"texts": digest.hexadecimal(), "tokenizer": tokenizer.fingerprint()}
-            header = {"format": FORMAT, "made_of": made_of, "parts": body.parts, "crc32": body.crc32}
-            file.seek(0)  # over the zeros that `_Body` began with
-            file.write(json.dumps(header).encode().ljust(HEADER - 1) + b"\n")
-        temporary.replace(path)  # atomic; a run that has the old file mapped keeps it
-    finally:
-        temporary.unlink(missing_ok=True)
+    safe_files.own_directory(path.parent)
+    safe_files.remove_leftovers(path)
+    with safe_files.replacing(path) as file:  # atomic; a run that has the old file mapped keeps it
+        body, digest = _Body(file), Digest()
+        # One pass over the texts: their digest is complete when their last token is written.
+        starts, masked, streams = _write_tokens(body, digest.of(texts), tokenizer)
+        body.start_part(np.frombuffer(starts, "<i8"))
+        body.start_part(np.frombuffer(masked, "<i8"))
+        body.start_part(np.frombuffer(streams, "|u1"))
+        made_of = {"texts": digest.hexadecimal(), "tokenizer": tokenizer.fingerprint()}
+        header = {"format": FORMAT, "made_of": made_of, "parts": body.parts, "crc32": body.crc32}
+        file.seek(0)  # over the zeros that `_Body` began with
+        file.write(json.dumps(header).encode().ljust(HEADER - 1) + b"\n")
 
 
 class _Body:
@@ -127,10 +148,9 @@ def _write_tokens(
     body: _Body, texts: Iterable[Text], tokenizer: Tokenizer
 ) -> tuple[array[int], array[int], bytearray]:
     """Write the tokens and return starts, masked and streams."""
-    dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     # Arrays of machine integers: lists of Python's take five times the memory.
     starts, masked, streams, count = array("q", [0]), array("q"), bytearray(), 0
-    body.start_part(np.empty(0, dtype))
+    body.start_part(np.empty(0, _dtype(tokenizer.vocab_size)))
     for stream, (tokens, masked_here, stops) in _encoded(texts, tokenizer):
         body.extend_part(tokens)
         masked.extend(count + i for i in masked_here)
@@ -138,6 +158,10 @@ def _write_tokens(
         streams += bytes([stream]) * len(stops)
         count += tokens.size
     return starts, masked, streams
+
+
+def _dtype(vocab_size: int) -> str:
+    return "<u2" if vocab_size <= 1 << 16 else "<u4"
 
 
 def _encoded(texts: Iterable[Text], tokenizer: Tokenizer) -> Iterator[tuple[bool, Encoded]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -79,18 +80,22 @@ def rewind(state: TrainState, manager: CheckpointManager, notice: Notice) -> Non
 
 def files_of_a_run(directory: Path) -> list[Path]:
     """Return what a run writes, as it lies in its directory, which may hold a person's own files too."""
-    return [path for path in sorted(directory.iterdir()) if path.is_file() and _is_of_a_run(path.name)]
+    return [
+        path for path in sorted(directory.iterdir())
+        if is_of_a_run(path.name) and (path.is_symlink() or path.is_file())
+    ]  # fmt: skip
 
 
-def _is_of_a_run(name: str) -> bool:
+def is_of_a_run(name: str) -> bool:
+    """Return whether a file of this name is one that a run writes."""
     return name in (metrics.FILE_NAME, "report.html") or bool(policy.label_of(name.partition(".corrupt")[0]))
 
 
 def set_aside(directory: Path, paths: Iterable[Path]) -> Path:
     """Move these files into the first free `previous-N` of the directory, and return that."""
-    number = next(n for n in itertools.count(1) if not (directory / f"previous-{n}").exists())
+    number = next(n for n in itertools.count(1) if not os.path.lexists(directory / f"previous-{n}"))
     place = directory / f"previous-{number}"
-    place.mkdir()
+    place.mkdir()  # a new one, so that no link leads elsewhere
     for path in paths:
         path.rename(place / path.name)
     return place

@@ -32,12 +32,13 @@ from tinyllm.run.state import Sources, TrainState, layout_of, workspace_layouts
 from tinyllm.text.batches import Dataset, prepare
 from tinyllm.text.texts import Texts, strings, training_sample
 from tinyllm.text.tokenizer import Tokenizer, train_bpe, train_char
+from tinyllm.training.place import is_of_a_run
 
 # Changing these would make the checkpoint's cursor, shapes or records meaningless: that is another run.
 FIXED = {
     "model": {"n_layer", "n_head", "n_embd", "block_size"},
     "train": {"batch_size", "accumulate", "seed", "monitor"},
-    "data": {"tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction"},
+    "data": {"tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction", "held_out_by"},
     "saving": set[str](),
 }
 
@@ -64,30 +65,32 @@ def located(source: str) -> Path:
 
 def open_texts(config: Config, phase: str, sources: list[str]) -> Texts:
     """Return the texts of a phase; those of instruction tuning are dialogues."""
-    dialogues = phase == "instruction_tuning"
-    return Texts(
-        [located(source) for source in sources], dialogues=dialogues, documents=config.data.documents
-    )
+    paths = [located(source) for source in sources]
+    return Texts(paths, dialogues=phase == "instruction_tuning", data=config.data, is_ours=is_of_a_run)
 
 
 def open_dataset(
-    config: Config, phase: str, sources: list[str], tokenizer: Tokenizer, directory: Path, listener: Listener
-) -> Dataset:
-    """Return a phase's tokens, from the cache in `directory` where it fits; OSError if that is full."""
-    texts = open_texts(config, phase, sources)
+    config: Config, phase: str, paths: list[str], tokenizer: Tokenizer, directory: Path, listener: Listener
+) -> tuple[Dataset, Sources]:
+    """Return a phase's tokens and what is stored of its texts; OSError if the directory is full.
+
+    The tokens come from the cache in `directory`, if it has those of the same texts.
+    """
+    texts = open_texts(config, phase, paths)
     texts.on_progress = partial(listener.reading, f"reading the texts of {phase}")
     try:
         dataset = prepare(texts, tokenizer, config, directory / "data", phase)
     except OSError as error:
-        if error.filename:
+        place, reason = directory / "data", error.strerror or error
+        if error.filename and not Path(error.filename).is_relative_to(place):
             raise
+        free = "" if error.filename else "free some space, or "  # what fails in writing has no name
         raise OSError(
-            f"{directory / 'data'}: the tokens of {phase} cannot be written: {error.strerror or error}; "
-            f"free some space, or give another --checkpoint-dir"
+            f"{place}: the tokens of {phase} cannot be written: {reason}; {free}give another --checkpoint-dir"
         ) from error
     for text in texts.notices:
         listener.notice(text)
-    return dataset
+    return dataset, Sources(paths, dataset.fingerprint, texts.system)
 
 
 class Initial(NamedTuple):
@@ -123,10 +126,11 @@ def fresh(
     Its tokenizer is trained on all their texts and its parameters are drawn, or both are those of `initial`.
     """
     tokenizer = initial.tokenizer if initial else _trained_tokenizer(config, sources, listener)
-    datasets = {
+    opened = {
         phase: open_dataset(config, phase, paths, tokenizer, directory, listener)
         for phase, paths in sources.items()
     }
+    datasets = {phase: dataset for phase, (dataset, _) in opened.items()}
     _check_memory(memory_needed(config, tokenizer.vocab_size))
     first = next(iter(sources))
     state = TrainState.fresh(
@@ -134,7 +138,7 @@ def fresh(
     )
     if initial:
         state.rows[0] = initial.row
-    state.sources = {phase: Sources(paths, datasets[phase].fingerprint) for phase, paths in sources.items()}
+    state.sources = {phase: found for phase, (_, found) in opened.items()}
     return state, datasets
 
 
@@ -189,12 +193,12 @@ def resumed(
         if name not in ahead and paths != state.sources[name].paths:
             listener.notice(f"note: {name} is over, its texts are not read; --phase {name} returns to it")
     config = changed_config(state, changes.options, listener.notice)
+    _check_memory(memory_needed(config, state.tokenizer.vocab_size))
     datasets = {}
     for name in ahead:
         stored = state.sources.get(name)
         paths = changes.sources.get(name) or (stored.paths if stored else [BUNDLED[name]])
-        datasets[name] = open_dataset(config, name, paths, state.tokenizer, directory, listener)
-        found = Sources(paths, datasets[name].fingerprint)
+        datasets[name], found = open_dataset(config, name, paths, state.tokenizer, directory, listener)
         if stored and stored.fingerprint != found.fingerprint:
             _check_allowed(changes, name, found, stored)
             listener.notice(
