@@ -164,11 +164,12 @@ def test_a_report_is_drawn_again_only_if_it_is_older_than_the_final_model(comman
         (run / "model_final.bin").stat().st_mtime_ns,
         ["train", "--checkpoint-dir", str(run), "--resume"],
     )
+    earlier = (run / "report.html").read_text() + "<!-- an earlier one -->"
     for age, drawn in (-1, True), (0, False), (1, False):
-        (run / "report.html").write_text("an earlier one")
+        (run / "report.html").write_text(earlier)
         os.utime(run / "report.html", ns=(final + age, final + age))
         assert main(resume) == 0
-        assert ((run / "report.html").read_text() != "an earlier one") == drawn
+        assert ((run / "report.html").read_text() != earlier) == drawn
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError(), ValueError("odd")])
