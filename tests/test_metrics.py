@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import math
 from typing import Any
 
 import pytest
@@ -94,3 +97,58 @@ def test_a_line_without_end_is_skipped_and_never_held(tmp_path, monkeypatch):
     with path.open("rb") as file:
         assert max(len(line) for lines in metrics._lines(file, 10_100) for line in lines) <= 300
     assert [line["step"] for line in read(path)] == [1, 3]
+
+
+def test_numbers_that_are_not_finite_become_null_and_text_stays_as_it_is(tmp_path):
+    with Metrics(tmp_path) as lines:
+        lines.write(step=1, train__loss=math.inf, train__lr=0.5, tokens=7, phase="预训练")
+    written = (tmp_path / FILE_NAME).read_text(encoding="utf-8")
+    assert written == '{"step": 1, "train/loss": null, "train/lr": 0.5, "tokens": 7, "phase": "预训练"}\n'
+
+
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("{}\n", "{}\n"), ("{", "{\n"), ("\n{}", "\n{}\n")])
+def test_only_a_torn_last_line_is_ended(before, after, tmp_path):
+    path = tmp_path / FILE_NAME
+    path.write_text(before, encoding="utf-8")
+    Metrics(tmp_path).close()
+    assert path.read_text(encoding="utf-8") == after
+
+
+def test_what_is_flushed_is_in_the_file_and_steps_come_in_order(tmp_path):
+    with Metrics(tmp_path) as lines:
+        lines.write(step=5, train__loss=5.0)
+        lines.write(step=5, event="epoch")
+        lines.write(step=3, train__loss=3.0)
+        lines.flush()
+        found = read(tmp_path / FILE_NAME)
+    assert [line["step"] for line in found] == [3, 5, 5] and found[1:] == [
+        {"step": 5, "train/loss": 5.0}, {"step": 5, "event": "epoch"},
+    ]  # fmt: skip
+
+
+def test_lines_that_json_cannot_read_or_that_have_no_whole_step_are_skipped(tmp_path):
+    path = tmp_path / FILE_NAME
+    path.write_bytes(b'\xff\n{"step": true}\n{"step": 1.0}\n{}\n' + b"[" * 10**5 + b'\n{"step": 2}\n')
+    assert read(path) == [{"step": 2}]
+
+
+class Full(io.StringIO):
+    """A file on a disk that is full."""
+
+    def close(self) -> None:
+        super().close()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_named_unless_another_error_ends_the_run(tmp_path, monkeypatch):
+    lines = Metrics(tmp_path)
+    lines._file.close()
+    monkeypatch.setattr(lines, "_file", Full())
+    with (
+        pytest.raises(OSError, match=f"{FILE_NAME}: cannot be written: No space left on device; free"),
+        lines,
+    ):
+        pass
+    monkeypatch.setattr(lines, "_file", Full())
+    with pytest.raises(KeyboardInterrupt), lines:
+        raise KeyboardInterrupt

@@ -194,3 +194,25 @@ def test_a_logit_of_minus_infinity_forbids_its_token(logits, sampling):
 def test_a_value_out_of_range_is_refused_by_the_name_of_its_option(values):
     with pytest.raises(ConfigError, match="--" + next(iter(values)).replace("_", "-")):
         Sampling(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperature": -0.5}, "--temperature: found -0.5, expected at least 0"),
+        ({"top_k": -1}, "--top-k: found -1, expected at least 0"),
+        ({"top_p": 0.0}, "--top-p: found 0.0, expected more than 0 and at most 1"),
+        ({"top_p": 1.5}, "--top-p: found 1.5, expected more than 0 and at most 1"),
+        ({"repetition_penalty": 0.0}, "--repetition-penalty: found 0.0, expected more than 0"),
+        ({"repetition_penalty": math.inf}, "--repetition-penalty: found inf, expected more than 0"),
+    ],
+)
+def test_a_refusal_says_what_was_found_and_the_whole_range(values, message):
+    with pytest.raises(ConfigError) as caught:
+        Sampling(**values)
+    assert str(caught.value) == message
+
+
+def test_without_options_the_distribution_is_the_models():
+    assert Sampling() == Sampling(temperature=1, top_k=0, top_p=1, repetition_penalty=1)
+    assert Sampling(temperature=0) == GREEDY

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import subprocess
 import sys
 import threading
@@ -26,7 +28,7 @@ from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch
 from tinyllm.text.tokenizer import CharTokenizer
 from tinyllm.training import environment
-from tinyllm.training.step import Engine
+from tinyllm.training.step import Engine, TrainingError
 
 ROOT = Path(__file__).resolve().parents[1]
 V, B = 50, 4
@@ -67,6 +69,53 @@ def test_an_engine_made_for_one_micro_batch_refuses_two_and_trains_the_same_with
         engine.train(state, [batch_of(0)])
         bare.train(other, [batch_of(0)])
     np.testing.assert_array_equal(state.rows, other.rows)
+
+
+@pytest.mark.parametrize(("bad", "kind"), [(math.nan, "parameter"), (-math.inf, "gradient")])
+def test_a_step_that_is_not_finite_names_the_first_bad_tensor_and_updates_nothing(bad, kind, monkeypatch):
+    with Team(1) as team:
+        state, engine = a_run(team, 1)
+        names, gradients = list(state.layout.named(state.rows[0])), Engine._gradients
+
+        def spoil(row: Array) -> None:
+            for name in (names[2], names[-1]):  # neither the first of all nor the only one
+                state.layout.named(row)[name].reshape(-1)[-1] = bad
+
+        def spoilt_gradients(*arguments):
+            losses = gradients(*arguments)
+            spoil(engine.workspaces[0].gradient)
+            return losses
+
+        if kind == "parameter":
+            spoil(state.rows[0])
+        else:
+            monkeypatch.setattr(Engine, "_gradients", spoilt_gradients)
+        before = state.rows.copy()
+        first = rf"step 0: .*; the first bad tensor is the {kind} of {names[2]}\."
+        with pytest.raises(TrainingError, match=first):
+            engine.train(state, [batch_of(0)])
+    np.testing.assert_array_equal(state.rows, before)
+    assert (state.progress.step, state.progress.timestep, state.progress.tokens) == (0, 0, 0)
+
+
+def test_an_evaluation_is_the_loss_of_a_step_without_dropout_and_stops_when_asked():
+    with Team(2) as team:
+        state, engine = a_run(team, 2, dropout=0.0)
+        batches = [batch_of(0), batch_of(1)]
+        found, nothing = engine.evaluate(state, batches), engine.evaluate(state, [])
+        stops = iter([False, True])
+        assert engine.evaluate(state, batches, lambda: next(stops)) is None
+        assert found == pytest.approx(engine.train(state, batches).loss, rel=1e-6)
+    assert nothing is not None and math.isnan(nothing)
+
+
+def test_the_padding_between_tensors_stays_zero():
+    with Team(2) as team:
+        state, engine = a_run(team, 2, n_embd=6)
+        for step in range(2):
+            engine.train(state, [batch_of(step)])
+    gaps = state.layout.gaps()
+    assert gaps and all((state.rows[:, gap] == 0).all() for gap in gaps)
 
 
 def test_a_step_allocates_no_array():
@@ -180,6 +229,7 @@ def test_what_the_workspaces_hold_before_a_step_changes_nothing(n_embd):
     [
         (16, 2, None, None, (2, 1)), (1, 2, None, None, (1, 2)), (3, 8, None, None, (3, 2)),
         (16, 8, 4, None, (4, 2)), (16, 2, None, 1, (2, 1)), (2, 2, 5, 3, (2, 3)), (1, 1, None, None, (1, 1)),
+        (0, 4, None, None, (1, 4)),
     ],
 )  # fmt: skip
 def test_workers_come_first_and_blas_gets_the_cores_they_leave(
@@ -197,6 +247,34 @@ def test_a_resumed_run_keeps_its_threads_where_none_are_given(workers, blas_thre
         state, _ = a_run(team, 1)
     state.environment = {"workers": 1, "blas_threads": 2}
     assert environment.threads(state, workers, blas_threads, print) == chosen
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_the_cores_are_those_this_process_may_use(monkeypatch):
+    allowed = os.sched_getaffinity(0)
+    assert threads.cores() == len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert threads.cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS and Windows
+    for count, expected in ((6, 6), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        assert threads.cores() == expected
+
+
+def test_before_numpy_is_loaded_blas_threads_are_a_wish_that_the_environment_may_overrule():
+    program = (
+        "import os, sys; from tinyllm.parallel.threads import VARIABLES, set_blas_threads;"
+        "print('numpy' in sys.modules, set_blas_threads(3), *(os.environ[name] for name in VARIABLES))"
+    )
+    variables = {name: value for name, value in os.environ.items() if name not in threads.VARIABLES}
+    variables[threads.VARIABLES[0]] = "7"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=variables, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "False", "7", *["3"] * (len(threads.VARIABLES) - 1)]
 
 
 def test_a_loaded_openblas_takes_another_number_of_threads_and_tells_its_core():

@@ -24,8 +24,8 @@ class Spec(NamedTuple):
     """A tensor before it exists: normal with `std` around `fill`."""
 
     shape: tuple[int, ...]
-    std: float = 0.0
-    fill: float = 0.0
+    std: float
+    fill: float
 
 
 def tensor(*shape: int, std: float = 0.0, fill: float = 0.0) -> Any:

@@ -96,15 +96,15 @@ class WorkQueue:
 
     def __init__(self, ranks: int) -> None:
         self._waiting: list[deque[Task]] = [deque() for _ in range(ranks)]
-        self._taken = [0] * ranks  # of each rank's tasks, those that others have begun and not finished
-        self._busy = 0
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        self.reset()
 
     def reset(self) -> None:
         """Empty the queue; called before the ranks run, by one thread."""
         for tasks in self._waiting:
             tasks.clear()
+        # Of each rank's tasks, those that others have begun and not finished; then the ranks at work.
         self._taken = [0] * len(self._waiting)
         self._busy = len(self._waiting)
 
