@@ -269,7 +269,9 @@ def from_fields(kind: type[S], stored: Any, name: str) -> S:
             value = float(value)
         if type(value) not in allowed:
             raise ConfigError(f"{name}.{field}: expected {hint}, found {type(value).__name__}")
-        values[field] = checked(value, f"{name}.{field}")
+        # A section checks its own fields, of which some may hold a line end, and so may running text.
+        free = issubclass(kind, _Section) or rules[field].get("free")
+        values[field] = value if free else checked(value, f"{name}.{field}")
     return kind(**values)
 
 
