@@ -123,6 +123,12 @@ def test_of_equally_frequent_pairs_the_smallest_is_learnt_first() -> None:
     assert train_bpe(["cd ab", "ab cd"], 258).merges == ((97, 98),)
 
 
+def test_characters_at_the_ends_of_every_length_in_bytes_are_learnt_like_others() -> None:
+    ends = "\0\x7f\x80\u07ff\u0800\uffff\U00010000\U0010ffff"  # of one, two, three and four bytes
+    text = " ".join(a + b for a, b in product(ends, repeat=2))
+    assert list(train_bpe([text] * 2, 257 + 60).merges) == learnt_naively([text] * 2, 60)
+
+
 def test_every_token_is_whole_characters_or_a_part_of_one() -> None:
     for piece in train_bpe([PROSE], 2000).pieces:
         partial = len(piece) <= 4 and all(0x80 <= byte < 0xC0 for byte in piece[1:])

@@ -277,6 +277,16 @@ def test_before_numpy_is_loaded_blas_threads_are_a_wish_that_the_environment_may
     assert done.stdout.split() == ["False", "False", "7", *["3"] * (len(threads.VARIABLES) - 1)]
 
 
+def test_without_openblas_threadpoolctl_sets_the_threads_where_it_is_installed(monkeypatch):
+    calls = []
+    limits = SimpleNamespace(threadpool_limits=lambda n, user_api: calls.append((n, user_api)))
+    monkeypatch.setattr(threads, "_openblas", lambda function: None)
+    for module, sure in ((None, False), (limits, True)):  # None: the import fails
+        monkeypatch.setitem(sys.modules, "threadpoolctl", module)
+        assert threads.set_blas_threads(3) is sure
+    assert calls == [(3, "blas")] and threads.blas_core() == "unknown"
+
+
 def test_a_loaded_openblas_takes_another_number_of_threads_and_tells_its_core():
     code = """
 import numpy

@@ -294,3 +294,8 @@ def test_a_tokenizer_cannot_be_changed() -> None:
     for trained in (TRAINED, CharTokenizer((97,))):
         with pytest.raises(AttributeError):
             trained.pieces = ()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("vocab_size", "found"), [(257, 257), (258, 258), (1 << 20, 258)])
+def test_the_ends_of_the_range_of_vocabularies_are_accepted(vocab_size: int, found: int) -> None:
+    assert train_bpe(["ab ab"], vocab_size).vocab_size == found
