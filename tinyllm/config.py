@@ -280,9 +280,7 @@ def checked(value: Any, name: str) -> Any:
     if type(value) is int and not 0 <= value < LARGEST_COUNT:
         raise ConfigError(f"{name}: found {value}, expected a whole number of at least 0")
     if isinstance(value, str) and not (len(value) <= LONGEST_TEXT and value.isprintable()):
-        raise ConfigError(
-            f"{name}: expected at most {LONGEST_TEXT} printable characters, found {value!r:.80}"
-        )
+        raise ConfigError(f"{name}: expected one line of {LONGEST_TEXT} characters, found {value!r:.80}")
     return value
 
 
