@@ -224,6 +224,8 @@ def main() -> int:
     parser.add_argument("--per-run", type=int, default=25, help="ends of one run at most (default: 25)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, the runs would rightly ignore it
     rng, done, rounds = random.Random(args.seed), Counter[str](), 0
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place) / "whole"

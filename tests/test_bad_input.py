@@ -360,6 +360,7 @@ def test_a_signal_is_noted_even_where_nobody_can_be_told(name):
         import os, signal
         from tinyllm.cli.interrupt import Interrupt
         os.close(2)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # this suite may run under nohup
         with Interrupt() as asked:
             os.kill(os.getpid(), signal.{name})
             assert asked() and asked.signal == signal.{name}

@@ -66,6 +66,7 @@ class Reader(Silent):
 
 def test_every_reading_of_a_run_is_shown_to_its_end(tmp_path):
     run = Run(tmp_path / "run")
+    run.directory.mkdir()
     for _ in range(2):  # the second finds its tokens, and reads the texts for their digest
         reader = Reader()
         setup.fresh(TINY, run.sources(), run.directory, reader)

@@ -21,6 +21,7 @@ import pytest
 
 from tests.runs import CHATS, FACTS, Run
 from tinyllm import chat, report
+from tinyllm.checkpoint import plain
 from tinyllm.cli import summary
 from tinyllm.cli.command import Streams
 from tinyllm.cli.display import Lines
@@ -29,6 +30,7 @@ from tinyllm.cli.main import main
 from tinyllm.cli.request import shell_quoted
 from tinyllm.config import ConfigError
 from tinyllm.escape import legible, printable, printable_lines
+from tinyllm.inference.language_model import LanguageModel
 from tinyllm.parallel.threads import most_threads
 from tinyllm.run.state import Sources, TrainState
 from tinyllm.text.files import DataError
@@ -179,8 +181,8 @@ def test_a_pipe_or_device_is_refused_by_name_and_never_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "zero.txt").symlink_to("/dev/zero")
     for name in ("pipe.txt", "zero.txt"):
-        with pytest.raises(DataError, match=f"{name}: found a pipe, device or socket"):
-            list(Texts([tmp_path / name], dialogues=False, documents=False))
+        with pytest.raises(DataError, match=f"{name}: found a pipe or a device"):
+            list(Texts([tmp_path / name], dialogues=False))
     os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(report.ReportError, match="not a regular file"):
         report.write_report(tmp_path)
@@ -255,3 +257,17 @@ def test_no_encoding_and_no_lone_surrogate_ends_a_program(encoding, tmp_path, mo
         signal.signal(signal.SIGINT, before)
         assert code == 0, err.getvalue()
         assert b"\x1b" not in out.getvalue() + err.getvalue()
+
+
+@pytest.mark.parametrize("system", ["Be brief.\nBe kind. " * 40, "a\ud800b"])
+def test_a_run_over_any_system_text_can_be_resumed_and_talked_to(system, fields):
+    document = changed(fields, "sources", {"pretraining": Sources(["/a.json"], "0" * 64, system).to_dict()})
+    state = TrainState.from_dict(plain.unpack(plain.pack(document)))
+    assert state.sources["pretraining"].system == system
+    assert LanguageModel.of(state).form.system == system
+
+
+@pytest.mark.parametrize("separator", ["\n", "\t--\n", "=" * 300])
+def test_a_run_with_any_separator_can_be_resumed(separator, fields):
+    state = TrainState.from_dict(changed(fields, "config.data.separator", separator))
+    assert state.config.data.separator == separator

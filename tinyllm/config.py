@@ -269,7 +269,9 @@ def from_fields(kind: type[S], stored: Any, name: str) -> S:
             value = float(value)
         if type(value) not in allowed:
             raise ConfigError(f"{name}.{field}: expected {hint}, found {type(value).__name__}")
-        values[field] = checked(value, f"{name}.{field}")
+        # A section checks its own fields, of which some may hold a line end, and so may running text.
+        free = issubclass(kind, _Section) or rules[field].get("free")
+        values[field] = value if free else checked(value, f"{name}.{field}")
     return kind(**values)
 
 
@@ -278,9 +280,7 @@ def checked(value: Any, name: str) -> Any:
     if type(value) is int and not 0 <= value < LARGEST_COUNT:
         raise ConfigError(f"{name}: found {value}, expected a whole number of at least 0")
     if isinstance(value, str) and not (len(value) <= LONGEST_TEXT and value.isprintable()):
-        raise ConfigError(
-            f"{name}: expected at most {LONGEST_TEXT} printable characters, found {value!r:.80}"
-        )
+        raise ConfigError(f"{name}: expected one line of {LONGEST_TEXT} characters, found {value!r:.80}")
     return value
 
 

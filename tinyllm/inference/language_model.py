@@ -5,7 +5,6 @@ Order: the form of the texts, LanguageModel, loading one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from tinyllm.inference.decode import Decoder
 from tinyllm.inference.settings import Sampling
 from tinyllm.inference.weights import Weights
 from tinyllm.inference.writing import Continuation
-from tinyllm.run.state import TrainState, layout_of
+from tinyllm.run.state import Sources, TrainState, layout_of
 from tinyllm.text.tokenizer import Tokenizer
 
 
@@ -40,13 +39,14 @@ class Form(NamedTuple):
         end_of_text stood before all but streams, of which training saw windows from the middle: .txt files
         without --documents. If the fields do not name the texts, it did.
         """
-        sources = fields.get("sources") or {}
-        paths = [os.fsdecode(path) for source in sources.values() for path in source["paths"]]
+        stored = fields.get("sources") or {}
+        sources = {
+            phase: Sources.from_dict(stored[phase], f"sources.{phase}") for phase in PHASES if phase in stored
+        }
+        paths = [path for source in sources.values() for path in source.paths]
         streams = bool(paths) and all(path.lower().endswith(".txt") for path in paths)
         starts_with_end = not streams or data.documents or "instruction_tuning" in sources
-        systems = ["", *(sources[phase].get("system", "") for phase in PHASES if phase in sources)]
-        if not isinstance(systems[-1], str):
-            raise ValueError(f"sources.system: expected a string, found {type(systems[-1]).__name__}")
+        systems = ["", *(source.system for source in sources.values())]
         return cls(starts_with_end, data.separate_markers, systems[-1])
 
 

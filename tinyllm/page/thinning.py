@@ -27,7 +27,7 @@ class Thinned:
         self._count = 0  # points so far
 
     def extend(self, steps: Array, values: Array) -> None:
-        """Add points, a few thousand at a time: `steps` (n,), whole and below 2**53, and `values` (n,)."""
+        """Add a few thousand points: float64 `steps` (n,), whole and below 2**53, and `values` (n,)."""
         new = np.stack([steps, values])
         self._extremes.add(new)
         self._sample.add(new[:, -self._count % self.stride :: self.stride].copy())  # a view would hold all

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from tinyllm import model
 from tinyllm.arena import Array, Layout, aligned_empty
-from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, added, checked, from_fields
+from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, checked, from_fields
 from tinyllm.network import TRAINING, Inputs, Memory, Network, Purpose
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.stopping import EarlyStopping
@@ -62,17 +62,23 @@ class Sources:
 
     paths: list[str]
     fingerprint: str
-    system: str = added("")  # "": they have none, or several
+    # "": they have none, or several
+    system: str = field(default="", metadata={"added": True, "before": "", "free": True})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values; a path that is not UTF-8, which no msgpack text is, as bytes."""
-        surrogate = re.compile("[\ud800-\udfff]")  # what Python makes of a byte that is not UTF-8
+        """Return the fields as plain values; text that is not UTF-8, which no msgpack text is, as bytes."""
+        surrogate = re.compile("[\ud800-\udfff]")  # in a path, what Python makes of a byte that is not UTF-8
         paths = [os.fsencode(path) if surrogate.search(path) else path for path in self.paths]
-        return {**dataclasses.asdict(self), "paths": paths}
+        system = (
+            self.system.encode("utf-8", "surrogatepass") if surrogate.search(self.system) else self.system
+        )
+        return {"paths": paths, "fingerprint": self.fingerprint, "system": system}
 
     @classmethod
     def from_dict(cls, fields: Any, name: str) -> Sources:
         """Rebuild from plain values; ConfigError where they are none that `to_dict` returns."""
+        if isinstance(fields, dict) and isinstance(fields.get("system"), bytes):
+            fields = {**fields, "system": fields["system"].decode("utf-8", "surrogatepass")}
         found = from_fields(cls, fields, name)
         paths: list[Any] = found.paths
         if not paths or not all(isinstance(path, str | bytes) for path in paths):
