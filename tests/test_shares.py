@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
+import pytest
 from tinyllm.kernels.jit import Array, jit
 from tinyllm.kernels.shares import await_all, done, take
 
+from tests.test_kernels import source
 from tests.timing import PATIENCE
 
 
@@ -32,11 +34,13 @@ def test_every_part_is_taken_by_one_rank():
         assert counters.tolist() == [5000 + 3, 5000]  # each rank has asked once in vain
 
 
-def test_parts_are_counted_from_0_and_what_is_done_is_counted_apart():
+@pytest.mark.parametrize("version", [lambda function: function, source], ids=["compiled", "plain"])
+def test_parts_are_counted_from_0_and_what_is_done_is_counted_apart(version):
     counters = np.zeros(2, np.int64)
-    assert [int(take(counters)) for _ in range(3)] == [0, 1, 2]
-    done(counters)
+    assert [int(version(take)(counters)) for _ in range(3)] == [0, 1, 2]
+    version(done)(counters)
     assert counters.tolist() == [3, 1]
+    version(await_all)(counters, 1)
 
 
 def test_a_rank_waits_until_the_last_part_is_done():

@@ -89,7 +89,7 @@ def _nearest(distances: Array, amounts: Array, wanted: float) -> Array:
     bucket = (np.minimum(distances, REACH) * (BUCKETS / REACH)).astype(np.int64)
     bucket = np.minimum(bucket, BUCKETS - 1)
     sums = np.bincount(bucket, amounts).cumsum()
-    border = min(int(np.searchsorted(sums, wanted)), len(sums) - 1)
+    border = int(np.searchsorted(sums, wanted))  # beyond all, which are kept, where rounding lowers the sum
     inside = np.flatnonzero(bucket == border)
     inside = inside[np.argsort(distances[inside], kind="stable")]
     reached = amounts[inside].cumsum() + (sums[border - 1] if border else 0.0)
