@@ -177,13 +177,17 @@ def test_other_texts_have_their_own_best_and_patience(tmp_path):
 
 
 def test_a_stop_at_the_last_step_of_an_epoch_has_had_the_epoch(tmp_path):
+    whole = Run(tmp_path / "whole", phases=PRETRAINING).go()
+    assert whole is not None
+    per_epoch = whole.progress.step // whole.progress.epoch
     run = Run(tmp_path / "run", phases=PRETRAINING)
     actions = 0
-    while True:  # the first stop at which an epoch is behind us
+    while True:  # until the first stop at which an epoch is behind us
         actions += 1
         shutil.rmtree(run.directory, ignore_errors=True)
         run.go(cut=actions, graceful=True)
         progress = state_of(run.directory / "checkpoint_last.bin").progress
+        assert progress.index < per_epoch
         if progress.phase_epoch:
             break
     assert progress.index == 0 and progress.judged < progress.step and math.isfinite(progress.train_loss)
