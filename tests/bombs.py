@@ -39,9 +39,9 @@ def whole_map(fields: Any = FIELDS, **changes: Any) -> bytes:
     return msgpack.packb({**whole, **changes})
 
 
-def fields_with(path: str, value: Any) -> dict[str, Any]:
-    """Return real fields with the field at `path` replaced."""
-    fields = copy.deepcopy(FIELDS)
+def changed(fields: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Return a copy of nested fields with the one at `path` replaced."""
+    fields = copy.deepcopy(fields)
     *parents, last = path.split(".")
     place = fields
     for parent in parents:
@@ -90,7 +90,7 @@ def large() -> dict[str, bytes]:
         n: {"kind": "char", "characters": list(range(1000, 1000 + n))} for n in (519_000, 1_000_000)
     }
     merges = {"kind": "bpe", "split": 1, "merges": long_merges(260_000)}
-    many_merges = whole_map(fields_with("tokenizer", merges))
+    many_merges = whole_map(changed(FIELDS, "tokenizer", merges))
     found = {
         "four million empty maps": extra(array(b"\x80" * (4 * MIB - 9), 4 * MIB - 9)),
         "a million arrays of one": extra(array(b"\x91\xc0" * MIB, MIB)),
@@ -100,11 +100,11 @@ def large() -> dict[str, bytes]:
         "distinct keys": extra(array(pairs * 4, 4)),
         "a text that widens": extra(text(16 * MIB)),
         "a long binary": extra(b"\xc6" + (16 * MIB).to_bytes(4, "big") + bytes(16 * MIB)),
-        "a long status": whole_map(fields_with("progress.status", "s" * 4 * MIB)),
+        "a long status": whole_map(changed(FIELDS, "progress.status", "s" * 4 * MIB)),
         "nested announcements": extra(b"\xdd\x00\x0f\xff\xff" * 60 + b"\xc0" * MIB),
         "a million deep": extra(b"\x91" * MIB + b"\xc0"),
-        "characters without end": whole_map(fields_with("tokenizer", characters[1_000_000])),
-        "as many characters as fit": whole_map(fields_with("tokenizer", characters[519_000])),
+        "characters without end": whole_map(changed(FIELDS, "tokenizer", characters[1_000_000])),
+        "as many characters as fit": whole_map(changed(FIELDS, "tokenizer", characters[519_000])),
         "as many merges as fit": many_merges,
         "as many arrays as fit": extra(array(b"\x91\xc0" * 160_000, 160_000)),
         "as many wide letters as fit": extra(text(5 * MIB - 5000)),
@@ -129,15 +129,15 @@ def maps() -> dict[str, bytes]:
         "announces all bytes": extra(b"\xc6\xff\xff\xff\xff"),
         "a key twice": extra(b"\x82\xa1a\x01\xa1a\x02"),
         "a key twice in two spellings": extra(b"\x82\xa1a\x01\xd9\x01a\x02"),
-        "a giant model": whole_map(fields_with("config.model", giant)),
-        "a thousand layers": whole_map(fields_with("config.model", deep)),
-        "merges of the same": whole_map(fields_with("tokenizer", merges)),
-        "an escape as status": whole_map(fields_with("progress.status", "\x1b[2J\x1b]0;owned\x07")),
-        "an escape in the environment": whole_map(fields_with("environment", {"\x1b[31mpython": "\r\n"})),
-        "counts as large as can be": whole_map(fields_with("progress.step", 2**62 - 1)),
-        "a count beyond": whole_map(fields_with("progress.step", 2**64 - 1)),
-        "infinite losses": whole_map(fields_with("progress.loss_sum", float("inf"))),
-        "a dropout of NaN": whole_map(fields_with("config.model.dropout", float("nan"))),
+        "a giant model": whole_map(changed(FIELDS, "config.model", giant)),
+        "a thousand layers": whole_map(changed(FIELDS, "config.model", deep)),
+        "merges of the same": whole_map(changed(FIELDS, "tokenizer", merges)),
+        "an escape as status": whole_map(changed(FIELDS, "progress.status", "\x1b[2J\x1b]0;owned\x07")),
+        "an escape in the environment": whole_map(changed(FIELDS, "environment", {"\x1b[31mpython": "\r\n"})),
+        "counts as large as can be": whole_map(changed(FIELDS, "progress.step", 2**62 - 1)),
+        "a count beyond": whole_map(changed(FIELDS, "progress.step", 2**64 - 1)),
+        "infinite losses": whole_map(changed(FIELDS, "progress.loss_sum", float("inf"))),
+        "a dropout of NaN": whole_map(changed(FIELDS, "config.model.dropout", float("nan"))),
     }
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.bombs import changed
 from tests.runs import CHATS, FACTS, Run
 from tinyllm import chat, report
 from tinyllm.checkpoint import plain
@@ -79,16 +80,6 @@ WRONG = {
     "stopping.counter": [-3],
     "identity.id": [HOSTILE],
 }
-
-
-def changed(fields: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    fields = copy.deepcopy(fields)
-    *inner, last = path.split(".")
-    place = fields
-    for name in inner:
-        place = place[name]
-    place[last] = value
-    return fields
 
 
 @pytest.mark.parametrize("path", WRONG)

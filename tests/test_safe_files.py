@@ -157,7 +157,6 @@ EXCUSED = {
 # These read.
 EXCUSED |= {
     ("text/tokens.py", "np.memmap(file, np.uint8, 'r')"),
-    ("regular.py", "os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0))"),
 }
 
 

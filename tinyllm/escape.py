@@ -17,6 +17,11 @@ def printable(text: object) -> str:
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
+def reason(error: BaseException) -> str:
+    """Return what an error says, or else its kind, on one line."""
+    return printable(str(error) or type(error).__name__)
+
+
 def printable_lines(text: str) -> str:
     """Return `text`, each of its lines made `printable`."""
     return "\n".join(map(printable, text.split("\n")))

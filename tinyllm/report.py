@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tinyllm.cli.arguments import path, program
 from tinyllm.cli.interrupt import exit_code
-from tinyllm.escape import printable
+from tinyllm.escape import printable, reason
 
 FILE_NAME = "report.html"
 INTERVAL = 3.0  # seconds between looks at a growing file, and between reloads
@@ -53,7 +53,7 @@ def try_to_write(directory: Path, notice: Callable[[str], None]) -> bool:
     try:
         write_report(directory)
     except (ReportError, OSError, ValueError, MemoryError) as error:
-        notice(f"warning: no report: {str(error) or type(error).__name__}")
+        notice(f"warning: no report: {reason(error)}")
         return False
     return True
 

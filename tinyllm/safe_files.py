@@ -3,7 +3,8 @@
 A run's directory may come from someone else. A name in it may be a symbolic link to any file of the user's,
 or a second name (hard link) of one, and what is opened for writing under that name would be overwritten. So
 a new file gets a name that nobody can know beforehand and must not exist; a file that is continued must be a
-regular one with no other name. Order: opening, replacing, directories, what is found at a path.
+regular one with no other name. One that is only read may lie behind a link, but must be a file: a pipe would
+be waited for, and a device read for ever. Order: opening, replacing, directories, what is found at a path.
 """
 
 from __future__ import annotations
@@ -17,9 +18,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-_ALWAYS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_BYTES = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_ALWAYS = _BYTES | getattr(os, "O_NOFOLLOW", 0)
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # as a pipe without a reader would
 _HEAD_BYTES = 4096
+
+
+def open_to_read(path: Path) -> int:
+    """Open a regular file, or a link to one, for reading; OSError at once for anything else."""
+    fd = os.open(path, os.O_RDONLY | _NO_WAITING | _BYTES)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return fd
 
 
 def create(path: Path) -> int:

@@ -20,7 +20,7 @@ from tinyllm.cli.options import options
 from tinyllm.cli.output import as_display
 from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
 from tinyllm.config import ConfigError
-from tinyllm.escape import printable
+from tinyllm.escape import printable, reason
 from tinyllm.parallel.threads import choose, cores, set_blas_threads
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{interrupt.name}: {stopped}", file=sys.stderr, flush=True)
         return interrupt.exit_code
     except (CheckpointError, TrainingError, ValueError, OSError, RuntimeError, MemoryError) as error:
-        text = printable(str(error) or type(error).__name__)
-        print(f"error: {text}", file=sys.stderr, flush=True)
+        print(f"error: {reason(error)}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ConfigError) else 1
 
 
@@ -292,7 +291,7 @@ def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) 
         try:
             print(f"\n{summary.sample_texts(state)}")
         except (ValueError, RuntimeError, OSError, MemoryError) as error:  # the texts may be gone by now
-            print(f"warning: no samples: {str(error) or type(error).__name__}", file=sys.stderr)
+            print(f"warning: no samples: {reason(error)}", file=sys.stderr)
     print(f"\ntalk to it: {summary.chat_command(state, request)}")
 
 

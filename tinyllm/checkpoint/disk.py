@@ -12,7 +12,6 @@ import errno
 import os
 import shutil
 import socket
-import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -43,12 +42,8 @@ class Disk:
 
     def open(self, path: Path) -> tuple[int, int]:
         """Open a regular file for reading; return (descriptor, size); never waits, as a pipe would."""
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _CLOEXEC)
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(fd)
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return fd, status.st_size
+        fd = safe_files.open_to_read(path)
+        return fd, os.fstat(fd).st_size
 
     def preallocate(self, fd: int, size: int) -> bool:
         """Reserve `size` bytes, so that a full disk shows now; False where that is not supported."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 from tinyllm.cli.interrupt import INTERRUPTED
 from tinyllm.cli.output import PIPE_CLOSED
 from tinyllm.config import ConfigError
-from tinyllm.escape import legible, printable
+from tinyllm.escape import legible, printable, reason
 from tinyllm.parallel.threads import set_blas_threads
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run_program(body: Callable[[Streams], int], blas_threads: int, streams: Stre
     except BrokenPipeError:
         return PIPE_CLOSED
     except (ValueError, RuntimeError, OSError, MemoryError) as error:
-        print(f"error: {printable(str(error) or type(error).__name__)}", file=streams.err)
+        print(f"error: {reason(error)}", file=streams.err)
         return 2 if isinstance(error, ConfigError) else 1
 
 

@@ -37,7 +37,7 @@ def _use_readline(encoding: str) -> None:
     # readline takes what is typed for characters of the locale. In the C locale the bytes of a Chinese one
     # are keys pressed with Alt, one of which lists the directory; Python reads UTF-8 there all the same.
     # readline finds the name of the locale in the environment, each time that it reads a line.
-    if not any(map(_reads, ("", "C.UTF-8", "en_US.UTF-8"), [encoding] * 3)):
+    if not any(_reads(name, encoding) for name in ("", "C.UTF-8", "en_US.UTF-8")):
         return
     try:
         import readline

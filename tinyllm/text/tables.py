@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinyllm.text import files
-from tinyllm.text.files import File, decoded, extra, refusal
+from tinyllm.text.files import File, extra, refusal, separated
 
 ROWS = 256  # of Parquet that are in memory as Python's objects at a time
 
@@ -18,7 +18,7 @@ ROWS = 256  # of Parquet that are in memory as Python's objects at a time
 def csv_rows(file: File, delimiter: str = ",") -> Iterator[tuple[str, dict[str, str]]]:
     """Yield (where, row) of a file whose first row names the fields; a refusal where it is no CSV."""
     csv.field_size_limit(files.LONGEST_ENTRY)
-    rows = csv.reader(_lines(file), delimiter=delimiter, strict=True)
+    rows = csv.reader((line + "\n" for line in separated(file, "\n")), delimiter=delimiter, strict=True)
     try:
         header = next(rows, [])
         if len(set(header)) < len(header):
@@ -33,16 +33,6 @@ def csv_rows(file: File, delimiter: str = ",") -> Iterator[tuple[str, dict[str, 
                 yield f"line {rows.line_num}", dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise refusal(f"{file.path}: line {rows.line_num}: found invalid CSV: {error}") from None
-
-
-def _lines(file: File) -> Iterator[str]:
-    """Yield the lines of a text with their ends."""
-    rest = ""
-    for read in decoded(file):
-        *lines, rest = (rest + read).split("\n")
-        yield from (line + "\n" for line in lines)
-    if rest:
-        yield rest
 
 
 def parquet_rows(file: File) -> Iterator[tuple[str, dict[str, Any]]]:

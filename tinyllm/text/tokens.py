@@ -14,6 +14,7 @@ Document d is tokens[starts[d]:starts[d + 1]]. Order: Tokens, loading, saving, e
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from array import array
 from collections import deque
@@ -27,7 +28,6 @@ import numpy as np
 from tinyllm import safe_files
 from tinyllm.arena import Array
 from tinyllm.parallel.threads import cores
-from tinyllm.regular import open_regular
 from tinyllm.text.dialogue import Tokenizer, encode_all
 from tinyllm.text.texts import Digest, Text
 
@@ -56,7 +56,7 @@ def load_tokens(path: Path, vocab_size: int) -> Tokens | None:
     # An unexpected header raises one of the errors below, and each of them means None: tokens can always be
     # made again. Nothing is used before the checksum of the body has been compared.
     try:
-        with open_regular(path) as file:
+        with os.fdopen(safe_files.open_to_read(path), "rb") as file:
             raw: Array = np.memmap(file, np.uint8, "r").view(np.ndarray)
         header = json.loads(raw[:HEADER].tobytes())
         if header["format"] != FORMAT:

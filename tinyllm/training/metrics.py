@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from tinyllm import safe_files
-from tinyllm.regular import open_regular
 
 FILE_NAME = "metrics.jsonl"
 BLOCK = 1 << 18  # bytes per read
@@ -117,7 +116,7 @@ def blocks(path: Path) -> Iterator[list[dict[str, Any]]]:
     A resume takes back what was logged beyond its step. Torn lines, which a kill leaves behind, and lines
     longer than LONGEST_LINE are skipped. Raises OSError where there is no regular file.
     """
-    with open_regular(path) as file:
+    with os.fdopen(safe_files.open_to_read(path), "rb") as file:
         end = os.fstat(file.fileno()).st_size  # a live run logs more meanwhile
         # First the resumes alone: how far the lines before each of them count.
         resumes = [
