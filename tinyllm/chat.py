@@ -20,7 +20,7 @@ from tinyllm.cli import command, typed
 from tinyllm.cli.arguments import add_writing, checked_sampling, program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError
-from tinyllm.escape import printable_lines
+from tinyllm.escape import printable, printable_lines
 from tinyllm.inference.settings import OPTIONS, Sampling, check
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def checked_system(conversation: Conversation, text: str) -> str:
 def _quoted(text: str) -> str:
     """Return the beginning of a text as one line in quotes, without anything that a terminal would obey."""
     shown = text if len(text) <= 60 else text[:57] + "..."
-    return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown) + '"'
+    return f'"{printable(shown)}"'
 
 
 def transcript(conversation: Conversation, suffix: str) -> str:
