@@ -21,12 +21,11 @@ from tinyllm.cli.arguments import add_writing, checked_sampling, program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError
 from tinyllm.escape import printable, printable_lines
-from tinyllm.inference.settings import OPTIONS, Sampling, check
+from tinyllm.inference.settings import ANSWER, OPTIONS, check
 
 if TYPE_CHECKING:
     from tinyllm.inference.conversation import Conversation
 
-DEFAULTS = Sampling(temperature=0.7, top_p=0.9)
 DESCRIPTION = """\
 Talk to a model. It sees as much of the conversation as fits its context
 window: when that is full, the oldest turns are forgotten. An answer ends
@@ -61,10 +60,10 @@ def options(argv: list[str] | None) -> argparse.Namespace:
         help='a text that stands before the conversation; "" for none (default: the one of the training '
         "dialogues, if all share one)",
     )  # fmt: skip
-    add_writing(parser, DEFAULTS, max_tokens=128)
+    add_writing(parser, ANSWER, max_tokens=128)
     args = parser.parse_args(argv)
     try:
-        args.sampling = checked_sampling(args, DEFAULTS)
+        args.sampling = checked_sampling(args, ANSWER)
         if args.memory is not None:
             check("memory", args.memory, low=0)
     except ConfigError as error:
@@ -271,7 +270,7 @@ def transcript(conversation: Conversation, suffix: str) -> str:
 
 
 def _number(name: str, text: str) -> Any:
-    kind = type(getattr(DEFAULTS, name))
+    kind = type(getattr(ANSWER, name))
     try:
         return kind(text)
     except ValueError:

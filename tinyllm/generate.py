@@ -16,13 +16,12 @@ from tinyllm.cli import command
 from tinyllm.cli.arguments import add_writing, checked_sampling, given_sampling, program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError, flag
-from tinyllm.inference.settings import Sampling, check
+from tinyllm.inference.settings import TEXT, check
 
 if TYPE_CHECKING:
     from tinyllm.arena import Array
     from tinyllm.inference.language_model import LanguageModel
 
-DEFAULTS = Sampling(temperature=0.8, top_p=0.95)
 DESCRIPTION = """\
 Continue a prompt. stdout gets what the model writes and a newline; with --echo, the prompt before it. The
 text ends where the model ends it, or at --max-tokens. Of a prompt longer than the model's context window
@@ -44,7 +43,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--echo", action="store_true", help="also write the prompt, before the text")
     parser.add_argument("--stream", action="store_true", help="write each character as soon as it is known")
     parser.add_argument("--ignore-end", action="store_true", help="do not let the model end the text early")
-    add_writing(parser, DEFAULTS, max_tokens=200)
+    add_writing(parser, TEXT, max_tokens=200)
     search = parser.add_argument_group("beam search, instead of sampling")
     search.add_argument(
         "--beams", type=int, default=1, metavar="N",
@@ -56,7 +55,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     args = parser.parse_args(argv)
     try:
-        args.sampling = checked_sampling(args, DEFAULTS)
+        args.sampling = checked_sampling(args, TEXT)
         _check(args)
     except ConfigError as error:
         parser.error(str(error))

@@ -292,7 +292,7 @@ def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) 
             print(f"\n{summary.sample_texts(state)}")
         except (ValueError, RuntimeError, OSError, MemoryError) as error:  # the texts may be gone by now
             print(f"warning: no samples: {reason(error)}", file=sys.stderr)
-    print(f"\ntalk to it: {summary.chat_command(state, request)}")
+    print(f"\n{summary.invitation(state, request)}")
 
 
 if __name__ == "__main__":

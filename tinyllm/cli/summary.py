@@ -78,6 +78,13 @@ def saved_anyway(request: Request) -> str:
     )
 
 
+def invitation(state: TrainState, request: Request) -> str:
+    """Return the command line that lets the finished model speak: in a chat, if it has learnt to answer."""
+    if "instruction_tuning" in state.phases:
+        return f"talk to it: {chat_command(state, request)}"
+    return f"let it write: python -m tinyllm.generate {shell_quoted(request.directory)}"
+
+
 def chat_command(state: TrainState, request: Request) -> str:
     """Return the command line that talks to the finished model."""
     # Trained on single questions alone, a model takes an unrelated second one for a part of the first.
@@ -91,7 +98,7 @@ def sample_texts(state: TrainState) -> str:
     texts = setup.open_texts(state.config, phase, state.sources[phase].paths)
     model = LanguageModel.of(state)
     if phase == "pretraining":
-        beginning, rest = samples.sample_continuation(model, texts)
+        beginning, rest = samples.sample_continuation(model, texts, state.config.train.seed)
         return f"sample continuation:\n  {legible(f'{beginning}|{rest}')}"
     answers = samples.answer_training_questions(model, texts)
     rows = ["answers to training questions:", *(_shortened(answer) for answer in answers[:SHOWN])]
