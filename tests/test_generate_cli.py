@@ -129,10 +129,14 @@ def test_streaming_writes_whole_characters_as_they_come_and_the_same_text(tmp_pa
     assert run(file, *prompt) == (0, "中🙂\n", "")
 
 
-def test_bytes_that_are_no_character_are_shown_as_such_streamed_or_not(wild):
-    plain = run(wild, "--max-tokens=40", "--ignore-end")
-    assert plain == run(wild, "--max-tokens=40", "--ignore-end", "--stream")
-    assert plain[0] == 0 and "\ufffd" in plain[1]
+def test_bytes_that_are_no_text_are_drawn_again_streamed_or_not(wild):
+    options = ["--max-tokens=300", "--ignore-end"]
+    plain = run(wild, *options)
+    assert plain == run(wild, *options, "--stream")
+    assert plain[0] == 0 and len(plain[1]) > 50 and "\ufffd" not in plain[1]
+    for others in (["--temperature=0"], ["--temperature=3"], ["--num-samples=3"]):
+        assert "\ufffd" not in run(wild, *options, *others)[1]
+    assert "\ufffd" not in run(wild, "--beams=3", "--max-tokens=7")[1]
 
 
 def test_the_same_seed_draws_the_same_text_and_another_another(wild):
@@ -142,8 +146,8 @@ def test_the_same_seed_draws_the_same_text_and_another_another(wild):
 
 def test_beams_write_the_best_text_that_the_search_finds(wild):
     model = load_model(wild)
-    best = beam_search(model.decoder(3), model.prompt("hi"), 256, 5)[0]
-    expected = model.tokenizer.decode(best.tokens) + "\n"
+    best = beam_search(model.decoder(3), model.prompt("hi"), 256, 5, 1.0, model.tokenizer.states)[0]
+    expected = "".join(model.tokenizer.stream(best.tokens)) + "\n"
     assert run(wild, "--prompt=hi", "--beams=3", "--max-tokens=5")[1] == expected
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from tests.models import chain_of, random_state
+from tests.models import chain_of, chain_state, random_state
 from tinyllm.cli import summary
 from tinyllm.cli.options import options
 from tinyllm.config import ModelConfig
@@ -16,7 +17,7 @@ from tinyllm.inference.language_model import LanguageModel
 from tinyllm.inference.settings import GREEDY, TEXT
 from tinyllm.text.dialogue import Segment
 from tinyllm.text.texts import Text
-from tinyllm.text.tokenizer import BPETokenizer
+from tinyllm.text.tokenizer import BPETokenizer, CharTokenizer
 
 WILD = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=12)
 
@@ -42,6 +43,10 @@ def test_a_text_is_cut_at_a_word(text, whole):
 
 def test_a_continuation_ends_with_a_whole_word_unless_the_model_ends_it():
     model = LanguageModel.of(chain_of("abc def"))
+    tokenizer = CharTokenizer(tuple(map(ord, " .abcd")))
+    pairs = dict(itertools.pairwise(tokenizer.encode("a b.cd").tolist()))
+    dots = LanguageModel.of(chain_state(tokenizer, pairs))
+    assert [samples.continuation(dots, "a", GREEDY, n, (0,)) for n in (4, 5, 6)] == [" b.", " b.", " b.cd"]
     texts = [Text((Segment("abc def ghi jkl mno"),))]
     assert samples.continuation(model, "a", GREEDY, 80, (0,)) == "bc"
     assert samples.continuation(model, "d", GREEDY, 1, (0,)) == "e"  # one word alone is not taken away

@@ -105,7 +105,8 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
         streams.out.write("\n")
         streams.out.flush()
         if empty:
-            streams.note("the model ended the text at once; with --ignore-end it must continue")
+            few = ", or --max-tokens cut its first character" * (args.max_tokens < 4)
+            streams.note(f"the model ended the text at once{few}; with --ignore-end it must continue")
     return 0
 
 
@@ -121,9 +122,11 @@ def _texts(args: argparse.Namespace, model: LanguageModel, prompts: list[Array])
 def _most_probable(args: argparse.Namespace, model: LanguageModel, prompt: Array) -> Iterable[str]:
     from tinyllm.inference.beam import beam_search
 
-    end = model.tokenizer.end_of_text
-    found = beam_search(model.decoder(args.beams), prompt, end, args.max_tokens, args.length_penalty)
-    return filter(None, [model.tokenizer.decode(found[0].tokens)])
+    found = beam_search(
+        model.decoder(args.beams), prompt, model.tokenizer.end_of_text, args.max_tokens,
+        args.length_penalty, model.tokenizer.states,
+    )  # fmt: skip
+    return model.tokenizer.stream(found[0].tokens)
 
 
 if __name__ == "__main__":

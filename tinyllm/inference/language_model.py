@@ -91,11 +91,13 @@ class LanguageModel:
         """Yield up to `max_tokens` tokens that continue the prompt (n,), until the model ends the text.
 
         `address` is the seed and the number of the text: the same address samples the same text. It does not
-        end before it has `min_tokens` tokens. The part of the prompt that `decoder` already holds is not
-        computed again. The repetition penalty counts the prompt's tokens too. Raises SamplingError.
+        end before it has `min_tokens` tokens, and is UTF-8, though its end may lack the rest of a character.
+        The part of the prompt that `decoder` already holds is not computed again. The repetition penalty
+        counts the prompt's tokens too. Raises SamplingError.
         """
         end = self.tokenizer.end_of_text
-        continuation = Continuation(prompt, sampling, address, end, max_tokens, min_tokens)
+        states = self.tokenizer.states
+        continuation = Continuation(prompt, sampling, address, end, max_tokens, min_tokens, states)
         return writing.generate(decoder or self.decoder(), continuation)
 
     def generate_all(
@@ -106,9 +108,9 @@ class LanguageModel:
         Number i yields what `generate` does at the address (seed, i), to the bit. Reading them in order
         needs the least memory.
         """
-        end = self.tokenizer.end_of_text
+        end, states = self.tokenizer.end_of_text, self.tokenizer.states
         continuations = [
-            Continuation(prompt, sampling, (seed, number), end, max_tokens, min_tokens)
+            Continuation(prompt, sampling, (seed, number), end, max_tokens, min_tokens, states)
             for number, prompt in enumerate(prompts)
         ]
         decoder = self.decoder(min(len(continuations), writing.MAX_TOGETHER))

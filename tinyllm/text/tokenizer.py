@@ -32,6 +32,7 @@ from tinyllm.text.bpe import (
     kinds_of_characters,
     learn_merges,
 )
+from tinyllm.text.utf8 import following_states
 
 Ids = npt.NDArray[np.int32]
 
@@ -73,7 +74,7 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> str:
         """Return the text of `ids` (n,): `decode(encode(text)) == text`, for every text `encode` takes.
 
-        A model may well produce ids that are not UTF-8 when joined: broken bytes become U+FFFD.
+        Ids may be no UTF-8 when joined: broken bytes become U+FFFD.
         """
         return self.decode_bytes(ids).decode("utf-8", _ERRORS)
 
@@ -93,14 +94,17 @@ class Tokenizer(ABC):
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the text of `ids` while they arrive, each character as soon as its last byte is there.
 
-        The strings joined are `decode` of all the ids.
+        The strings joined are `decode` of all the ids, but for a character at the end that is not whole.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(_ERRORS)
         for token in ids:
             if text := decoder.decode(self.decode_bytes([token])):
                 yield text
-        if rest := decoder.decode(b"", final=True):
-            yield rest
+
+    @cached_property
+    def states(self) -> npt.NDArray[np.int8]:
+        """The table (STATES, V) of `following_states`: which ids may continue a text in UTF-8."""
+        return following_states(self.pieces)
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hexadecimal, of `to_dict()` as JSON: equal for equal tokenizers only."""
