@@ -139,7 +139,7 @@ def _call_data() -> None:
     fill_batch(rows, rows, rows, corpus, masked, row.reshape(1, 2), row)
     crc32(np.zeros(2 * BLOCK_BYTES, np.uint8), 0)
     ids = np.zeros(1, np.int32)
-    bpe_encode(ids, row, _read_only(np.int32, 1), row[:0], np.zeros(1, np.uint8), ids, row)
+    bpe_encode(ids, row, _read_only(np.int32, 1), row[:0], np.zeros(1, np.uint8), ids, row, 1)
     bpe_merge(row[:0], row, ids, row, row, row, 0, 0, 0, 0)
 
 

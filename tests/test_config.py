@@ -33,6 +33,7 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any, Any]]] = {
         "documents": (False, False, True),
         "train_on_prompts": (False, False, True), "val_fraction": (0.0, 0.0, 0.9),
         "encoding": ("utf-8", "utf-8", "gb18030"), "separator": ("", "", "</s>"), "suffix": ("", "", ".md"),
+        "han_run": (None, 1, 16),
         "held_out_by": ("content", "content", "place"), "separate_markers": (True, False, True),
     },
     "saving": {

@@ -105,7 +105,7 @@ def test_a_checkpoint_of_a_larger_machine_uses_no_more_threads_than_are_accepted
 
 
 def test_a_resume_checks_the_memory_as_a_fresh_start_does(run, fields, monkeypatch):
-    from tinyllm.config import Changes
+    from tinyllm.run.changes import Changes
     from tinyllm.training import setup
 
     monkeypatch.setattr(setup, "memory_needed", lambda config, V: 1 << 60)

@@ -107,7 +107,7 @@ class Draw:
         size = 30 * self.B
         text = self.rng.choice(np.repeat(codes, self.rng.integers(0, 4, codes.size))[:size], size)
         kinds, characters = np.zeros((2, 0x20000), np.int32)
-        kinds[self.rng.choice(codes, 9)] = self.rng.integers(0, 6, 9)
+        kinds[self.rng.choice(codes, 9)] = self.rng.integers(0, 8, 9)
         kinds[[32, 39, 0x2019]] = 5, 3, 3
         characters[128:] = -1
         characters[:128] = np.arange(128)
@@ -128,7 +128,8 @@ class Draw:
         stops = np.sort(self.rng.integers(0, size + 1, self.B))
         stops[-1] = size
         room, ends = np.full(4 * size, -7, np.int32), np.full(self.B, -7)
-        return room, ends, text, stops, kinds.astype(np.uint8), characters, table
+        han_run = int(self.rng.integers(1, 17))
+        return room, ends, text, stops, kinds.astype(np.uint8), characters, table, han_run
 
     def words(self) -> tuple[Any, ...]:
         """A row of tokens between walls, a pair of them, and how often it occurs, or once more."""

@@ -1,7 +1,7 @@
 """Every number that can be chosen: frozen, validated dataclasses, one field per option of the command line.
 
-Order: how a field is declared and checked, the four sections, Config, stored documents, changes. Nothing
-here imports NumPy, so `--help` is instant and BLAS threads can still be set once the options are read.
+Order: how a field is declared and checked, the four sections, Config, stored documents. Nothing here
+imports NumPy, so `--help` is instant and BLAS threads can still be set once the options are read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ LONGEST_TEXT = 256  # characters of a stored text that is no path
 LARGEST_COUNT = 1 << 62  # of steps, epochs, tokens, saves: all fit a signed 64-bit integer with room
 LARGEST = 1 << 40  # of whole numbers that have no limit of their own; steps counted with them fit 64 bits
 PHASES = ("pretraining", "instruction_tuning")
+HAN_RUN = 16  # of --han-run; measured in docs/log.md
 BUNDLED = {"pretraining": "bundled:pretraining.json", "instruction_tuning": "bundled:chat.json"}
 
 
@@ -180,6 +181,10 @@ class DataConfig(_Section):
     separator: str = _option(
         "", "split texts into documents at this string, such as '<|endoftext|>'", added=True
     )
+    han_run: int | None = _option(
+        None, "longest run of Han characters in one chunk of the BPE tokenizer; with 1, none is ever merged "
+        f"with another character (default: {HAN_RUN})", low=1, high=16, added=True,
+    )  # fmt: skip
     suffix: str = _option(
         "", "of folders, also read files with these suffixes as text, such as .md,.py", added=True
     )
@@ -288,13 +293,3 @@ def replace(config: Config, options: Mapping[str, Mapping[str, Any]]) -> Config:
     """Return `config` with other values for the given fields of each section; ConfigError as for a Config."""
     parts = {name: dataclasses.replace(getattr(config, name), **options.get(name, {})) for name in SECTIONS}
     return Config(**parts)
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What is different when a run is resumed; everything else stays as the checkpoint has it."""
-
-    options: Mapping[str, Mapping[str, Any]]  # fields of the config, by section
-    sources: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)  # paths of texts, by phase
-    phase: str | None = None  # the phase to enter
-    allow_new_data: bool = False  # texts other than the checkpoint's are accepted
