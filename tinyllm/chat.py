@@ -30,6 +30,9 @@ DESCRIPTION = """\
 Talk to a model. It sees as much of the conversation as fits its context
 window: when that is full, the oldest turns are forgotten. An answer ends
 where the model ends it, or at --max-tokens; Ctrl-C ends it early."""
+EXAMPLES = """\
+checkpoints
+checkpoints --prompt "Hello" --temperature 0"""
 COMMANDS = """\
 :help            show these commands
 :set NAME=VALUE  change a sampling option, such as top_p; alone: show them
@@ -43,10 +46,7 @@ COMMANDS = """\
 
 def options(argv: list[str] | None) -> argparse.Namespace:
     """Parse, check and add `sampling`; any mistake ends the program with exit code 2 and a message."""
-    parser = program(
-        "chat", DESCRIPTION, epilog="commands:\n" + COMMANDS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = program("chat", DESCRIPTION, EXAMPLES, epilog="commands:\n" + COMMANDS)
     parser.add_argument(
         "--prompt", metavar="TEXT", help="answer this one question and exit; - reads it from stdin"
     )

@@ -28,11 +28,12 @@ DESCRIPTION = """\
 Write an HTML page that shows what happens inside a model while it reads a prompt: the attention of every
 head, its predictions after each token, and the norms of the parameters, of the gradient of the prompt's
 loss and of Adam's moments. The page's path is written to stdout."""
+EXAMPLES = 'checkpoints --prompt "The sun"'
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
     """Parse and check; any mistake ends the program with exit code 2 and a message."""
-    parser = program("explain", DESCRIPTION)
+    parser = program("explain", DESCRIPTION, EXAMPLES)
     add_model(parser)
     parser.add_argument(
         "--prompt", required=True, metavar="TEXT",

@@ -26,11 +26,15 @@ DESCRIPTION = """\
 Continue a prompt. stdout gets what the model writes and a newline; with --echo, the prompt before it. The
 text ends where the model ends it, or at --max-tokens. Of a prompt longer than the model's context window
 only the end is used, and the window slides with the text."""
+EXAMPLES = """\
+checkpoints --prompt "The sun"
+checkpoints --prompt "The sun" --temperature 0
+book --prompt "It was" --num-samples 3 --stream"""
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
     """Parse, check and add `sampling`; any mistake ends the program with exit code 2 and a message."""
-    parser = program("generate", DESCRIPTION)
+    parser = program("generate", DESCRIPTION, EXAMPLES)
     parser.add_argument(
         "--prompt", action="append", metavar="TEXT",
         help="text to continue; - reads stdin, without its last newline; repeat the option for several texts "

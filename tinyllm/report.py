@@ -140,7 +140,10 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    parser = program("report", "Plot a training run, or several to compare them, on one HTML page.")
+    parser = program(
+        "report", "Plot a training run, or several to compare them, on one HTML page.",
+        "checkpoints\nsmall large --out compared.html",
+    )  # fmt: skip
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", type=path,
         help="the --checkpoint-dir of a run; several are compared",

@@ -177,7 +177,11 @@ def _say(text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    parser = program("checkpoint", "List, show, verify, export and remove checkpoints.")
+    parser = program(
+        "checkpoint",
+        "List, show, verify, export and remove checkpoints.",
+        "ls checkpoints\nverify checkpoints\nexport checkpoints weights.bin",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     about = {"ls": "list the checkpoints of a directory (reads only the head of each file)",
              "show": "print the contents of a checkpoint (of a directory: its latest)",

@@ -22,12 +22,22 @@ Train a GPT on a CPU. With no options: tokenizer, pretraining and instruction tu
 texts, checkpoints in checkpoints/, then answers to some training questions. Kill it at any moment;
 --resume continues with the same bits."""
 
+EXAMPLES = """\
+--data book.txt --checkpoint-dir book
+--resume --epochs 40
+--n-layer 4 --n-head 4 --n-embd 128 --block-size 64 --lr 0.002"""
+MOST_USED = (
+    "--data", "--chat-data", "--checkpoint-dir", "--resume", "--epochs", "--lr", "--n-layer", "--n-head",
+    "--n-embd", "--block-size",
+)  # fmt: skip
+
 
 def options(argv: list[str] | None) -> tuple[Request, Machine]:
     """Parse and check; any mistake ends the program with exit code 2 and a message."""
-    parser = program("train", DESCRIPTION)
-    for add in (_add_data, _add_place, _add_resuming, _add_hardware, _add_output, add_config):
+    parser = program("train", DESCRIPTION, EXAMPLES, usage="%(prog)s [options]")
+    for add in (_add_data, _add_resuming, add_config, _add_hardware, _add_output):
         add(parser)
+    parser.put_first("the most used options", MOST_USED)
     args = parser.parse_args(argv)
     try:
         _check(args)
@@ -49,14 +59,6 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--phase", choices=PHASES, help="run only this phase; with --resume, switch to this phase"
     )
-
-
-def _add_place(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("place")
-    group.add_argument(
-        "--checkpoint-dir", type=path, default=Path("checkpoints"), metavar="DIR",
-        help="where checkpoints, metrics and the report are kept (default: checkpoints)",
-    )  # fmt: skip
 
 
 def _add_resuming(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +104,10 @@ def _add_hardware(parser: argparse.ArgumentParser) -> None:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
+    group.add_argument(
+        "--checkpoint-dir", type=path, default=Path("checkpoints"), metavar="DIR",
+        help="where checkpoints, metrics and the report are kept (default: checkpoints)",
+    )  # fmt: skip
     group.add_argument("--plain", action="store_true", help="plain lines, no progress bar")
     group.add_argument("--no-samples", action="store_true", help="skip the samples at the end")
 
