@@ -160,7 +160,9 @@ def test_diff_shows_settings_progress_and_every_tensor_and_its_exit_code_is_that
         "params/bias": "equal bits", "m/wte": "equal bits", "m/bias": "0.00e+00        inf",
         "v/wte": "equal bits", "v/bias": "float32 (5,) -> float32 (6,)", "v/old": "only in the old one",
     })  # fmt: skip
-    assert "shapes.m/bias" not in out and out.splitlines()[-1].startswith("different: 1 fields differ, 3 of 7")
+    assert "shapes.m/bias" not in out and out.splitlines()[-1].startswith(
+        "different: 1 fields differ, 3 of 7"
+    )
     other.arrays, fields = one.arrays, {**one.to_dict(), "identity": {"id": "other"}}
     other.to_dict = lambda: fields  # type: ignore[method-assign]
     files[1].write_bytes(file_bytes(other))

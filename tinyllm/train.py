@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Train a GPT: `python -m tinyllm.train`; the order of a run, from the command line to the last line.
 
 Order: main, the run, its parts as they come. NumPy is imported only after the options are read, so that
@@ -10,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyllm import __version__

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`python -m tinyllm.checkpoint ls|show|diff|verify|export|rm PATH`: checkpoints inspected without a trainer.
 
 Exit codes: 0, 1 for a failure (CheckpointError) or a bad checkpoint, 2 for wrong usage, 141 where the reader

@@ -113,7 +113,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
         "--plan", action="store_true",
-        help="train nothing and write nothing: print the size, memory and time of the run, from a probe of 2 s",
+        help="train nothing, write nothing: print the run's size, memory and time, from a probe of 2 s",
     )  # fmt: skip
     group.add_argument("--plain", action="store_true", help="plain lines, no progress bar")
     group.add_argument("--no-samples", action="store_true", help="skip the samples at the end")
@@ -168,7 +168,7 @@ def _texts(args: argparse.Namespace) -> dict[str, list[str]]:
 def _fill_in(
     args: argparse.Namespace, given: config_file.Given, texts: dict[str, list[str]]
 ) -> dict[str, list[str]]:
-    """Set what was not typed to what the --config file has; return the texts, of which --data replaces all."""
+    """Set what was not typed to what the --config file has; return the texts, all of which --data replaces."""
     config_file.fill_in(args, given)
     if args.data or not given.sources:
         return texts
@@ -196,5 +196,9 @@ def _request(args: argparse.Namespace, sources: dict[str, list[str]]) -> Request
 
 def _all_sources(args: argparse.Namespace, given: dict[str, list[str]]) -> dict[str, list[str]]:
     """Return the texts of a fresh run: those given, and the bundled ones of the other phases."""
-    sources = given if args.data or args.only_these else {**{phase: [text] for phase, text in BUNDLED.items()}, **given}
+    sources = (
+        given
+        if args.data or args.only_these
+        else {**{phase: [text] for phase, text in BUNDLED.items()}, **given}
+    )
     return {args.phase: sources[args.phase]} if args.phase else sources

@@ -127,7 +127,9 @@ def _rows(state: TrainState, phases: list[Phase]) -> str:
         row += f"per step: {duration(phase.seconds)}"
         rows.append(f"{'' if number else 'steps':<12} {row}")
     disk = estimated_bytes(state)
-    rows.append(f"memory       {_size(_peak_memory() + disk)} at its peak; {_size(disk)} per checkpoint on disk")
+    rows.append(
+        f"memory       {_size(_peak_memory() + disk)} at its peak; {_size(disk)} per checkpoint on disk"
+    )
     rows.append(f"time         {duration(sum(phase.seconds for phase in phases))} to the end")
     if state.config.train.patience:
         rows[-1] += "; early stopping may end it sooner"

@@ -28,9 +28,7 @@ _HOW = "# The same run elsewhere: tinyllm train --config config.toml --checkpoin
 def to_toml(state: TrainState) -> str:
     """Return the settings of a run as TOML 1.0; what is None there, which TOML has not, is left out."""
     sections: dict[str, dict[str, Any]] = dict(state.config.to_dict())
-    sections[TEXTS] = {
-        phase: state.sources[phase].paths for phase in state.phases if phase in state.sources
-    }
+    sections[TEXTS] = {phase: state.sources[phase].paths for phase in state.phases if phase in state.sources}
     sections[HARDWARE] = {
         name: state.environment[name] for name in ("workers", "blas_threads") if name in state.environment
     }
