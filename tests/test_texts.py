@@ -383,7 +383,7 @@ def test_hidden_files_and_files_of_a_run_are_not_read(write):
     folder = write("f/book.txt", "words").parent
     write("f/._book.txt", b"\x00\x05\x16\x07 not text")
     write("f/metrics.jsonl", '{"step": 1}')
-    texts = Texts([folder], dialogues=False, is_ours=lambda name: name == "metrics.jsonl")
+    texts = Texts([folder], dialogues=False, is_ours=lambda path: path.name == "metrics.jsonl")
     assert [text.segments[0].text for text in texts] == ["words"]
     assert texts.notices == [f"{folder}: ignored 1 entries that are hidden or not {KNOWN}: ._book.txt"]
     assert read(write("f/.named.txt", "hidden, but named")) == ["hidden, but named"]

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Talk to a model: `python -m tinyllm.chat MODEL`; answers are written to stdout, everything else to stderr.
 
 No line that is typed ends the program but :exit, the end of the input, and Ctrl-C at the prompt. Order:

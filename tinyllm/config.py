@@ -48,7 +48,7 @@ class _Section:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            _check(field, getattr(self, field.name))
+            check_field(field, getattr(self, field.name))
 
 
 def flag(name: str) -> str:
@@ -61,7 +61,7 @@ def is_option(field: dataclasses.Field[Any]) -> bool:
     return "help" in field.metadata
 
 
-def _check(field: dataclasses.Field[Any], value: Any) -> None:
+def check_field(field: dataclasses.Field[Any], value: Any) -> None:
     if value is None or isinstance(value, bool) or not is_option(field):
         return
     rule, name = field.metadata, flag(field.name)

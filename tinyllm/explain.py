@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`python -m tinyllm.explain MODEL --prompt TEXT`: one page that shows what a model does with a text.
 
 The page needs no network. It has every head's attention, the model's predictions after each token, and the

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Let a model write: `python -m tinyllm.generate MODEL --prompt TEXT`.
 
 The text is written to stdout, everything else to stderr. Order: options, main, its parts. NumPy is imported

@@ -63,6 +63,7 @@ class Request:
     minutes: float | None  # until it is saved and ended, to be resumed later
     plain: bool
     samples: bool
+    plan: bool = False  # only say how long it would take, and how much memory
 
     @property
     def resume_command(self) -> str:

@@ -81,7 +81,8 @@ def prepare(
 class Dataset:
     """The windows of a corpus, and the batches made of them.
 
-    `tokens` and `documents` count the whole corpus; `windows`, and `targets` that carry loss, one epoch.
+    `tokens` and `documents` count the whole corpus; `windows`, and `targets` that carry loss, one epoch;
+    `held_out_windows` the validation data.
     `fingerprint` is equal for equal batches: it depends on the texts and on all settings that matter, but not
     on any path. An epoch's windows are numbered: first the packed ones, then those of each stream in turn.
     """
@@ -98,6 +99,7 @@ class Dataset:
         self._streams: list[list[int]] = train[long_streams].tolist()
         self._packed = pack(self._pieces(train[~long_streams]), self.block_size)
         self._held_out = pack(self._pieces(held_out), self.block_size)
+        self.held_out_windows = len(self._held_out)
         # Buffers of `_fill`, for as many spans as any B windows can have; a stream's window has up to two.
         self._most_spans = max(self._packed.most_spans, self._held_out.most_spans, 2)
         self._spans = np.empty((0, 2), np.int64)

@@ -49,7 +49,7 @@ class Texts:
     """The texts of files and folders, in order; each iteration reads the files again.
 
     Of a folder, the files with a known suffix are read in natural order (a2 before a10); hidden ones, its
-    subfolders, and names for which `is_ours` is true, are not. With `dialogues`, plain strings are parsed as
+    subfolders, and those for which `is_ours` is true, are not. With `dialogues`, plain strings are parsed as
     conversations. During an iteration, `on_progress` is called after every read; after it, `notices` says
     what was left out or not understood, and `system` is the system text with which all dialogues begin, ""
     if they differ. Iterating raises DataError for anything that cannot be read, for a path without any text
@@ -58,7 +58,7 @@ class Texts:
 
     def __init__(
         self, paths: Sequence[Path], *, dialogues: bool, data: DataConfig | None = None,
-        is_ours: Callable[[str], bool] = lambda name: False,
+        is_ours: Callable[[Path], bool] = lambda path: False,
     ) -> None:  # fmt: skip
         self.paths, self.dialogues, self.is_ours = tuple(paths), dialogues, is_ours
         self.data = data or DataConfig()
@@ -111,7 +111,7 @@ class Texts:
     def _files(self, path: Path) -> list[Path]:
         if path.is_dir():
             inside = sorted(path.iterdir(), key=natural)
-            inside = [file for file in inside if not self.is_ours(file.name)]
+            inside = [file for file in inside if not self.is_ours(file)]
             files = [file for file in inside if self._is_read(file)]
             ignored = [file.name for file in inside if file not in files]
             if ignored:
