@@ -24,7 +24,7 @@ FLOORS = (
     {"training"},
     {"inference", "page"},
     {"cli"},
-    {"train", "generate", "chat", "report", "explain", "__main__"},
+    {"train", "generate", "chat", "evaluate", "report", "explain", "__main__"},
 )
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 # The doors and what stands behind them: only here are options parsed, lines printed and clocks read.
@@ -162,7 +162,7 @@ def test_every_kernel_has_a_readable_reference():
 
 
 def test_help_imports_no_numba_and_no_numpy_but_to_read_checkpoints():
-    for module in ("train", "generate", "chat", "report", "explain", "checkpoint"):
+    for module in ("train", "generate", "chat", "evaluate", "report", "explain", "checkpoint"):
         code = (
             "import sys, runpy; sys.argv = ['x', '--help']\n"
             "try: runpy.run_module('tinyllm.MODULE', run_name='__main__')\n"

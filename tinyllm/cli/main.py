@@ -1,4 +1,4 @@
-"""`tinyllm train|generate|chat|checkpoint|report|explain`: one name for the programs of this package.
+"""`tinyllm train|generate|chat|evaluate|checkpoint|...`: one name for the programs of this package.
 
 It imports little, so that Ctrl-C is heard early.
 """
@@ -14,12 +14,19 @@ PROGRAMS = {
     "train": "train a model, or resume a run",
     "generate": "continue a text",
     "chat": "talk to a model",
+    "evaluate": "measure how well models predict texts",
     "checkpoint": "list, show, verify, export and remove checkpoints",
     "report": "plot the curves of a run on one HTML page",
     "explain": "show a model's attention, predictions and norms on one HTML page",
 }
 ALIASES = {"inspect": "explain"}  # its earlier name
-OTHER_NAMES = {"sample": "generate", "talk": "chat", "resume": "train", "ls": "checkpoint"}
+OTHER_NAMES = {
+    "sample": "generate",
+    "talk": "chat",
+    "resume": "train",
+    "ls": "checkpoint",
+    "eval": "evaluate",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
