@@ -134,10 +134,10 @@ def _tables(
     """Return a table for the texts of each kind that were given, or of each phase of the run."""
     from tinyllm.inference.subject import given_texts
 
-    tables = []
+    tables, like = [], subjects[0].config
     for phase, texts in (("pretraining", args.data), ("instruction_tuning", args.chat_data)):
         if texts:
-            found = [given_texts(subject, phase, texts, scratch) for subject in subjects]
+            found = [given_texts(subject, like, phase, texts, scratch) for subject in subjects]
             tables.append(_table(args, ", ".join(texts), phase, (subjects, found), (scratch, streams)))
     if tables:
         return tables

@@ -7,6 +7,7 @@ Order: Subject, its own texts, given texts.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,12 +65,15 @@ def own_texts(subject: Subject, phase: str, scratch: Path) -> Own:
 
     Raises DataError, or OSError, where they can no longer be read, or are others now.
     """
-    source, config = subject.sources[phase], subject.config
-    V = subject.model.tokenizer.vocab_size
-    tokens = load_tokens(subject.file.parent / "data" / f"{phase}.tokens", V)
-    dataset = _dataset(tokens, config, phase) if tokens else None
-    if dataset is None or dataset.fingerprint != source.fingerprint:
-        tokens = _read(subject, phase, source.paths, scratch)
+    source, config, model = subject.sources[phase], subject.config, subject.model
+    read = scratch / "data" / f"{source.fingerprint}.tokens"
+    for path in (subject.file.parent / "data" / f"{phase}.tokens", read):
+        tokens = load_tokens(path, model.tokenizer.vocab_size)
+        dataset = _dataset(tokens, config, phase) if tokens else None
+        if dataset and dataset.fingerprint == source.fingerprint:
+            break
+    else:
+        tokens = _read(model, config, phase, source.paths, read)
         dataset = Dataset(tokens, config, phase)
         if dataset.fingerprint != source.fingerprint:
             raise DataError(
@@ -90,18 +94,25 @@ def _dataset(tokens: Tokens, config: Config, phase: str) -> Dataset | None:
         return None
 
 
-def given_texts(subject: Subject, phase: str, sources: Sequence[str], scratch: Path) -> Passages:
-    """Return texts as a run of `phase` with the model's settings reads them, all of them; DataError."""
-    tokens = _read(subject, phase, sources, scratch)
-    return Passages.of(tokens, train_on_prompts=subject.config.data.train_on_prompts)
+def given_texts(
+    subject: Subject, like: Config, phase: str, sources: Sequence[str], scratch: Path
+) -> Passages:  # fmt: skip
+    """Return all of the given texts, read as a run of `phase` with the config `like` reads them; DataError.
 
-
-def _read(subject: Subject, phase: str, sources: Sequence[str], scratch: Path) -> Tokens:
-    """Return the tokens of texts, which are written to a file of their own in `scratch`."""
+    So models with different settings are measured on the same bytes; only how a dialogue's markers are cut
+    into tokens is the model's own.
+    """
+    data = dataclasses.replace(like.data, separate_markers=subject.config.data.separate_markers)
+    config = dataclasses.replace(like, data=data)
     path = scratch / "data" / f"{len([*scratch.glob('data/*')])}.tokens"
-    texts = open_texts(subject.config, phase, list(sources))
-    save_tokens(path, texts, subject.model.tokenizer)
-    found = load_tokens(path, subject.model.tokenizer.vocab_size)
+    tokens = _read(subject.model, config, phase, sources, path)
+    return Passages.of(tokens, train_on_prompts=data.train_on_prompts)
+
+
+def _read(model: LanguageModel, config: Config, phase: str, sources: Sequence[str], path: Path) -> Tokens:
+    """Return the tokens of texts, which are written to a file of their own at `path`."""
+    save_tokens(path, open_texts(config, phase, list(sources)), model.tokenizer)
+    found = load_tokens(path, model.tokenizer.vocab_size)
     if found is None:
         raise DataError(f"{path}: cannot be read back as it was written; check the disk")
     return found
