@@ -130,6 +130,7 @@ def _train(
     from tinyllm.run import toml
     from tinyllm.training.control import Control, Outputs, SaveRhythm
     from tinyllm.training.environment import use_machine
+    from tinyllm.training.header import write_header
     from tinyllm.training.loop import Loop
     from tinyllm.training.metrics import Metrics
     from tinyllm.training.step import Engine
@@ -149,8 +150,7 @@ def _train(
         with Metrics(request.directory, manager.check_directory) as metrics:
             control = Control(SystemClock(), stop, rhythm)
             loop = Loop(state, begun.datasets, engine, Outputs(manager, metrics, watch), control)
-            if begun.source:
-                metrics.write(step=state.progress.step, event="resume", phase=state.progress.phase)
+            write_header(metrics, state, begun.datasets, resumed=begun.source is not None)
             if forked:
                 loop.save()
             return loop.run()

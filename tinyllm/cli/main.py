@@ -16,6 +16,7 @@ PROGRAMS = {
     "train": "train a model, or resume a run",
     "generate": "continue a text",
     "chat": "talk to a model",
+    "evaluate": "measure how well models predict texts",
     "checkpoint": "list, show, verify, export and remove checkpoints",
     "report": "plot the curves of a run on one HTML page",
     "explain": "show a model's attention, predictions and norms on one HTML page",
@@ -29,6 +30,7 @@ OTHER_NAMES = {
     "resume": "train",
     "ls": "checkpoint",
     "encode": "tokenize",
+    "eval": "evaluate",
 }
 
 

@@ -249,7 +249,7 @@ class Workspace:
         self._added_to: list[Array] = []
         self._gradients: list[Array] = []
         grads = None
-        if purpose.backward:
+        if purpose.backward and purpose.gradient:
             layout = layout_of(config, V)
             self.gradient = aligned_empty(layout.size, dtype)
             self.gradient[:] = 0  # its padding belongs to no tensor, and must stay zero
@@ -265,7 +265,7 @@ class Workspace:
             scratch.views(self._rows[1]), np.zeros(N, np.float64), grads,
         )  # fmt: skip
         self.indices = np.arange(config.block_size, dtype=np.int32)
-        if purpose.backward:
+        if grads is not None:
             self.poison(0)  # touches every page once, so that no step pays for it
 
     def load(self, batch: Batch, share: slice) -> None:

@@ -94,6 +94,7 @@ class Dataset:
         self._tokens = corpus.tokens
         self._masked = corpus.masked[:0] if config.data.train_on_prompts else corpus.masked
         train, streams, held_out = self._parts(corpus, config)
+        self.corpus, self.training, self.held_out = corpus, train, held_out  # spans (S, 2) of positions
         length = train[:, 1] - train[:, 0]
         long_streams = streams & (length > self.block_size)  # these fill windows of their own
         self._streams: list[list[int]] = train[long_streams].tolist()
