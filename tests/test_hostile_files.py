@@ -67,6 +67,7 @@ WRONG = {
     "environment": [[], None, {"\x1b[2J": "x"}],
     "sources.pretraining.paths": [[5], [], "x", [None], ["\0"], ["x" * 5000], [["x"]]],
     "sources.pretraining.fingerprint": [HOSTILE, 7],
+    "sources.pretraining.questions": [[5], "x", [HOSTILE], ["x" * 257]],
     "sources": [{"elsewhere": {"paths": ["x"], "fingerprint": "y"}}, []],
     "phases": [["pretraining", "pretraining"], [["pretraining"]], [], "pretraining", None],
     "progress.step": [-1, 1 << 62, 0.5, True],

@@ -1,8 +1,8 @@
 # PYTHON_ARGCOMPLETE_OK
 """Talk to a model: `python -m tinyllm.chat MODEL`; answers are written to stdout, everything else to stderr.
 
-No line that is typed ends the program but :exit, the end of the input, and Ctrl-C at the prompt. Order:
-options, main, the questions, the commands.
+No line that is typed ends the program but exit and its synonyms, the end of the input, and Ctrl-C at the
+prompt. Order: options, main, the questions, the commands.
 """
 
 from __future__ import annotations
@@ -35,14 +35,19 @@ EXAMPLES = """\
 checkpoints
 checkpoints --prompt "Hello" --temperature 0"""
 COMMANDS = """\
-:help            show these commands
+help             show these commands, as do :help and 帮助
 :set NAME=VALUE  change a sampling option, such as top_p; alone: show them
 :save PATH       save the conversation to a new file: .json or .jsonl as
                  training data, else text
 :clear           forget the conversation
 :system TEXT     put this text before the conversation, - for none; alone:
                  show it
-:exit            end the program, as Ctrl-D does; Ctrl-C ends an answer"""
+exit             end the program, as do :exit, quit, bye, 退出, 再见 and
+                 Ctrl-D; Ctrl-C ends an answer"""
+# What a person types who knows no command, alone on its line; no model is asked about these words.
+BARE = dict.fromkeys(("exit", "quit", "bye", "退出", "再见"), "exit") | dict.fromkeys(
+    ("help", "帮助"), "help"
+)
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
@@ -100,7 +105,8 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
         chat.ask(question)
         return 0
     chat.say(f"tinyllm {__version__}: {args.model}, context window of {model.config.block_size} tokens")
-    chat.say(":help lists the commands")
+    chat.note_questions()
+    chat.say("help lists the commands, exit ends the chat")
     try:
         for line in typed.lines(*streams):
             if not chat.respond(line):
@@ -129,6 +135,8 @@ class Chat:
         line = line.encode(errors="replace").decode().strip()  # what was not UTF-8 becomes ?
         if found := re.fullmatch(r"[:：]\s*([A-Za-z]\w*)\s*(.*)", line, re.DOTALL):
             return self._command(found[1].lower(), found[2])
+        if command := BARE.get(line.lower()):
+            return self._command(command, "")
         if line:
             try:
                 self.ask(line)
@@ -184,6 +192,11 @@ class Chat:
         used = "leaves no room in the context window" if not self.conversation.system else "is used"
         if text:
             self.say(f"(the system text of the training dialogues {used}: {_quoted(text)})")
+
+    def note_questions(self) -> None:
+        """Show a few questions of the training dialogues, where the model knows any: what it was taught."""
+        if questions := self.conversation.model.form.questions:
+            self.say("\n".join(["questions to try:", *(f"  {question}" for question in questions[:3])]))
 
     def _system(self, rest: str) -> None:
         if rest:

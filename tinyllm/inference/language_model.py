@@ -31,6 +31,7 @@ class Form(NamedTuple):
     starts_with_end: bool = True  # end_of_text stands before each
     separate_markers: bool = True  # those of dialogues are encoded apart
     system: str = ""  # the system text of all dialogues, if they share one
+    questions: tuple[str, ...] = ()  # some of the dialogues, to be tried
 
     @classmethod
     def of(cls, fields: dict[str, Any], data: DataConfig) -> Form:
@@ -46,8 +47,9 @@ class Form(NamedTuple):
         paths = [path for source in sources.values() for path in source.paths]
         streams = bool(paths) and all(path.lower().endswith(".txt") for path in paths)
         starts_with_end = not streams or data.documents or "instruction_tuning" in sources
-        systems = ["", *(source.system for source in sources.values())]
-        return cls(starts_with_end, data.separate_markers, systems[-1])
+        # Of the last phase: no other has dialogues.
+        last = [*sources.values()][-1] if sources else Sources([], "")
+        return cls(starts_with_end, data.separate_markers, last.system, tuple(last.questions))
 
 
 UNKNOWN = Form()

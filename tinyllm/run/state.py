@@ -58,12 +58,13 @@ class Progress:
 
 @dataclass
 class Sources:
-    """The texts of one phase: where they were, a hash of what they said, the system text of all dialogues."""
+    """The texts of one phase: where they were, a hash of what they said, and of dialogues two more things."""
 
     paths: list[str]
     fingerprint: str
-    # "": they have none, or several
+    # The system text of all; "": they have none, or several
     system: str = field(default="", metadata={"added": True, "before": "", "free": True})
+    questions: list[str] = field(default_factory=list, metadata={"added": True})  # a few, to be tried
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values; text that is not UTF-8, which no msgpack text is, as bytes."""
@@ -72,7 +73,7 @@ class Sources:
         system = (
             self.system.encode("utf-8", "surrogatepass") if surrogate.search(self.system) else self.system
         )
-        return {"paths": paths, "fingerprint": self.fingerprint, "system": system}
+        return {**vars(self), "paths": paths, "system": system, "questions": [*self.questions]}
 
     @classmethod
     def from_dict(cls, fields: Any, name: str) -> Sources:
@@ -86,6 +87,10 @@ class Sources:
         found.paths = [os.fsdecode(path) for path in paths]
         if any(len(path) > LONGEST_PATH or "\0" in path for path in found.paths):
             raise ConfigError(f"{name}.paths: expected at most {LONGEST_PATH} characters, none of them NUL")
+        for question in found.questions:
+            if not isinstance(question, str):
+                raise ConfigError(f"{name}.questions: expected texts, found {question!r:.80}")
+            checked(question, f"{name}.questions")
         return found
 
 

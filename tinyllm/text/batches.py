@@ -35,6 +35,8 @@ from tinyllm.text.packing import cut, pack, stream_spans, stream_windows
 from tinyllm.text.texts import Text, digest
 from tinyllm.text.tokens import FORMAT, Tokens, load_tokens, save_tokens
 
+PROMPTS, LONGEST_PROMPT = 64, 128  # of Dataset.prompts; the length in tokens
+
 
 class Batch(NamedTuple):
     """B windows of T positions; a padding position has token 0, target -1, and is a document of its own."""
@@ -85,6 +87,7 @@ class Dataset:
     `held_out_windows` the validation data.
     `fingerprint` is equal for equal batches: it depends on the texts and on all settings that matter, but not
     on any path. An epoch's windows are numbered: first the packed ones, then those of each stream in turn.
+    `prompts` are the tokens (n,) of a few first prompts of dialogues that are trained on.
     """
 
     def __init__(self, corpus: Tokens, config: Config, name: str) -> None:
@@ -95,6 +98,7 @@ class Dataset:
         self._masked = corpus.masked[:0] if config.data.train_on_prompts else corpus.masked
         train, streams, held_out = self._parts(corpus, config)
         self.corpus, self.training, self.held_out = corpus, train, held_out  # spans (S, 2) of positions
+        self.prompts = _prompts(corpus, train[~streams])
         length = train[:, 1] - train[:, 0]
         long_streams = streams & (length > self.block_size)  # these fill windows of their own
         self._streams: list[list[int]] = train[long_streams].tolist()
@@ -217,6 +221,18 @@ class Dataset:
         targets = spans + 1
         masked: Array = masked_below(targets[:, 1]) - masked_below(targets[:, 0])
         return spans[:, 1] - spans[:, 0] - masked
+
+
+def _prompts(corpus: Tokens, documents: Array) -> list[Array]:
+    """Return the first run of masked tokens, if it is short, of a few documents, evenly spread over all."""
+    begins, ends = corpus.masked[::2], corpus.masked[1::2]
+    found = []
+    for i in np.linspace(0, len(documents) - 1, min(PROMPTS, len(documents))).astype(np.int64):
+        start, stop = documents[i]
+        run = int(np.searchsorted(begins, start))
+        if run < len(begins) and begins[run] <= stop and ends[run] - begins[run] <= LONGEST_PROMPT:
+            found.append(corpus.tokens[begins[run] : ends[run]])
+    return found
 
 
 def _chosen(tokens: Array, documents: Array, fraction: float, address: tuple[int, str, str]) -> Array:

@@ -139,8 +139,13 @@ def prompt_for(turns: Sequence[Turn]) -> tuple[Segment, ...]:
     return render([*turns, Turn("assistant", "")])[:-1]
 
 
+def is_chinese(text: str) -> bool:
+    """Return whether a question is marked in Chinese: it has a Chinese, Japanese or Korean character."""
+    return _CJK.search(text) is not None
+
+
 def _template(text: str) -> Template:
-    return CHINESE if _CJK.search(text) else ENGLISH
+    return CHINESE if is_chinese(text) else ENGLISH
 
 
 class Tokenizer(Protocol):

@@ -30,6 +30,7 @@ from tinyllm.run.changes import Changes
 from tinyllm.run.phases import continue_phase, enter_phase, phase_schedule, replace_texts
 from tinyllm.run.state import Sources, TrainState, layout_of, workspace_layouts
 from tinyllm.text.batches import Dataset, prepare
+from tinyllm.text.questions import typical_questions
 from tinyllm.text.texts import Texts, strings, training_sample
 from tinyllm.text.tokenizer import BPETokenizer, Tokenizer, train_bpe, train_char
 from tinyllm.training.defaults import with_tokenizer
@@ -93,7 +94,8 @@ def open_dataset(
         ) from error
     for text in texts.notices:
         listener.notice(text)
-    return dataset, Sources(paths, dataset.fingerprint, texts.system)
+    questions = typical_questions(map(tokenizer.decode, dataset.prompts))
+    return dataset, Sources(paths, dataset.fingerprint, texts.system, questions)
 
 
 class Initial(NamedTuple):
