@@ -1,7 +1,7 @@
 """Every number that can be chosen: frozen, validated dataclasses, one field per option of the command line.
 
-Order: how a field is declared and checked, the four sections, Config, stored documents, changes. Nothing
-here imports NumPy, so `--help` is instant and BLAS threads can still be set once the options are read.
+Order: how a field is declared and checked, the four sections, Config, stored documents. Nothing here
+imports NumPy, so `--help` is instant and BLAS threads can still be set once the options are read.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ class ConfigError(ValueError):
 
 def _option(default: Any, text: str, *, low: float | None = None, high: float | None = None,
             choices: tuple[str, ...] | None = None, above: float | None = None,
-            added: bool = False) -> Any:  # fmt: skip
-    metadata = {"help": text, "low": low, "high": high, "choices": choices, "above": above, "added": added}
-    return dataclasses.field(default=default, metadata=metadata)
+            before: Any = None) -> Any:  # fmt: skip
+    """Return a field with a rule; files written before it existed mean `before`, if that is given."""
+    rule = {"help": text, "low": low, "high": high, "choices": choices, "above": above}
+    return dataclasses.field(default=default, metadata=rule if before is None else {**rule, "before": before})
 
 
 def added(before: Any, now: Any = None) -> Any:
@@ -37,9 +38,7 @@ def added(before: Any, now: Any = None) -> Any:
 
     It is no option of the command line.
     """
-    return dataclasses.field(
-        default=before if now is None else now, metadata={"added": True, "before": before}
-    )
+    return dataclasses.field(default=before if now is None else now, metadata={"before": before})
 
 
 class _Section:
@@ -143,7 +142,7 @@ class TrainConfig(_Section):
     seed: int = _option(1337, "random seed", low=0)
     recompute: bool = _option(
         False, "keep only the residual stream of each block and recompute its other activations in the "
-        "backward pass: a fraction of the memory for about 25%% more time", added=True,
+        "backward pass: a fraction of the memory for about 25%% more time", before=False,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -175,13 +174,19 @@ class DataConfig(_Section):
     train_on_prompts: bool = _option(False, "also compute the loss on prompt tokens")
     val_fraction: float = _option(0.0, "fraction of the data held out for validation", low=0.0, high=0.9)
     encoding: str = _option(
-        "utf-8", "encoding of texts without a byte order mark, such as gb18030", added=True
+        "utf-8", "encoding of texts without a byte order mark, such as gb18030", before="utf-8"
     )
     separator: str = _option(
-        "", "split texts into documents at this string, such as '<|endoftext|>'", added=True
+        "", "split texts into documents at this string, such as '<|endoftext|>'", before=""
     )
     suffix: str = _option(
-        "", "of folders, also read files with these suffixes as text, such as .md,.py", added=True
+        "", "of folders, also read files with these suffixes as text, such as .md,.py", before=""
+    )
+    join_dialogues: bool = _option(
+        True, "join dialogues into conversations of one to three, others in each epoch", before=False
+    )
+    vary_questions: bool = _option(
+        False, "ask questions in other forms in each epoch: without their mark, in lower case", before=False
     )
     # No option. Runs from before it held documents out by their place among the others.
     held_out_by: str = added("place", now="content")
@@ -254,14 +259,13 @@ S = TypeVar("S")
 def from_fields(kind: type[S], stored: Any, name: str) -> S:
     """Build the dataclass `kind` from a plain dict of exactly its fields and types; ConfigError otherwise.
 
-    A field made with `added` may be missing.
+    A field that says what files from before it existed mean may be missing.
     """
     hints = get_type_hints(kind)
     rules = {each.name: each.metadata for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    optional = {name for name, rule in rules.items() if rule.get("added")}
-    if not isinstance(stored, dict) or not set(hints) - optional <= set(stored) <= set(hints):
-        raise ConfigError(f"{name}: expected the fields {', '.join(hints)}")
     values = {name: rule["before"] for name, rule in rules.items() if "before" in rule}
+    if not isinstance(stored, dict) or not set(hints) - set(values) <= set(stored) <= set(hints):
+        raise ConfigError(f"{name}: expected the fields {', '.join(hints)}")
     for field, value in stored.items():
         hint = hints[field]
         allowed = [get_origin(t) or t for t in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
@@ -288,13 +292,3 @@ def replace(config: Config, options: Mapping[str, Mapping[str, Any]]) -> Config:
     """Return `config` with other values for the given fields of each section; ConfigError as for a Config."""
     parts = {name: dataclasses.replace(getattr(config, name), **options.get(name, {})) for name in SECTIONS}
     return Config(**parts)
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What is different when a run is resumed; everything else stays as the checkpoint has it."""
-
-    options: Mapping[str, Mapping[str, Any]]  # fields of the config, by section
-    sources: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)  # paths of texts, by phase
-    phase: str | None = None  # the phase to enter
-    allow_new_data: bool = False  # texts other than the checkpoint's are accepted

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from tinyllm.cli.arguments import add_config, given_config, path, program
 from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
-from tinyllm.config import BUNDLED, PHASES, Changes, Config, ConfigError, replace
+from tinyllm.config import BUNDLED, PHASES, Config, ConfigError, replace
 from tinyllm.inference.settings import check
 from tinyllm.parallel.threads import most_threads
+from tinyllm.run.changes import Changes
 
 DESCRIPTION = """\
 Train a GPT on a CPU. With no options: tokenizer, pretraining and instruction tuning on the bundled

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyllm.config import Changes, Config, replace
+from tinyllm.config import Config, replace
+from tinyllm.run.changes import Changes
 
 EXIT_UNFINISHED = 75  # saved when its time was up: EX_TEMPFAIL of sysexits.h, "try again"
 

@@ -63,7 +63,7 @@ class Sources:
     paths: list[str]
     fingerprint: str
     # "": they have none, or several
-    system: str = field(default="", metadata={"added": True, "before": "", "free": True})
+    system: str = field(default="", metadata={"before": "", "free": True})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values; text that is not UTF-8, which no msgpack text is, as bytes."""

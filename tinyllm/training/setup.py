@@ -17,7 +17,6 @@ from tinyllm.arena import Array
 from tinyllm.config import (
     BUNDLED,
     PHASES,
-    Changes,
     Config,
     ConfigError,
     DataConfig,
@@ -27,6 +26,7 @@ from tinyllm.config import (
     replace,
 )  # fmt: skip
 from tinyllm.network import Purpose
+from tinyllm.run.changes import Changes
 from tinyllm.run.phases import continue_phase, enter_phase, phase_schedule, replace_texts
 from tinyllm.run.state import Sources, TrainState, layout_of, workspace_layouts
 from tinyllm.text.batches import Dataset, prepare
@@ -38,9 +38,12 @@ from tinyllm.training.place import is_of_a_run
 FIXED = {
     "model": {"n_layer", "n_head", "n_embd", "block_size"},
     "train": {"batch_size", "accumulate", "seed", "monitor"},
-    "data": {"tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction", "held_out_by"},
+    "data": {
+        "tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction", "held_out_by",
+        "join_dialogues", "vary_questions",
+    },
     "saving": set[str](),
-}
+}  # fmt: skip
 
 
 class Listener(Protocol):
