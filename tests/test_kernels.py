@@ -91,11 +91,11 @@ class Draw:
             while free and self.rng.random() < 0.8:
                 length = int(self.rng.integers(1, free + 1))
                 start = int(self.rng.integers(0, n - length))
-                spans.append((start, start + length))
+                spans.append((start, start + length, int(self.rng.integers(0, 2))))
                 free -= length
             first.append(len(spans))
         corpus.flags.writeable = masked.flags.writeable = False
-        return corpus, masked, np.array(spans, np.int64).reshape(-1, 2), np.array(first, np.int64)
+        return corpus, masked, np.array(spans, np.int64).reshape(-1, 3), np.array(first, np.int64)
 
     def heads(self) -> Array:
         """One of two sets of heads, not copied: (B, H, T, C) with gaps."""

@@ -28,9 +28,10 @@ class ConfigError(ValueError):
 
 def _option(default: Any, text: str, *, low: float | None = None, high: float | None = None,
             choices: tuple[str, ...] | None = None, above: float | None = None,
-            added: bool = False) -> Any:  # fmt: skip
-    metadata = {"help": text, "low": low, "high": high, "choices": choices, "above": above, "added": added}
-    return dataclasses.field(default=default, metadata=metadata)
+            before: Any = ...) -> Any:  # fmt: skip
+    """Return a field with a rule; files written before it existed mean `before`, if that is given."""
+    rule = {"help": text, "low": low, "high": high, "choices": choices, "above": above}
+    return dataclasses.field(default=default, metadata=rule if before is ... else {**rule, "before": before})
 
 
 def added(before: Any, now: Any = None) -> Any:
@@ -38,9 +39,7 @@ def added(before: Any, now: Any = None) -> Any:
 
     It is no option of the command line.
     """
-    return dataclasses.field(
-        default=before if now is None else now, metadata={"added": True, "before": before}
-    )
+    return dataclasses.field(default=before if now is None else now, metadata={"before": before})
 
 
 class _Section:
@@ -144,7 +143,7 @@ class TrainConfig(_Section):
     seed: int = _option(1337, "random seed", low=0)
     recompute: bool = _option(
         False, "keep only the residual stream of each block and recompute its other activations in the "
-        "backward pass: a fraction of the memory for about 25%% more time", added=True,
+        "backward pass: a fraction of the memory for about 25%% more time", before=False,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -176,17 +175,23 @@ class DataConfig(_Section):
     train_on_prompts: bool = _option(False, "also compute the loss on prompt tokens")
     val_fraction: float = _option(0.0, "fraction of the data held out for validation", low=0.0, high=0.9)
     encoding: str = _option(
-        "utf-8", "encoding of texts without a byte order mark, such as gb18030", added=True
+        "utf-8", "encoding of texts without a byte order mark, such as gb18030", before="utf-8"
     )
     separator: str = _option(
-        "", "split texts into documents at this string, such as '<|endoftext|>'", added=True
+        "", "split texts into documents at this string, such as '<|endoftext|>'", before=""
     )
     han_run: int | None = _option(
         None, "longest run of Han characters in one chunk of the BPE tokenizer; with 1, none is ever merged "
-        f"with another character (default: {HAN_RUN})", low=1, high=16, added=True,
+        f"with another character (default: {HAN_RUN})", low=1, high=16, before=None,
     )  # fmt: skip
     suffix: str = _option(
-        "", "of folders, also read files with these suffixes as text, such as .md,.py", added=True
+        "", "of folders, also read files with these suffixes as text, such as .md,.py", before=""
+    )
+    join_dialogues: bool = _option(
+        True, "join dialogues into conversations of one to three, others in each epoch", before=False
+    )
+    vary_questions: bool = _option(
+        False, "ask questions in other forms in each epoch: without their mark, in lower case", before=False
     )
     # No option. Runs from before it held documents out by their place among the others.
     held_out_by: str = added("place", now="content")
@@ -259,14 +264,13 @@ S = TypeVar("S")
 def from_fields(kind: type[S], stored: Any, name: str) -> S:
     """Build the dataclass `kind` from a plain dict of exactly its fields and types; ConfigError otherwise.
 
-    A field made with `added` may be missing.
+    A field that says what files from before it existed mean may be missing.
     """
     hints = get_type_hints(kind)
     rules = {each.name: each.metadata for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    optional = {name for name, rule in rules.items() if rule.get("added")}
-    if not isinstance(stored, dict) or not set(hints) - optional <= set(stored) <= set(hints):
-        raise ConfigError(f"{name}: expected the fields {', '.join(hints)}")
     values = {name: rule["before"] for name, rule in rules.items() if "before" in rule}
+    if not isinstance(stored, dict) or not set(hints) - set(values) <= set(stored) <= set(hints):
+        raise ConfigError(f"{name}: expected the fields {', '.join(hints)}")
     for field, value in stored.items():
         hint = hints[field]
         allowed = [get_origin(t) or t for t in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]

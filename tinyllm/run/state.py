@@ -63,8 +63,8 @@ class Sources:
     paths: list[str]
     fingerprint: str
     # The system text of all; "": they have none, or several
-    system: str = field(default="", metadata={"added": True, "before": "", "free": True})
-    questions: list[str] = field(default_factory=list, metadata={"added": True})  # a few, to be tried
+    system: str = field(default="", metadata={"before": "", "free": True})
+    questions: list[str] = field(default_factory=list, metadata={"before": []})  # a few to try
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values; text that is not UTF-8, which no msgpack text is, as bytes."""

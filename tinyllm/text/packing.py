@@ -32,7 +32,7 @@ def cut(spans: Array, T: int) -> Array:
 class Windows:
     """Packed windows: number w is spans[first[w]:first[w + 1]], at most T positions together."""
 
-    spans: Array  # (P, 2) int64
+    spans: Array  # (P, 2) int64: begin and stop; (P, 3): and 1 for a span that joins the one before
     first: Array  # (W + 1,) int64
 
     def __len__(self) -> int:
@@ -47,9 +47,9 @@ class Windows:
         return int(np.diff(self.first).max(initial=0))
 
     def copy_spans(self, out: Array, w: int) -> int:
-        """Write the spans of window w to the first rows of `out` (n, 2); return how many they are."""
+        """Write the spans of window w to the first rows of `out` (n, 2) or (n, 3); return how many."""
         spans = self[w]
-        out[: len(spans)] = spans
+        out[: len(spans), : spans.shape[1]] = spans
         return len(spans)
 
 
