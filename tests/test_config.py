@@ -35,6 +35,7 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any, Any]]] = {
         "encoding": ("utf-8", "utf-8", "gb18030"), "separator": ("", "", "</s>"), "suffix": ("", "", ".md"),
         "han_run": (None, 1, 16),
         "held_out_by": ("content", "content", "place"), "separate_markers": (True, False, True),
+        "mixed_windows": (True, False, True),
         "join_dialogues": (True, False, True), "vary_questions": (False, False, True),
     },
     "saving": {

@@ -195,6 +195,7 @@ class DataConfig(_Section):
     )
     # No option. Runs from before it held documents out by their place among the others.
     held_out_by: str = added("place", now="content")
+    mixed_windows: bool = added(False, now=True)  # short documents are packed in an order of chance
     separate_markers: bool = added(False, now=True)  # in dialogues they are encoded apart, as in dialogue.py
 
     def __post_init__(self) -> None:

@@ -20,7 +20,6 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +28,11 @@ import numpy as np
 from tinyllm.arena import Array
 from tinyllm.config import Config
 from tinyllm.kernels import fill_batch
-from tinyllm.rng import generator, key
+from tinyllm.rng import generator
 from tinyllm.text.dialogue import Tokenizer
 from tinyllm.text.drawing import Drawing, Members
 from tinyllm.text.files import DataError
+from tinyllm.text.held_out import chosen, drawn, split
 from tinyllm.text.packing import Windows, cut, pack, stream_spans, stream_windows
 from tinyllm.text.texts import Text, digest
 from tinyllm.text.tokens import ALTERNATIVE, FORMAT, STREAM, Tokens, load_tokens, save_tokens
@@ -115,7 +115,8 @@ class Dataset:
         self._streams: list[list[int]] = train[long_streams].tolist()
         members, packed = Members(corpus, self.block_size), train[~long_streams]
         group = members.group[np.searchsorted(corpus.starts, packed[:, 0], "right") - 1]
-        self._packed = pack(self._pieces(members.longest(packed, group)), self.block_size)
+        pieces = self._pieces(members.longest(packed, group))
+        self._packed = pack(pieces, self.block_size, config.data.mixed_windows)
         self._drawing = Drawing(self._packed, corpus, members) if corpus.kinds.max() > STREAM else None
         self._held_out = pack(self._pieces(held_out), self.block_size)
         self.held_out_windows = len(self._held_out)
@@ -199,10 +200,10 @@ class Dataset:
         if fraction:
             documents = spans[~streams]
             if config.data.held_out_by == "content":
-                held = _chosen(corpus.tokens, documents, fraction, (seed, "split", self.name))
+                held = chosen(corpus.tokens, documents, fraction, (seed, "split", self.name))
             else:
-                held = _drawn(len(documents), fraction, generator(seed, "split", self.name))
-            spans, streams, held_out = _split(spans, streams, fraction, held)
+                held = drawn(len(documents), fraction, generator(seed, "split", self.name))
+            spans, streams, held_out = split(spans, streams, fraction, held)
             if not len(held_out):
                 raise DataError(
                     f"{self.name}: found {self.documents} documents and {self.tokens} tokens, too few to "
@@ -253,54 +254,12 @@ def _prompts(corpus: Tokens, documents: Array) -> list[Array]:
     return found
 
 
-def _chosen(tokens: Array, documents: Array, fraction: float, address: tuple[int, str, str]) -> Array:
-    """Return which documents (n,) bool are held out: those whose hash is below the fraction.
-
-    So equal documents are on one side, and no other document has a say; but at least one is held out, that
-    of the lowest hash, and at least one is not.
-    """
-    name = key(*address).to_bytes(8, "little")
-    hashes = np.array(
-        [
-            int.from_bytes(blake2b(tokens[begin:end].tobytes(), digest_size=8, key=name).digest(), "little")
-            for begin, end in documents.tolist()
-        ],
-        np.uint64,
-    )
-    held: Array = hashes < np.uint64(int(fraction * 2.0**64))
-    if len(held):
-        held[hashes.argmin()] = True  # the first of equal ones,
-        held[len(held) - 1 - hashes[::-1].argmax()] = False  # the last
-    return held
-
-
-def _drawn(n: int, fraction: float, rng: np.random.Generator) -> Array:
-    """Return which of n documents (n,) bool are held out, drawn by their place: how earlier runs did it."""
-    held = np.zeros(n, np.bool_)
-    held[rng.permutation(n)[: min(max(int(fraction * n), 1), max(n - 1, 0))]] = True
-    return held
-
-
-def _split(spans: Array, streams: Array, fraction: float, held: Array) -> tuple[Array, Array, Array]:
-    """Hold out the documents (n,) of which `held` is true, and the end of every stream.
-
-    Returns the spans to train on, which of them are streams, and the spans held out.
-    """
-    # Training and held-out documents both keep the order of the corpus.
-    documents, (begin, end) = spans[~streams], spans[streams].T
-    kept = documents[~held]
-    # Each stream is cut in two; one so short that its fraction rounds to nothing holds out nothing.
-    border = end - (fraction * (end - begin)).astype(np.int64)
-    train = np.concatenate([kept, np.stack([begin, border], axis=1)])
-    held_out = np.concatenate([documents[held], np.stack([border, end], axis=1)[border < end]])
-    return train, np.arange(len(train)) >= len(kept), held_out
-
-
 def _fingerprint(config: Config, name: str, made_of: dict[str, str]) -> str:
     """Hash all that decides the batches; the seed matters here only where it chooses what is held out."""
     data, block_size = config.data, config.model.block_size
     split: list[Any] | None = [data.val_fraction, config.train.seed] if data.val_fraction else None
     if split and data.held_out_by == "content":
         split.append(data.held_out_by)
-    content = json.dumps([FORMAT, name, made_of, block_size, data.train_on_prompts, split])
+    settings = [FORMAT, name, made_of, block_size, data.train_on_prompts, split]
+    content = json.dumps([*settings, "mixed"] if data.mixed_windows else settings)
     return hashlib.sha256(content.encode()).hexdigest()

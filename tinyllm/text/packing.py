@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from tinyllm.arena import Array
+from tinyllm.rng import generator
 
 
 def cut(spans: Array, T: int) -> Array:
@@ -53,8 +54,11 @@ class Windows:
         return len(spans)
 
 
-def pack(spans: Array, T: int) -> Windows:
+def pack(spans: Array, T: int, mixed: bool = False) -> Windows:
     """Pack (P, 2) spans of at most T positions into windows of T: best fit, the longest first.
+
+    If `mixed`, those of at most a quarter of a window come last and in an order of chance: by length, windows
+    would hold documents that resemble each other, and the gradients of a batch would repeat each other.
 
     Johnson 1973, "Near-optimal bin packing algorithms": at most 11/9 of the fewest possible windows, plus 4.
 
@@ -67,6 +71,9 @@ def pack(spans: Array, T: int) -> Windows:
     with_room: list[list[int]] = [[] for _ in range(T)]
     rooms, count = 0, 0
     order = np.argsort(-lengths, kind="stable")
+    if mixed:
+        long = int(np.count_nonzero(4 * lengths > T))
+        order[long:] = generator(0, "pack").permutation(order[long:])
     for i, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
         if fitting := rooms >> length:
             room = length + (fitting & -fitting).bit_length() - 1  # x & -x is the lowest bit of x

@@ -169,11 +169,13 @@ class Texts:
         """Yield each document that an entry holds."""
         separator = self.data.separator
         if reading.turns:
+            forms = [reading.turns, *reading.others]
             if separator:  # behind an answer it says what end_of_text will
-                reading = Reading(turns=stripped(
-                    Turn(role, content.strip().removesuffix(separator)) for role, content in reading.turns
-                ))  # fmt: skip
-            yield self._dialogue(reading.turns)
+                forms = [
+                    stripped(Turn(role, text.strip().removesuffix(separator)) for role, text in turns)
+                    for turns in forms
+                ]
+            yield self._dialogue(*forms)
             return
         for part in _parts(reading.text, separator) if separator else (reading.text,):
             if self.dialogues and (turns := parse(part)):
@@ -182,17 +184,18 @@ class Texts:
                 self._found.plain += self.dialogues
                 yield Text((Segment(part),))
 
-    def _dialogue(self, turns: Sequence[Turn]) -> Text:
-        """Return the document of a dialogue; whether it has alternatives and joins others is a setting."""
-        data, segments = self.data, render(turns)
+    def _dialogue(self, turns: Sequence[Turn], *others: Sequence[Turn]) -> Text:
+        """Return the document of a dialogue in several forms; settings may add to them, and join it to others."""
+        data, segments, forms = self.data, render(turns), [tuple(turns), *map(tuple, others)]
         self._found.conversations += (answered := any(segment.carries_loss for segment in segments))
         if len(self._systems) < 2 and (system := system_text(segments)) is not None:
             self._systems.add(system)
-        others = [render(other) for other in variants(turns)] if data.vary_questions and answered else []
-        documents = [each if data.separate_markers else joined(each) for each in (segments, *others)]
-        return Text(
-            documents[0], alternatives=(*documents[1:],), joins=data.join_dialogues and can_join(turns)
-        )
+        if data.vary_questions and answered:
+            forms += [variant for form in forms for variant in variants(form)]
+        rendered = map(render, dict.fromkeys(forms))  # each form once
+        document, *alternatives = (each if data.separate_markers else joined(each) for each in rendered)
+        joins = data.join_dialogues and can_join(turns)
+        return Text(document, alternatives=tuple(alternatives), joins=joins)
 
 
 def _parts(text: str, separator: str) -> list[str]:

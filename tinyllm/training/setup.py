@@ -42,7 +42,7 @@ FIXED = {
     "train": {"batch_size", "accumulate", "seed", "monitor"},
     "data": {
         "tokenizer", "vocab_size", "han_run", "documents", "train_on_prompts", "val_fraction", "held_out_by",
-        "join_dialogues", "vary_questions",
+        "join_dialogues", "vary_questions", "mixed_windows",
     },
     "saving": set[str](),
 }  # fmt: skip
