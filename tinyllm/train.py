@@ -75,6 +75,7 @@ def _run(request: Request, machine: Machine, interrupt: Interrupt, started: floa
         closing(watcher(request.plain)) as watch,
         CheckpointManager(request.directory, on_notice=lambda text: watch.notice(f"note: {text}")) as manager,
     ):
+        interrupt.show = watch.interrupted
         with interrupt.ends(summary.nothing_begun(request)):
             begun = _begin(request, manager, watch)
         if begun.is_finished:
@@ -133,7 +134,7 @@ def _train(
     (manager, watch), state = outputs, begun.state
     train, saving = state.config.train, state.config.saving
     workers, blas_threads = use_machine(state, machine.workers, machine.blas_threads, watch.notice)
-    watch.line(summary.description(state, begun.datasets, request))
+    watch.begin(state, begun.datasets, summary.description(state, begun.datasets, request))
     with Team(min(workers * blas_threads, most_threads())) as team:
         purpose = Purpose(recompute=train.recompute, accumulate=train.accumulate > 1)
         engine = Engine(state, team, workers, purpose)
@@ -190,7 +191,7 @@ def _begin(request: Request, manager: CheckpointManager, watch: Lines) -> Begun:
         held = manager.list_checkpoints()
         if held and not start.set_aside:
             raise FileExistsError(
-                f"{directory} already holds a run ({len(held)} checkpoints): --resume continues it, --fresh "
+                f"{directory} already holds a run: --resume continues it, --fresh "
                 f"moves it to a folder previous-N in it, another --checkpoint-dir leaves it alone"
             )
         config, initial = start.config, None
@@ -281,7 +282,7 @@ def _source(start: Resume, manager: CheckpointManager, watch: Lines, latest: str
 def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) -> None:
     """Say what was written and in what time, let the model speak, and how to talk to it."""
     from tinyllm.cli import summary
-    from tinyllm.cli.display import duration
+    from tinyllm.words import duration
 
     report = f" and {request.directory / 'report.html'}" if drawn else ""
     written = f"{request.directory / 'model_final.bin'}{report} written in {duration(seconds)}"

@@ -34,6 +34,7 @@ from tinyllm.text.files import DataError
 from tinyllm.text.packing import cut, pack, stream_spans, stream_windows
 from tinyllm.text.texts import Text, digest
 from tinyllm.text.tokens import FORMAT, Tokens, load_tokens, save_tokens
+from tinyllm.words import counted
 
 
 class Batch(NamedTuple):
@@ -169,7 +170,9 @@ class Dataset:
         with_loss = self._loss_in(spans) > 0
         spans, streams = spans[with_loss], corpus.streams[with_loss]
         if not len(spans):
-            raise DataError(f"{self.name}: found {self.documents} documents, none has a token with loss")
+            raise DataError(
+                f"{self.name}: found {counted(self.documents, 'document')}, none has a token with loss"
+            )
         held_out = spans[:0]
         if fraction:
             documents = spans[~streams]
@@ -180,15 +183,16 @@ class Dataset:
             spans, streams, held_out = _split(spans, streams, fraction, held)
             if not len(held_out):
                 raise DataError(
-                    f"{self.name}: found {self.documents} documents and {self.tokens} tokens, too few to "
-                    f"hold out a fraction of {fraction}; give more text, or omit --val-fraction"
+                    f"{self.name}: found {counted(self.documents, 'document')} and "
+                    f"{counted(self.tokens, 'token')}, too few to hold out a fraction of "
+                    f"{fraction}; give more text, or omit --val-fraction"
                 )
         # A book must fill a window; a few short documents need not, since each is complete in itself.
         found = int((spans[:, 1] - spans[:, 0]).sum()) + 1
         if streams.all() and found <= self.block_size:
             raise DataError(
-                f"{self.name}: found {found} tokens to train on, expected {self.block_size + 1} or more for "
-                f"one window; give more text, or a smaller --block-size"
+                f"{self.name}: found {counted(found, 'token')} to train on, expected "
+                f"{self.block_size + 1:,} or more for one window; give more text, or a smaller --block-size"
             )
         return spans, streams, held_out
 

@@ -32,6 +32,7 @@ from tinyllm.text.bpe import (
     kinds_of_characters,
     learn_merges,
 )
+from tinyllm.words import counted
 
 Ids = npt.NDArray[np.int32]
 
@@ -118,7 +119,9 @@ class Tokenizer(ABC):
                     f"tokenizer.split: found {fields['split']!r}, this program knows only {SPLIT_VERSION}"
                 )
             if len(merges) % 2:
-                raise TokenizerError(f"tokenizer.merges: expected pairs, found {len(merges)} numbers")
+                raise TokenizerError(
+                    f"tokenizer.merges: expected pairs, found {counted(len(merges), 'number')}"
+                )
             return BPETokenizer(tuple(zip(merges[::2], merges[1::2], strict=True)))
         if kind == "char":
             return CharTokenizer(tuple(_integers(fields, "characters", {"kind", "characters"})))
@@ -220,9 +223,9 @@ class CharTokenizer(Tokenizer):
             position = int(known.argmin())
             raise TokenizerError(
                 f"found {text[position]!r} (U+{codes[position]:04X}) at position {position}, near "
-                f"{text[max(0, position - 10) : position + 10]!r}; expected one of the {len(self._codes)} "
-                f"characters of the training texts. Leave it out, or train with --tokenizer bpe, which "
-                f"encodes any text"
+                f"{text[max(0, position - 10) : position + 10]!r}; expected one of the "
+                f"{counted(len(self._codes), 'character')} of the training texts. Leave it out, or train "
+                f"with --tokenizer bpe, which encodes any text"
             )
         return ids, list(accumulate(map(len, texts)))
 
