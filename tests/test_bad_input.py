@@ -73,7 +73,7 @@ chats without a conversation | {train} --chat-data {facts} | 1 | no conversation
 encoding unknown | train --encoding latin-99 | 2 | --encoding, latin-99, utf-8
 suffix without a dot | train --suffix md | 2 | --suffix, md, .md
 JSON line broken | {on} {bad}/line.jsonl | 1 | line.jsonl, line 2
-nothing left to train on | {on} {bad}/one.json --val-fraction 0.5 | 1 | 1 documents, hold out
+nothing left to train on | {on} {bad}/one.json --val-fraction 0.5 | 1 | 1 document, hold out
 more memory than there is | {train} --batch-size 100000000 | 1 | GB of memory, machine has, --batch-size
 directory is a file | train --checkpoint-dir {facts} --data {facts} --plain | 1 | facts.json
 directory below a file | train --checkpoint-dir {facts}/run --data {facts} | 1 | facts.json

@@ -47,7 +47,7 @@ def test_ls_lines_up_every_checkpoint_in_the_order_of_saving_the_bad_ones_first(
     assert lines[5].split()[1:5] == ["pretraining", "3", "9", "2.2500"]
     starts = [line.index("pretraining") for line in lines[2:-2]]
     assert len(set(starts)) == 1
-    assert "checkpoint_epoch_8.bin: 6 bytes are not a checkpoint" in err
+    assert "checkpoint_epoch_8.bin: a file of 6 bytes is no checkpoint" in err
 
 
 def test_ls_says_what_it_checked_and_where_each_state_stands_in_its_run(run, capsys):

@@ -23,6 +23,7 @@ from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError
 from tinyllm.escape import printable, printable_lines
 from tinyllm.inference.settings import ANSWER, OPTIONS, check
+from tinyllm.words import counted
 
 if TYPE_CHECKING:
     from tinyllm.inference.conversation import Conversation
@@ -104,7 +105,9 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     if question is not None:
         chat.ask(question)
         return 0
-    chat.say(f"tinyllm {__version__}: {args.model}, context window of {model.config.block_size} tokens")
+    chat.say(
+        f"tinyllm {__version__}: {args.model}, context window of {counted(model.config.block_size, 'token')}"
+    )
     chat.note_questions()
     chat.say("help lists the commands, exit ends the chat")
     try:
@@ -256,8 +259,8 @@ def checked_system(conversation: Conversation, text: str) -> str:
         raise ConfigError(f"--system: {error}") from error
     if not fits:
         raise ConfigError(
-            f"--system: found {len(text):,} characters, expected a text that leaves room for a question in "
-            f"the context window of {conversation.model.config.block_size:,} tokens"
+            f"--system: found {counted(len(text), 'character')}, expected a text that leaves room for a "
+            f"question in the context window of {counted(conversation.model.config.block_size, 'token')}"
         )
     return text
 

@@ -20,6 +20,7 @@ from tinyllm.config import ConfigError
 from tinyllm.escape import printable
 from tinyllm.inference.settings import check
 from tinyllm.parallel.threads import cores
+from tinyllm.words import counted
 
 if TYPE_CHECKING:
     from tinyllm.inference.language_model import LanguageModel
@@ -99,7 +100,7 @@ def _shortened(model: LanguageModel, size: int, shown: int) -> str:
         else "fit a page of so many heads"
     )
     return (
-        f"the prompt has {size:,} tokens; only the first {shown:,} are shown, as many as {limit}; "
+        f"the prompt has {counted(size, 'token')}; only the first {shown:,} are shown, as many as {limit}; "
         "later tokens change nothing before them"
     )
 

@@ -18,6 +18,7 @@ from tinyllm.cli.arguments import add_writing, checked_sampling, given_sampling,
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError, flag
 from tinyllm.inference.settings import TEXT, check
+from tinyllm.words import counted
 
 if TYPE_CHECKING:
     from tinyllm.arena import Array
@@ -98,7 +99,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     texts = _texts(args, model, [prompt for _, prompt in asked])
     for (text, prompt), pieces in zip(asked, texts, strict=True):
         if prompt.size > model.config.block_size:
-            streams.note(f"the prompt has {prompt.size} tokens; the model sees only the end of it")
+            streams.note(f"the prompt has {counted(prompt.size, 'token')}; the model sees only the end of it")
         if args.echo:
             streams.write(text)
         empty = True

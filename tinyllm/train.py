@@ -78,6 +78,7 @@ def _run(request: Request, machine: Machine, interrupt: Interrupt, started: floa
         closing(watcher(request.plain)) as watch,
         CheckpointManager(request.directory, on_notice=lambda text: watch.notice(f"note: {text}")) as manager,
     ):
+        interrupt.show = watch.interrupted
         with interrupt.ends(summary.nothing_begun(request)):
             begun = begin(request, manager, watch)
         if begun.is_finished:
@@ -138,7 +139,7 @@ def _train(
     (manager, watch), state = outputs, begun.state
     train, saving = state.config.train, state.config.saving
     workers, blas_threads = use_machine(state, machine.workers, machine.blas_threads, watch.notice)
-    watch.line(summary.description(state, begun.datasets, request))
+    watch.begin(state, begun.datasets, summary.description(state, begun.datasets, request))
     with Team(min(workers * blas_threads, most_threads())) as team:
         purpose = Purpose(recompute=train.recompute, accumulate=train.accumulate > 1)
         engine = Engine(state, team, workers, purpose)
@@ -189,7 +190,7 @@ def _take_place(begun: Begun, manager: CheckpointManager, watch: Lines) -> bool:
 def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) -> None:
     """Say what was written and in what time, let the model speak, and how to talk to it."""
     from tinyllm.cli import summary
-    from tinyllm.cli.display import duration
+    from tinyllm.words import duration
 
     report = f" and {request.directory / 'report.html'}" if drawn else ""
     written = f"{request.directory / 'model_final.bin'}{report} written in {duration(seconds)}"

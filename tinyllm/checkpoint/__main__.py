@@ -25,6 +25,7 @@ from tinyllm.cli.arguments import program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.cli.output import PIPE_CLOSED
 from tinyllm.escape import printable
+from tinyllm.words import counted
 
 _COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "head")
 _ENDED = ("finished", "rolled_back")
@@ -155,7 +156,8 @@ def verify(paths: Sequence[Path], disk: Disk) -> int:
     for file in files:
         try:
             head = reader.verify(file, disk)
-            print(f"{printable(file)}: valid, {len(head.tensors)} tensors, {_bytes(head.header.file_bytes)}")
+            size = _bytes(head.header.file_bytes)
+            print(f"{printable(file)}: valid, {counted(len(head.tensors), 'tensor')}, {size}")
         except GoneError as error:
             if file in paths:
                 bad += 1

@@ -27,6 +27,7 @@ from tinyllm.run.schedule import Schedule
 from tinyllm.run.stopping import EarlyStopping
 from tinyllm.text.batches import Batch
 from tinyllm.text.tokenizer import Tokenizer
+from tinyllm.words import counted
 
 ROLES = ("params", "m", "v")
 STATUSES = ("running", "early_stopped", "rolled_back", "finished")
@@ -206,7 +207,7 @@ def _progress(stored: Any, phases: list[str]) -> Progress:
         raise ConfigError(f"progress.phase_start: {progress.phase_start}, after step {progress.step}")
     if progress.index and not progress.loss_tokens:
         raise ConfigError(
-            f"progress.loss_tokens: found 0, but {progress.index} updates of the epoch are made"
+            f"progress.loss_tokens: found 0 after {counted(progress.index, 'update')} of the epoch"
         )
     return progress
 

@@ -36,6 +36,7 @@ from tinyllm.text.held_out import chosen, drawn, split
 from tinyllm.text.packing import Windows, cut, pack, stream_spans, stream_windows
 from tinyllm.text.texts import Text, digest
 from tinyllm.text.tokens import ALTERNATIVE, FORMAT, STREAM, Tokens, load_tokens, save_tokens
+from tinyllm.words import counted
 
 PROMPTS, LONGEST_PROMPT = 64, 128  # of Dataset.prompts; the length in tokens
 
@@ -195,7 +196,9 @@ class Dataset:
         with_loss = self._loss_in(spans) > 0
         spans, streams = spans[with_loss], corpus.kinds[opens][with_loss] & STREAM > 0
         if not len(spans):
-            raise DataError(f"{self.name}: found {self.documents} documents, none has a token with loss")
+            raise DataError(
+                f"{self.name}: found {counted(self.documents, 'document')}, none has a token with loss"
+            )
         held_out = spans[:0]
         if fraction:
             documents = spans[~streams]
@@ -206,15 +209,16 @@ class Dataset:
             spans, streams, held_out = split(spans, streams, fraction, held)
             if not len(held_out):
                 raise DataError(
-                    f"{self.name}: found {self.documents} documents and {self.tokens} tokens, too few to "
-                    f"hold out a fraction of {fraction}; give more text, or omit --val-fraction"
+                    f"{self.name}: found {counted(self.documents, 'document')} and "
+                    f"{counted(self.tokens, 'token')}, too few to hold out a fraction of "
+                    f"{fraction}; give more text, or omit --val-fraction"
                 )
         # A book must fill a window; a few short documents need not, since each is complete in itself.
         found = int((spans[:, 1] - spans[:, 0]).sum()) + 1
         if streams.all() and found <= self.block_size:
             raise DataError(
-                f"{self.name}: found {found} tokens to train on, expected {self.block_size + 1} or more for "
-                f"one window; give more text, or a smaller --block-size"
+                f"{self.name}: found {counted(found, 'token')} to train on, expected "
+                f"{self.block_size + 1:,} or more for one window; give more text, or a smaller --block-size"
             )
         return spans, streams, held_out
 

@@ -26,6 +26,7 @@ from tinyllm.text.forms import variants
 from tinyllm.text.json_entries import json_entries
 from tinyllm.text.records import Reading, is_message, read_entry
 from tinyllm.text.tables import csv_rows, parquet_rows
+from tinyllm.words import counted
 
 SUFFIXES = (".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 NO_TEXT = (  # of files that a person might name although they hold no text
@@ -122,7 +123,7 @@ class Texts:
                 shown = ", ".join(ignored[:5]) + (", ..." if len(ignored) > 5 else "")
                 known = ", ".join((*SUFFIXES, *self.data.suffixes))
                 self.notices.append(
-                    f"{path}: ignored {len(ignored)} entries that are hidden or not {known}: {shown}"
+                    f"{path}: ignored {counted(len(ignored), 'entry')}, hidden or not {known}: {shown}"
                 )
             return files
         if not path.exists():

@@ -34,6 +34,7 @@ from tinyllm.text.bpe import (
     learn_merges,
 )
 from tinyllm.text.utf8 import following_states
+from tinyllm.words import counted
 
 Ids = npt.NDArray[np.int32]
 
@@ -123,7 +124,9 @@ class Tokenizer(ABC):
             names = {"kind", "split", "merges"} | ({"han_run"} if version > 1 else set())
             merges = _integers(fields, "merges", names)
             if len(merges) % 2:
-                raise TokenizerError(f"tokenizer.merges: expected pairs, found {len(merges)} numbers")
+                raise TokenizerError(
+                    f"tokenizer.merges: expected pairs, found {counted(len(merges), 'number')}"
+                )
             pairs = tuple(zip(merges[::2], merges[1::2], strict=True))
             return BPETokenizer(pairs, _checked_run(fields["han_run"]) if version > 1 else None)
         if kind == "char":
@@ -233,9 +236,9 @@ class CharTokenizer(Tokenizer):
             position = int(known.argmin())
             raise TokenizerError(
                 f"found {text[position]!r} (U+{codes[position]:04X}) at position {position}, near "
-                f"{text[max(0, position - 10) : position + 10]!r}; expected one of the {len(self._codes)} "
-                f"characters of the training texts. Leave it out, or train with --tokenizer bpe, which "
-                f"encodes any text"
+                f"{text[max(0, position - 10) : position + 10]!r}; expected one of the "
+                f"{counted(len(self._codes), 'character')} of the training texts. Leave it out, or train "
+                f"with --tokenizer bpe, which encodes any text"
             )
         return ids, list(accumulate(map(len, texts)))
 

@@ -15,6 +15,7 @@ from tinyllm.checkpoint import CheckpointManager, policy
 from tinyllm.run import toml
 from tinyllm.run.state import Identity, TrainState
 from tinyllm.training import metrics
+from tinyllm.words import counted
 
 Notice = Callable[[str], None]
 
@@ -29,8 +30,8 @@ def check_alone(state: TrainState, source: Path, manager: CheckpointManager) -> 
     if others:
         elsewhere = "" if inside else f"--checkpoint-dir {source.parent} continues this one where it is, "
         raise FileExistsError(
-            f"{manager.directory} holds {len(others)} checkpoints of another run than {source}: {elsewhere}"
-            f"another --checkpoint-dir continues it there"
+            f"{manager.directory} holds {counted(len(others), 'checkpoint')} of another run than {source}: "
+            f"{elsewhere}another --checkpoint-dir continues it there"
         )
 
 
@@ -74,7 +75,8 @@ def rewind(state: TrainState, manager: CheckpointManager, notice: Notice) -> Non
         sidecars = [path.with_suffix(".json") for path in later]
         place = set_aside(manager.directory, [*later, *(path for path in sidecars if path.exists())])
         notice(
-            f"note: {len(later)} checkpoints later than step {state.progress.step:,} were moved to {place}"
+            f"note: moved {counted(len(later), 'checkpoint')} later than step {state.progress.step:,} "
+            f"to {place}"
         )
         manager.list_checkpoints()  # so that it forgets them
 
