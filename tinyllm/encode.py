@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Show how a model's tokenizer splits a text: the tokens, their ids and bytes, and how many bytes a token has on
 average. Quotes are Python's: '...' is text, b'...' the bytes of a part of a character."""
+EXAMPLES = """\
+checkpoints --prompt "The sun"
+checkpoints --ids < book.txt
+checkpoints --decode 72 105"""
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
     """Parse and check; any mistake ends the program with exit code 2 and a message."""
-    parser = program("tokenize", DESCRIPTION)
+    parser = program("tokenize", DESCRIPTION, EXAMPLES)
     add_model(parser)
     parser.add_argument(
         "--prompt", metavar="TEXT",
