@@ -61,6 +61,7 @@ def is_option(field: dataclasses.Field[Any]) -> bool:
 
 
 def check_field(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raise ConfigError, which names the option, unless a value of the right type is in the field's range."""
     if value is None or isinstance(value, bool) or not is_option(field):
         return
     rule, name = field.metadata, flag(field.name)
@@ -123,11 +124,9 @@ class TrainConfig(_Section):
     epsilon: float = _option(1e-8, "Adam's epsilon", above=0.0)
     grad_clip: float = _option(1.0, "maximum global norm of the gradient; 0 turns clipping off", low=0.0)
     patience: int = _option(
-        30,
-        "early stopping: epochs without an improvement of --min-delta (with --eval-every and "
-        "--monitor val: evaluations); 0 turns it off",
-        low=0,
-    )
+        30, "early stopping: epochs without an improvement of --min-delta (with --eval-every and "
+        "--monitor val: evaluations); 0 turns it off", low=0,
+    )  # fmt: skip
     min_delta: float = _option(0.01, "minimum improvement of the monitored loss", low=0.0)
     monitor: str = _option(
         "train",

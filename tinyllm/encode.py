@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Show how a model's tokenizer splits a text: the tokens, their ids and bytes, and how many bytes a token has on
 average. Quotes are Python's: '...' is text, b'...' the bytes of a part of a character."""
+EXAMPLES = """\
+checkpoints --prompt "The sun"
+checkpoints --ids < book.txt
+checkpoints --decode 72 105"""
 
 
 EXAMPLES = """\

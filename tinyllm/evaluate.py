@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`python -m tinyllm.evaluate MODEL [MODEL ...] [TEXT ...]`: how well models predict texts, as a table.
 
 The table, or with --json the numbers, is written to stdout, everything else to stderr. Order: options, main,

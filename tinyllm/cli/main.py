@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         return code
     usage = "usage: tinyllm PROGRAM [options]\n\n" + "".join(f"  {p:<12}{t}\n" for p, t in PROGRAMS.items())
     if argv in (["-h"], ["--help"]):
-        print(f"{usage}\ntinyllm PROGRAM --help lists its options; python -m tinyllm.PROGRAM is the same.")
+        print(f"{usage}\ntinyllm PROGRAM --help lists its options. python -m tinyllm.PROGRAM is the same;")
+        print("for tokenize it is python -m tinyllm.encode.")
         return 0
     if argv == ["--version"]:
         from tinyllm import __version__

@@ -175,7 +175,7 @@ def _texts(args: argparse.Namespace) -> dict[str, list[str]]:
 def _fill_in(
     args: argparse.Namespace, given: config_file.Given, texts: dict[str, list[str]]
 ) -> dict[str, list[str]]:
-    """Set what was not typed to what the --config file has; return the texts, all of which --data replaces."""
+    """Set what was not typed to what the --config file has; return the texts, all replaced by --data."""
     config_file.fill_in(args, given)
     if args.data or not given.sources:
         return texts

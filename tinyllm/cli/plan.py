@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -111,7 +112,9 @@ def _phases(begun: Begun, engine: Engine) -> list[Phase]:
         steps, per_epoch = ahead[name], steps_per_epoch(train, data.windows)
         evaluations, evaluation = 0, 0.0
         if data.held_out_windows:
-            evaluations = -(-steps // per_epoch) + (steps // train.eval_every if train.eval_every else 0)
+            evaluations = -(-steps // per_epoch)
+            if train.eval_every:  # one that falls on the end of an epoch is made once
+                evaluations += steps // train.eval_every - steps // math.lcm(train.eval_every, per_epoch)
             evaluation = _evaluation_seconds(state, data, engine)
         seconds = _step_seconds(state, data, engine, SECONDS / len(ahead))
         tokens = round(steps * data.targets / per_epoch)
@@ -141,33 +144,35 @@ def _step_seconds(state: TrainState, data: Dataset, engine: Engine, seconds: flo
     train = state.config.train
     batches = -(-data.windows // train.batch_size)
     buffers = [Batch.empty(train.batch_size, state.config.model.block_size) for _ in range(train.accumulate)]
-    began, done = 0.0, 0
-    for number in itertools.count():
-        if number == WARM_UP:
-            began = time.perf_counter()
-        first = number * train.accumulate % batches
+
+    def step(number: int) -> None:
+        first = number % steps_per_epoch(train, data.windows) * train.accumulate
         filled = [
             data.batch(train.seed, 0, first + micro, train.batch_size, buffer)
             for micro, buffer in enumerate(buffers[: batches - first])
         ]
         engine.train(state, filled)
-        done = number + 1 - WARM_UP
-        if done > 0 and time.perf_counter() - began >= seconds:
-            break
-    return (time.perf_counter() - began) / done
+
+    for number in range(WARM_UP):
+        step(number)
+    began, elapsed, done = time.perf_counter(), 0.0, 0
+    while not done or elapsed < seconds:
+        step(WARM_UP + done)
+        elapsed, done = time.perf_counter() - began, done + 1
+    return elapsed / done
 
 
 def _evaluation_seconds(state: TrainState, data: Dataset, engine: Engine) -> float:
     """Return the time of a whole evaluation, from its first batches."""
-    size, done = state.config.train.batch_size, 0
+    size = state.config.train.batch_size
     engine.evaluate(state, itertools.islice(data.validation(size), 1))
-    began = time.perf_counter()
+    began, elapsed, done = time.perf_counter(), 0.0, 0
     for batch in data.validation(size):
         engine.evaluate(state, [batch])
-        done += 1
-        if time.perf_counter() - began >= SECONDS / 4:
+        elapsed, done = time.perf_counter() - began, done + 1
+        if elapsed >= SECONDS / 4:
             break
-    return (time.perf_counter() - began) / done * -(-data.held_out_windows // size)
+    return elapsed / done * -(-data.held_out_windows // size)
 
 
 def _peak_memory() -> int:
