@@ -206,7 +206,7 @@ class Dataset:
             if not len(held_out):
                 raise DataError(
                     f"{self.name}: found {self.documents} documents and {self.tokens} tokens, too few to "
-                    f"hold out a fraction of {fraction}; give more text, or omit --val-fraction"
+                    f"hold out a fraction of {fraction}; give more text, or --val-fraction 0"
                 )
         # A book must fill a window; a few short documents need not, since each is complete in itself.
         found = int((spans[:, 1] - spans[:, 0]).sum()) + 1
