@@ -128,11 +128,10 @@ class TrainConfig(_Section):
         "--monitor val: evaluations); 0 turns it off", low=0,
     )  # fmt: skip
     min_delta: float = _option(0.01, "minimum improvement of the monitored loss", low=0.0)
-    monitor: str = _option(
-        "train",
-        "the loss that decides which checkpoint is best and when to stop early; val needs --val-fraction",
-        choices=("train", "val"),
-    )
+    monitor: str | None = _option(
+        None, "loss that decides which checkpoint is best and when to stop early (default: val where data "
+        "are held out)", choices=("train", "val"),
+    )  # fmt: skip
     eval_every: int | None = _option(
         None,
         "updates between evaluations on the validation data (default: once per epoch); with "
@@ -172,7 +171,9 @@ class DataConfig(_Section):
         False, "split .txt files into documents at blank lines; by default a file is one stream"
     )
     train_on_prompts: bool = _option(False, "also compute the loss on prompt tokens")
-    val_fraction: float = _option(0.0, "fraction of the data held out for validation", low=0.0, high=0.9)
+    val_fraction: float | None = _option(
+        None, "fraction of the data held out (default: 0.1; bundled 0.05, small texts 0)", low=0.0, high=0.9
+    )
     encoding: str = _option(
         "utf-8", "encoding of texts without a byte order mark, such as gb18030", before="utf-8"
     )
@@ -180,9 +181,8 @@ class DataConfig(_Section):
         "", "split texts into documents at this string, such as '<|endoftext|>'", before=""
     )
     han_run: int | None = _option(
-        None, "longest run of Han characters in one chunk of the BPE tokenizer; with 1, none is ever merged "
-        f"with another character (default: {HAN_RUN})", low=1, high=16, before=None,
-    )  # fmt: skip
+        None, f"longest run of Han that BPE may merge (default: {HAN_RUN})", low=1, high=16, before=None
+    )
     suffix: str = _option(
         "", "of folders, also read files with these suffixes as text, such as .md,.py", before=""
     )
@@ -238,9 +238,10 @@ class Config:
     saving: SavingConfig = SavingConfig()
 
     def __post_init__(self) -> None:
-        if self.train.monitor == "val" and not self.data.val_fraction:
+        # None is not yet decided, which training/defaults.py does once the texts are known.
+        if self.train.monitor == "val" and self.data.val_fraction == 0:
             raise ConfigError("--monitor val: there is no validation data; give --val-fraction, such as 0.1")
-        if self.train.eval_every and not self.data.val_fraction:
+        if self.train.eval_every and self.data.val_fraction == 0:
             raise ConfigError("--eval-every: there is no validation data; give --val-fraction, such as 0.1")
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

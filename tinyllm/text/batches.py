@@ -211,7 +211,7 @@ class Dataset:
                 raise DataError(
                     f"{self.name}: found {counted(self.documents, 'document')} and "
                     f"{counted(self.tokens, 'token')}, too few to hold out a fraction of "
-                    f"{fraction}; give more text, or omit --val-fraction"
+                    f"{fraction}; give more text, or --val-fraction 0"
                 )
         # A book must fill a window; a few short documents need not, since each is complete in itself.
         found = int((spans[:, 1] - spans[:, 0]).sum()) + 1

@@ -33,7 +33,7 @@ from tinyllm.text.batches import Dataset, prepare
 from tinyllm.text.questions import typical_questions
 from tinyllm.text.texts import Texts, strings, training_sample
 from tinyllm.text.tokenizer import BPETokenizer, Tokenizer, train_bpe, train_char
-from tinyllm.training.defaults import with_tokenizer
+from tinyllm.training.defaults import with_tokenizer, with_validation
 from tinyllm.training.place import is_of_a_run
 
 # Changing these would make the checkpoint's cursor, shapes or records meaningless: that is another run.
@@ -147,6 +147,9 @@ def fresh(
         for phase, paths in sources.items()
     }
     datasets = {phase: dataset for phase, (dataset, _) in opened.items()}
+    given, config = config, with_validation(config, sources, datasets, listener.notice)
+    if config.data.val_fraction and given.data.val_fraction is None:
+        datasets = {phase: Dataset(each.corpus, config, phase) for phase, each in datasets.items()}
     _check_memory(memory_needed(config, tokenizer.vocab_size))
     first = next(iter(sources))
     state = TrainState.fresh(
@@ -154,7 +157,10 @@ def fresh(
     )
     if initial:
         state.rows[0] = initial.row
-    state.sources = {phase: found for phase, (_, found) in opened.items()}
+    state.sources = {
+        phase: dataclasses.replace(found, fingerprint=datasets[phase].fingerprint)
+        for phase, (_, found) in opened.items()
+    }
     return state, datasets
 
 
