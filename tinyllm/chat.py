@@ -67,7 +67,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
         help='a text that stands before the conversation; "" for none (default: the one of the training '
         "dialogues, if all share one)",
     )  # fmt: skip
-    add_writing(parser, ANSWER, max_tokens=128)
+    add_writing(parser, ANSWER, max_tokens=128, phase="instruction tuning")
     args = parser.parse_args(argv)
     try:
         args.sampling = checked_sampling(args, ANSWER)
@@ -95,7 +95,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     question = None if args.prompt is None else command.text_of(args.prompt, streams.stdin).strip()
     if question == "":
         raise ConfigError("--prompt: found no text, expected a question")
-    model = command.load(args.model, args.blas_threads, streams)
+    model = command.load(args.model, args.blas_threads, streams, "instruction_tuning")
     conversation = Conversation(model, args.sampling, args.max_tokens, args.seed, args.memory)
     chat = Chat(conversation, streams)
     if args.system is not None:

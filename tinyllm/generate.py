@@ -49,7 +49,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--echo", action="store_true", help="also write the prompt, before the text")
     parser.add_argument("--stream", action="store_true", help="write each character as soon as it is known")
     parser.add_argument("--ignore-end", action="store_true", help="do not let the model end the text early")
-    add_writing(parser, TEXT, max_tokens=200)
+    add_writing(parser, TEXT, max_tokens=200, phase="pretraining")
     search = parser.add_argument_group("beam search, instead of sampling")
     search.add_argument(
         "--beams", type=int, default=1, metavar="N",
@@ -93,7 +93,7 @@ def main(
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     prompts = [command.text_of(option, streams.stdin) for option in args.prompt or [""]]
-    model = command.load(args.model, args.blas_threads, streams)
+    model = command.load(args.model, args.blas_threads, streams, "pretraining")
     asked = [(text, model.prompt(text)) for text in prompts]
     asked = [each for each in asked for _ in range(args.num_samples)]
     texts = _texts(args, model, [prompt for _, prompt in asked])

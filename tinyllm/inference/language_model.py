@@ -120,22 +120,24 @@ class LanguageModel:
         return writing.split(writing.generate_all(decoder, continuations), len(continuations))
 
 
-def load_model(path: Path, notice: Callable[[str], None] = lambda _: None, threads: int = 1) -> LanguageModel:
+def load_model(
+    path: Path, notice: Callable[[str], None] = lambda _: None, threads: int = 1, phase: str | None = None
+) -> LanguageModel:
     """Return the model in a .bin, or in a folder of checkpoints; it will generate on so many threads.
 
-    Of a folder: the best checkpoint of the phase that the newest one is in, or the newest if there is no
-    best; damaged files are skipped with a notice. Raises CheckpointError.
+    Of a folder: the best checkpoint of the phase. Without one, of the phase that the newest checkpoint is in,
+    or the newest if there is no best; damaged files are skipped with a notice. Raises CheckpointError.
     """
-    return load_model_with_file(path, notice, threads)[0]
+    return load_model_with_file(path, notice, threads, phase)[0]
 
 
 def load_model_with_file(
-    path: Path, notice: Callable[[str], None] = lambda _: None, threads: int = 1
+    path: Path, notice: Callable[[str], None] = lambda _: None, threads: int = 1, phase: str | None = None
 ) -> tuple[LanguageModel, Path]:
     """Return the model of `load_model`, and the file it was read from, or raise CheckpointError."""
 
     def read() -> tuple[Path, dict[str, Any], dict[str, Array]]:
-        chosen = _checkpoint_in(path, notice) if path.is_dir() else path
+        chosen = checkpoint_in(path, notice, phase) if path.is_dir() else path
         return chosen, *load_weights(chosen)
 
     file, fields, weights = retry_if_gone(read) if path.is_dir() else read()
@@ -160,9 +162,13 @@ def load_model_with_file(
     return LanguageModel(Weights.of(config, layout, row), tokenizer, form, threads), file
 
 
-def _checkpoint_in(folder: Path, notice: Callable[[str], None]) -> Path:
+def checkpoint_in(folder: Path, notice: Callable[[str], None], phase: str | None = None) -> Path:
+    """Return the file that `load_model` reads, and say which it is; CheckpointError if there is none."""
     with CheckpointManager(folder, read_only=True, on_notice=notice) as manager:
-        file = manager.get_best_checkpoint() or manager.get_last_checkpoint()
+        file = manager.get_best_checkpoint(phase) if phase else None
+        if phase and not file and manager.list_checkpoints():
+            notice(f"{folder}: no best checkpoint of {phase.replace('_', ' ')} was kept")
+        file = file or manager.get_best_checkpoint() or manager.get_last_checkpoint()
     if file is None:
         raise CheckpointError(f"{folder}: no valid checkpoint here; give the folder of a run, or a .bin")
     notice(f"using {file}")
