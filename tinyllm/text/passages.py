@@ -16,7 +16,7 @@ from tinyllm.kernels import fill_batch
 from tinyllm.text.batches import Batch
 from tinyllm.text.dialogue import Segment, Tokenizer, encode_all
 from tinyllm.text.packing import Windows, cut, pack
-from tinyllm.text.tokens import Tokens
+from tinyllm.text.tokens import Tokens, dtype_of
 
 BLOCK = 1 << 20  # transitions at a time
 
@@ -45,6 +45,7 @@ class Passages:
     def of_text(cls, tokenizer: Tokenizer, text: str) -> Passages:
         """Return one document of running text; TokenizerError as for `encode`."""
         tokens, masked, _ = encode_all(tokenizer, [[Segment(text)]])
+        tokens = tokens.astype(dtype_of(tokenizer.vocab_size))
         return cls(tokens, np.array(masked, np.int64), np.array([[0, len(tokens) - 1]]))
 
     @property

@@ -85,7 +85,7 @@ def _is_sound(tokens: Array, starts: Array, masked: Array, kinds: Array, vocab_s
     A checksum shows what a disk has changed, but not what a person has.
     """
     dtypes = [part.dtype.str for part in (starts, masked, kinds)]
-    if tokens.dtype.str != _dtype(vocab_size) or dtypes != ["<i8", "<i8", "|u1"]:
+    if tokens.dtype.str != dtype_of(vocab_size) or dtypes != ["<i8", "<i8", "|u1"]:
         return False
     if not tokens.size or len(starts) != len(kinds) + 1 or len(masked) % 2:
         return False
@@ -157,7 +157,7 @@ def _write_tokens(
     """Write the tokens and return starts, masked and kinds."""
     # Arrays of machine integers: lists of Python's take five times the memory.
     starts, masked, kinds, count = array("q", [0]), array("q"), bytearray(), 0
-    body.start_part(np.empty(0, _dtype(tokenizer.vocab_size)))
+    body.start_part(np.empty(0, dtype_of(tokenizer.vocab_size)))
     for kinds_here, (tokens, masked_here, stops) in _encoded(texts, tokenizer):
         body.extend_part(tokens)
         masked.extend(count + i for i in masked_here)
@@ -167,7 +167,8 @@ def _write_tokens(
     return starts, masked, kinds
 
 
-def _dtype(vocab_size: int) -> str:
+def dtype_of(vocab_size: int) -> str:
+    """Return the dtype of tokens in a file, as a string."""
     return "<u2" if vocab_size <= 1 << 16 else "<u4"
 
 
