@@ -1,4 +1,4 @@
-"""The bundled world is well formed and free of contradictions, and asks only about the facts it may ask about.
+"""The bundled world is well formed and free of contradictions, and asks about no fact that it must not.
 
 What the files are made of, then the statements, the dialogues, the facts that are never asked about.
 """

@@ -21,7 +21,7 @@ from tinyllm.rng import key
 LANGUAGES = ("en", "zh")
 ASKED = 0.8  # the part of the facts that dialogues ask about
 ENTRIES = 3  # of chat.json for each of these: an epoch asks about it so often, each time in one of some forms
-NAMED = ("countries", "elements", "animals", "planets", "calendar", "week", "opposites", "words")
+NAMED = ("countries", "elements", "animals", "planets", "calendar", "week", "opposites", "words", "units")
 
 
 class Fact(NamedTuple):
@@ -29,6 +29,7 @@ class Fact(NamedTuple):
 
     relation: str
     language: str  # one of LANGUAGES
+    things: tuple[str, ...]  # what it is about, sorted: a word and its opposite, the two numbers of a sum
     said: tuple[str, ...]  # statements; the first is the answer to every question
     asked: tuple[str, ...]  # questions of the dialogues, where the fact is one of those they ask about
     otherwise: tuple[str, ...]  # other ways to ask, which occur in no text
@@ -40,8 +41,8 @@ class Fact(NamedTuple):
 
     @property
     def is_asked(self) -> bool:
-        """Whether dialogues ask about it: drawn, once and for all."""
-        return key(0, "asked", self.answer) < ASKED * 2**64
+        """Whether dialogues ask about it: drawn, once and for all, for all facts of the same things."""
+        return key(0, "asked", self.relation, self.language, *self.things) < ASKED * 2**64
 
 
 def facts() -> list[Fact]:
@@ -73,7 +74,12 @@ def rows(table: str) -> list[dict[str, str]]:
 
 def names() -> list[tuple[str, str]]:
     """Return the names of all things, each with its language."""
-    found = ((row[language], language) for table in NAMED for row in rows(table) for language in LANGUAGES)
+    found = [
+        (row.get(language) or row[f"whole_{language}"], language)
+        for table in NAMED
+        for row in rows(table)
+        for language in LANGUAGES
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -119,7 +125,11 @@ def _fact(relation: dict[str, Any], row: dict[str, str], language: str) -> Fact:
     def filled(kind: str) -> tuple[str, ...]:
         return tuple(_sentence(form.format_map(blanks)) for form in forms[kind])
 
-    return Fact(relation["name"], language, filled("said"), filled("asked"), filled("otherwise"))
+    # A relation that holds both ways is asked about in both directions or in neither.
+    things = sorted(filter(None, (blanks.get(blank) for blank in ("name", "other", "whole", "a", "b"))))
+    return Fact(
+        relation["name"], language, tuple(things), filled("said"), filled("asked"), filled("otherwise")
+    )
 
 
 def _sentence(text: str) -> str:
