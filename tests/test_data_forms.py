@@ -144,7 +144,7 @@ def test_a_folder_of_texts_may_be_that_of_the_run(tmp_path, capsys):
     first = capsys.readouterr().err
     assert main([*run, "--resume", "--max-steps", "2"]) == 0
     for notices in (first, capsys.readouterr().err):
-        assert re.search(r"ignored . entries that are hidden or not .*: \._book.txt", notices)
+        assert re.search(r"ignored . (entry|entries), hidden or not .*: \._book.txt", notices)
 
 
 def test_a_link_into_a_cache_of_files_without_suffix_is_trained_on_and_resumed(tmp_path, capsys):

@@ -120,9 +120,10 @@ def state_of(
 def test_no_line_of_a_run_is_wider_than_eighty_columns_and_all_rows_are_aligned(numbers):
     lines = display.Lines(io.StringIO(), io.StringIO())
     step = Step(numbers["train"], numbers["norm"], numbers["lr"], 1000)
+    epoch = min(numbers["epoch"], numbers["step"])  # an epoch has a step at least
     state = state_of(
-        numbers["step"], numbers["step"] + numbers["ahead"], numbers["epoch"] + 1, numbers["monitor"],
-        numbers["by_steps"], epoch=numbers["epoch"], phase_epoch=numbers["epoch"], index=numbers["index"],
+        numbers["step"], numbers["step"] + numbers["ahead"], epoch + 1, numbers["monitor"],
+        numbers["by_steps"], epoch=epoch, phase_epoch=epoch, index=numbers["index"],
         train_loss=numbers["train"], eval_loss=numbers["val"],
     )  # fmt: skip
     lines.phase(state, numbers["step"] + numbers["ahead"])
