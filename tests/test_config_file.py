@@ -136,7 +136,7 @@ _KINDS = {
 }  # fmt: skip
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_every_setting_that_is_written_is_read_back(data, tmp_path_factory):
     drawn = {

@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from tinyllm import safe_files
 from tinyllm.checkpoint import CheckpointManager
 from tinyllm.checkpoint.image import estimated_bytes
 from tinyllm.cli import summary
@@ -80,7 +81,7 @@ def _elsewhere(directory: Path) -> Iterator[Path]:
     """Yield a temporary directory in which the tokens of the run's directory can be read."""
     with TemporaryDirectory(prefix="tinyllm-plan-") as name:
         place = Path(name)
-        (place / "data").mkdir()
+        safe_files.own_directory(place / "data")
         for tokens in (directory / "data").glob("*.tokens"):
             (place / "data" / tokens.name).symlink_to(tokens.resolve())  # replaced, not followed, if unfit
         yield place
