@@ -6,6 +6,7 @@ the number of BLAS threads can still be set.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from tinyllm.escape import printable, reason
 from tinyllm.parallel.threads import choose, cores, set_blas_threads
 
 if TYPE_CHECKING:
-    from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
+    from tinyllm.checkpoint import CheckpointManager
     from tinyllm.cli.display import Lines
     from tinyllm.run.state import TrainState
     from tinyllm.text.batches import Dataset
@@ -108,9 +109,7 @@ def _check_directory(request: Request) -> None:
 
 def _stop(interrupt: Interrupt, request: Request, started: float) -> Callable[[], bool]:
     """Return what the loop asks whether to stop: a signal came, or --max-minutes are over."""
-    if request.minutes is None:
-        return interrupt
-    end = started + 60 * request.minutes
+    end = math.inf if request.minutes is None else started + 60 * request.minutes
     return lambda: interrupt() or time.monotonic() >= end
 
 
@@ -121,6 +120,7 @@ def _train(
     """Train to the end, or until `stop()`; return whether the run is finished."""
     from tinyllm.cli import summary
     from tinyllm.cli.clock import SystemClock
+    from tinyllm.inference.samples import sample_in_training
     from tinyllm.network import Purpose
     from tinyllm.parallel.team import Team
     from tinyllm.parallel.threads import most_threads
@@ -134,16 +134,20 @@ def _train(
     train, saving = state.config.train, state.config.saving
     workers, blas_threads = use_machine(state, machine.workers, machine.blas_threads, watch.notice)
     watch.line(summary.description(state, begun.datasets, request))
+    if saving.sample_every:
+        _compile(decoding=True)
     with Team(min(workers * blas_threads, most_threads())) as team:
         purpose = Purpose(recompute=train.recompute, accumulate=train.accumulate > 1)
         engine = Engine(state, team, workers, purpose)
         manager.reserve(state)  # touched now, the first save is no slower than the others
         # There are texts, memory and room: the run can begin, and only now may earlier files move.
         forked = _take_place(begun, manager, watch)
-        rhythm = SaveRhythm(saving.save_every_steps, saving.save_every_minutes)
         with Metrics(request.directory, manager.check_directory) as metrics:
-            control = Control(SystemClock(), stop, rhythm)
-            loop = Loop(state, begun.datasets, engine, Outputs(manager, metrics, watch), control)
+            control = Control(
+                SystemClock(), stop, SaveRhythm(saving.save_every_steps, saving.save_every_minutes)
+            )
+            results = Outputs(manager, metrics, watch, sample_in_training)
+            loop = Loop(state, begun.datasets, engine, results, control)
             if begun.source:
                 metrics.write(step=state.progress.step, event="resume", phase=state.progress.phase)
             if forked:
@@ -199,7 +203,7 @@ def _begin(request: Request, manager: CheckpointManager, watch: Lines) -> Begun:
             config = setup.initial_config(start.options, initial)
         begun = Begun(*setup.fresh(config, start.sources, directory, watch, initial))
     saving = begun.state.config.saving
-    manager.configure(_strategy(saving.strategy), saving.keep_best_n, asynchronous=saving.asynchronous)
+    manager.configure(setup.strategy_of(saving), saving.keep_best_n, asynchronous=saving.asynchronous)
     return begun
 
 
@@ -210,16 +214,6 @@ def _initial(path: Path, watch: Lines) -> Initial:
 
     model = load_model(path, lambda text: watch.notice(f"note: {text}"))
     return Initial(model.config, model.tokenizer, model.weights.row)
-
-
-def _strategy(text: str) -> CheckpointStrategy:
-    """Return --strategy as a value; ConfigError if it is none."""
-    from tinyllm.checkpoint import CheckpointStrategy
-
-    try:
-        return CheckpointStrategy.parse(text)
-    except ValueError as error:
-        raise ConfigError(f"--strategy: {error}") from error
 
 
 def _take_place(begun: Begun, manager: CheckpointManager, watch: Lines) -> bool:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 import sys
 import time
+import unicodedata
+from itertools import accumulate
 from typing import Any, TextIO
 
 from tinyllm.escape import printable, printable_lines
 from tinyllm.run.state import TrainState
 from tinyllm.training.step import Step
 
+SAMPLE_WIDTH = 66  # columns of a sample: with the step before it, a line of 80
 HEARTBEAT = 10.0  # seconds between lines during a long epoch
 
 
@@ -34,6 +37,13 @@ def perplexity(loss: float) -> str:
     """Write exp(loss) in at most eight characters."""
     value = math.exp(loss) if loss < 20 else math.inf
     return f"{value:8.2f}" if value < 1e5 else f"{value:8.1e}"
+
+
+def shortened(text: str, width: int) -> str:
+    """Return the text, cut if it takes more than `width` columns of a terminal; East Asian ones are wide."""
+    ends = accumulate(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    fits = sum(end <= width for end in ends)
+    return text if fits == len(text) else f"{text[: fits - 4]} ..."
 
 
 class Lines:
@@ -87,6 +97,11 @@ class Lines:
         """Write the loss of the held-out part."""
         if state.progress.index:  # at the end of an epoch, the epoch's line shows it
             self.line(f"{f'step {state.progress.step:,}':>12}  val {loss:.4f}  ppl {perplexity(loss)}")
+
+    def sampled(self, state: TrainState, prompt: str, text: str) -> None:
+        """Write it as one line, whatever it is."""
+        where, said = f"step {state.progress.step:,}", " ".join(f"{prompt} | {text}".split())
+        self.line(f"{where:>12}  {shortened(said, SAMPLE_WIDTH)}")
 
     def notice(self, text: str) -> None:
         """Write it to stderr."""

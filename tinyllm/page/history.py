@@ -21,6 +21,7 @@ from tinyllm.checkpoint import CheckpointError, CheckpointManager, policy, reade
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.metadata import Entry, is_count
 from tinyllm.page.thinning import Series, Thinned
+from tinyllm.page.written import Written, gather_, is_sample
 from tinyllm.training import metrics
 
 TAGS = ("train/loss", "eval/loss", "train/lr", "train/grad_norm", "train/tokens_per_second")
@@ -74,6 +75,7 @@ class Run:
     phases: list[Phase] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0  # spent in training steps
     broken: int = 0  # updates whose train loss was not finite
@@ -151,10 +153,12 @@ def read_run(directory: Path, name: str) -> Run:
     run = Run(name)
     thinned = {tag: Thinned() for tag in TAGS}
     events: dict[tuple[int, str], Event] = {}
+    written: dict[int, Written] = {}
     epochs = _Epochs(run)
     for lines in metrics.blocks(directory / metrics.FILE_NAME):
         lines = [line for line in lines if 0 <= line["step"] < 1 << 53]
-        for event in map(_event, [line for line in lines if "event" in line]):
+        gather_(written, lines)
+        for event in map(_event, [line for line in lines if "event" in line and not is_sample(line)]):
             events[event.step, event.kind] = event
         if len(events) > MOST_EVENTS:
             events = dict(list(events.items())[-MOST_EVENTS // 2 :])
@@ -165,6 +169,7 @@ def read_run(directory: Path, name: str) -> Run:
             series.extend(steps[present], values[present])
         epochs.add([line for line in lines if "train/loss" in line])
     run.events = sorted(events.values(), key=lambda event: event.step)
+    run.written = [written[step] for step in sorted(written)]
     for tag, series in thinned.items():
         run.series[tag], run.samples[tag] = series.extremes(), Sample(series.sample(), series.stride)
     _read_checkpoints(run, directory)
