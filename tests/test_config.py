@@ -41,7 +41,7 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any, Any]]] = {
     "saving": {
         "strategy": ("best-and-last", "best", "last"), "keep_best_n": (3, 1, LARGEST),
         "save_every_steps": (0, 0, LARGEST), "save_every_minutes": (5.0, 0, None),
-        "asynchronous": (True, False, True),
+        "sample_every": (0, 0, LARGEST), "asynchronous": (True, False, True),
     },
 }  # fmt: skip
 ALL = [(section, name, *rule) for section, rules in SETTINGS.items() for name, rule in rules.items()]

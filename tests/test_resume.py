@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runs import SMALL, Run, same_state
-from tinyllm.config import Config, ConfigError, DataConfig, ModelConfig, TrainConfig
+from tinyllm.config import Config, ConfigError, DataConfig, ModelConfig, SavingConfig, TrainConfig
 from tinyllm.training import setup
 from tinyllm.training.control import SaveRhythm
 
@@ -35,6 +35,7 @@ def survives(settings_of_run: dict, cuts: list[int], graceful: bool = False) -> 
         assert found is not None
         same_state(found, expected)
         assert cut.losses() == whole.losses()
+        assert cut.samples() == whole.samples()
 
 
 def cut_state(run: Run):
@@ -73,7 +74,7 @@ def drawn_runs(draw) -> dict:
         vary_questions=draw(st.booleans()),
     )  # fmt: skip
     return {
-        "config": Config(model, train, data),
+        "config": Config(model, train, data, SavingConfig(sample_every=draw(st.sampled_from([0, 3])))),
         "strategy": draw(st.sampled_from(["best-and-last", "last", "best-and-periodic:2"])),
         "workers": draw(st.integers(1, 2)),
         "asynchronous": draw(st.booleans()),

@@ -222,9 +222,8 @@ class SavingConfig(_Section):
     )  # fmt: skip
     keep_best_n: int = _option(3, "best checkpoints kept per phase", low=1)
     save_every_steps: int = _option(0, "also save checkpoint_last every N updates; 0 turns it off", low=0)
-    save_every_minutes: float = _option(
-        5.0, "also save checkpoint_last every X minutes; 0 turns it off", low=0
-    )
+    save_every_minutes: float = _option(5.0, "also save checkpoint_last every X minutes; 0: off", low=0)
+    sample_every: int = _option(0, "show a text that the model writes every N updates", low=0, added=True)
     asynchronous: bool = _option(True, "write in the background, instead of waiting for each save")
 
 

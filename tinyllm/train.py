@@ -7,6 +7,7 @@ the number of BLAS threads can still be set.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -112,9 +113,7 @@ def _check_directory(request: Request) -> None:
 
 def _stop(interrupt: Interrupt, request: Request, started: float) -> Callable[[], bool]:
     """Return what the loop asks whether to stop: a signal came, or --max-minutes are over."""
-    if request.minutes is None:
-        return interrupt
-    end = started + 60 * request.minutes
+    end = math.inf if request.minutes is None else started + 60 * request.minutes
     return lambda: interrupt() or time.monotonic() >= end
 
 
@@ -125,6 +124,7 @@ def _train(
     """Train to the end, or until `stop()`; return whether the run is finished."""
     from tinyllm.cli import summary
     from tinyllm.cli.clock import SystemClock
+    from tinyllm.inference.samples import sample_in_training
     from tinyllm.network import Purpose
     from tinyllm.parallel.team import Team
     from tinyllm.parallel.threads import most_threads
@@ -140,6 +140,8 @@ def _train(
     train, saving = state.config.train, state.config.saving
     workers, blas_threads = use_machine(state, machine.workers, machine.blas_threads, watch.notice)
     watch.begin(state, begun.datasets, summary.description(state, begun.datasets, request))
+    if saving.sample_every:
+        _compile(decoding=True)
     with Team(min(workers * blas_threads, most_threads())) as team:
         purpose = Purpose(recompute=train.recompute, accumulate=train.accumulate > 1)
         engine = Engine(state, team, workers, purpose)
@@ -150,7 +152,8 @@ def _train(
         rhythm = SaveRhythm(saving.save_every_steps, saving.save_every_minutes)
         with Metrics(request.directory, manager.check_directory) as metrics:
             control = Control(SystemClock(), stop, rhythm)
-            loop = Loop(state, begun.datasets, engine, Outputs(manager, metrics, watch), control)
+            results = Outputs(manager, metrics, watch, sample_in_training)
+            loop = Loop(state, begun.datasets, engine, results, control)
             write_header(metrics, state, begun.datasets, resumed=begun.source is not None)
             if forked:
                 loop.save()

@@ -87,7 +87,7 @@ def add_model(parser: argparse.ArgumentParser, phase: str = "its latest phase") 
 
 
 def add_writing(parser: argparse.ArgumentParser, defaults: Sampling, max_tokens: int, phase: str) -> None:
-    """Add the model of a phase, one option per field of Sampling, how much is written, by how many threads."""
+    """Add the model of a phase, one option per field of Sampling, the length and the threads."""
     add_model(parser, phase)
     parser.add_argument(
         "--max-tokens", type=int, default=max_tokens, metavar="N",

@@ -1,7 +1,7 @@
-"""Samples of a finished model: answers to questions of its own training, or a training text, continued.
+"""Samples of a model: answers to questions of its own training, or a training text, continued.
 
 They show that training worked, not that the model understands: it has seen these very questions.
-Order: answers, a continuation, cutting at words.
+Order: answers, a continuation, a sample in training, cutting at words.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from tinyllm.inference.conversation import until_marker
+from tinyllm.inference.conversation import Conversation, until_marker
 from tinyllm.inference.language_model import LanguageModel
+from tinyllm.inference.sampling import SamplingError
 from tinyllm.inference.settings import GREEDY, TEXT, Sampling
+from tinyllm.run.state import TrainState
 from tinyllm.text.dialogue import Segment, encode, first_prompt
 from tinyllm.text.texts import Text
 
+SAMPLE_TOKENS = 40  # of a sample in training: a line
 RECOGNISABLE = 0.6  # of the characters in common, as difflib counts them
 
 
@@ -70,6 +73,26 @@ def continuation(
     tokens = list(model.generate(model.prompt(prompt), sampling, max_tokens, address))
     text = "".join(model.tokenizer.stream(tokens))
     return whole_words(text) if len(tokens) == max_tokens else text
+
+
+def sample_in_training(state: TrainState) -> tuple[str, str]:
+    """Return a prompt and what the model writes, at the address (seed, step); the state is not changed.
+
+    In a phase of dialogues the prompt is one of their questions, in turn, and the text its answer; else the
+    model begins a text itself.
+    """
+    model, address = LanguageModel.of(state), (state.config.train.seed, state.progress.step)
+    source = state.sources.get(state.progress.phase)
+    try:
+        if source and source.questions:
+            turn = state.progress.step // max(state.config.saving.sample_every, 1)
+            question = source.questions[turn % len(source.questions)]
+            prompt = Conversation(model, TEXT, SAMPLE_TOKENS, 0).prompt(question)
+            generated = model.generate(prompt, TEXT, SAMPLE_TOKENS, address, min_tokens=1)
+            return question, "".join(until_marker(model.tokenizer.stream(generated)))
+        return "", continuation(model, "", TEXT, SAMPLE_TOKENS, address)
+    except SamplingError as error:  # it is training that decides whether a model is broken
+        return "", f"({error})"
 
 
 # The end of a word of a script with spaces; in Chinese and Japanese every character may end a word.

@@ -21,6 +21,7 @@ from tinyllm.checkpoint import CheckpointError, CheckpointManager, policy, reade
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.metadata import Entry, is_count
 from tinyllm.page.thinning import Series, Thinned
+from tinyllm.page.written import Written, gather_, is_sample
 from tinyllm.training import metrics
 
 TAGS = ("train/loss", "eval/loss", "train/lr", "train/grad_norm", "train/tokens_per_second")
@@ -76,6 +77,7 @@ class Run:
     epochs: list[Epoch] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)  # nats, by phase and BASELINES
+    written: list[Written] = field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0  # spent in training steps
     broken: int = 0  # updates whose train loss was not finite
@@ -153,14 +155,16 @@ def read_run(directory: Path, name: str) -> Run:
     run = Run(name)
     thinned = {tag: Thinned() for tag in TAGS}
     events: dict[tuple[int, str], Event] = {}
+    written: dict[int, Written] = {}
     epochs = _Epochs(run)
     for lines in metrics.blocks(directory / metrics.FILE_NAME):
         lines = [line for line in lines if 0 <= line["step"] < 1 << 53]
         for line in lines:
             if line.get("event") == metrics.BASELINES and len(run.baselines) < MOST_EVENTS:
                 run.baselines[_text(line.get("phase"))] = _baselines(line)
-            elif "event" in line:
+            elif "event" in line and not is_sample(line):
                 events[line["step"], _text(line["event"])] = _event(line)
+        gather_(written, lines)
         if len(events) > MOST_EVENTS:
             events = dict(list(events.items())[-MOST_EVENTS // 2 :])
         lines = [line for line in lines if "event" not in line]
@@ -170,6 +174,7 @@ def read_run(directory: Path, name: str) -> Run:
             series.extend(steps[present], values[present])
         epochs.add([line for line in lines if "train/loss" in line])
     run.events = sorted(events.values(), key=lambda event: event.step)
+    run.written = [written[step] for step in sorted(written)]
     for tag, series in thinned.items():
         run.series[tag], run.samples[tag] = series.extremes(), Sample(series.sample(), series.stride)
     _read_checkpoints(run, directory)

@@ -18,6 +18,7 @@ from tinyllm.run.phases import enter_phase, phase_end, steps_per_epoch
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch, Dataset
 from tinyllm.training.control import Control, Outputs
+from tinyllm.training.samples import sample_if_due
 from tinyllm.training.step import Engine, Step
 from tinyllm.words import counted
 
@@ -29,7 +30,7 @@ class Loop:
         self, state: TrainState, datasets: Mapping[str, Dataset], engine: Engine, outputs: Outputs,
         control: Control,
     ) -> None:  # fmt: skip
-        self.state, self.datasets, self.engine = state, datasets, engine
+        self.state, self.datasets, self.engine, self.outputs = state, datasets, engine, outputs
         self.manager, self.metrics, self.watcher = outputs.manager, outputs.metrics, outputs.watcher
         self.clock, self.stop, self.rhythm = control.clock, control.stop, control.rhythm
         self.last_step: Step | None = None
@@ -144,6 +145,7 @@ class Loop:
             self.metrics.flush()
             self.flushed_time = now
         self.watcher.step(state, step, speed)
+        sample_if_due(state, self.outputs)
 
     def _close_epoch(self) -> None:
         progress = self.state.progress
@@ -160,12 +162,9 @@ class Loop:
             return
         progress.eval_loss, progress.evaluated = loss, progress.step
         self.metrics.write(
-            step=progress.step,
-            epoch=progress.epoch,
-            phase=progress.phase,
-            tokens=progress.tokens,
+            step=progress.step, epoch=progress.epoch, phase=progress.phase, tokens=progress.tokens,
             eval__loss=loss,
-        )
+        )  # fmt: skip
         self.watcher.evaluated(state, loss)
 
     def _judge(self) -> None:
