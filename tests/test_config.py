@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tinyllm.config import SECTIONS, Config, ConfigError, SavingConfig, TrainConfig, replace
+from tinyllm.config import SECTIONS, Config, SavingConfig, TrainConfig, replace
+from tinyllm.option import ConfigError
 
 LARGEST = 2**40
 # name: default, lowest and highest value, or choices; a lowest value in brackets is itself refused.

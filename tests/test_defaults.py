@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from tests.runs import TINY, Run, Silent, same_state
-from tinyllm.config import BUNDLED, HAN_RUN, Config, ConfigError, DataConfig
+from tinyllm.config import BUNDLED, BUNDLED_OPTIONS, HAN_RUN, Config, for_texts
+from tinyllm.option import ConfigError
 from tinyllm.run.changes import Changes
 from tinyllm.run.state import TrainState
 from tinyllm.text.tokenizer import Tokenizer, train_bpe
 from tinyllm.text.tokens import STREAM
 from tinyllm.training import setup
-from tinyllm.training.defaults import BUNDLED_HAN_RUN, is_large, with_tokenizer
+from tinyllm.training.defaults import is_large
 
 ONE_PHASE = ("pretraining",)
 
@@ -53,15 +54,27 @@ def test_a_given_run_of_han_is_that_of_the_tokenizer(tmp_path, han_run):
     assert (not any("是" in piece.decode("utf-8", "ignore") for piece in together)) == (han_run == 1)
 
 
-def test_bundled_texts_have_a_default_of_their_own_and_characters_have_none():
-    config, mixed = Config(), BUNDLED | {"pretraining": "book.txt"}
-    runs = {
-        name: with_tokenizer(config, {phase: [path] for phase, path in texts.items()}).data.han_run
-        for name, texts in (("bundled", BUNDLED), ("mixed", mixed))
-    }
-    assert runs == {"bundled": BUNDLED_HAN_RUN, "mixed": HAN_RUN}
-    characters = dataclasses.replace(config, data=DataConfig(tokenizer="char"))
-    assert with_tokenizer(characters, {}) is characters
+def test_bundled_texts_have_defaults_of_their_own_that_what_is_given_overrides():
+    data, train = BUNDLED_OPTIONS["data"], BUNDLED_OPTIONS["train"]
+    assert for_texts({}, BUNDLED) == BUNDLED_OPTIONS
+    assert for_texts({}, BUNDLED | {"pretraining": ["book.txt"]}) == {}
+    assert for_texts({"data": {"han_run": 4}}, BUNDLED)["data"] == {**data, "han_run": 4}
+    assert for_texts({"train": {"epochs": 3}}, BUNDLED)["train"] == {
+        "epochs": 3, "lr": train["lr"], "tuning_lr": train["tuning_lr"],
+    }  # fmt: skip
+    assert "tuning_lr" not in for_texts({"train": {"lr": 0.1}}, BUNDLED)["train"]
+    assert "epochs" not in for_texts({"train": {"max_steps": 3}}, BUNDLED)["train"]
+    assert for_texts({}, BUNDLED, trained=True)["data"] == {"vary_questions": True}
+    characters = for_texts({"data": {"tokenizer": "char"}}, BUNDLED)["data"]
+    assert characters == {"vary_questions": True, "tokenizer": "char"}
+
+
+def test_tuning_may_have_epochs_and_a_rate_of_its_own():
+    both = TrainConfig(epochs=7, lr=0.1, min_lr=0.05, tuning_epochs=2, tuning_lr=0.01)
+    tuning = both.of("instruction_tuning")
+    assert (tuning.epochs, tuning.lr, tuning.min_lr) == (2, 0.01, 0.01)
+    assert both.of("pretraining") is both
+    assert TrainConfig(epochs=7).of("instruction_tuning") == TrainConfig(epochs=7)
 
 
 def test_a_run_from_before_the_setting_keeps_its_split_and_its_ids(tmp_path):

@@ -29,9 +29,9 @@ from tinyllm.cli.display import Lines
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.cli.main import main
 from tinyllm.cli.request import shell_quoted
-from tinyllm.config import ConfigError
 from tinyllm.escape import legible, printable, printable_lines
 from tinyllm.inference.language_model import LanguageModel
+from tinyllm.option import ConfigError
 from tinyllm.parallel.threads import most_threads
 from tinyllm.run.state import Sources, TrainState
 from tinyllm.text.files import DataError

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runs import SMALL, Run, same_state
-from tinyllm.config import Config, ConfigError, DataConfig, ModelConfig, SavingConfig, TrainConfig
+from tinyllm.config import Config, DataConfig, ModelConfig, SavingConfig, TrainConfig
+from tinyllm.option import ConfigError
 from tinyllm.training import setup
 from tinyllm.training.control import SaveRhythm
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllm.config import ConfigError, DataConfig
+from tinyllm.config import DataConfig
+from tinyllm.option import ConfigError
 from tinyllm.text import bpe, files
 from tinyllm.text.dialogue import Segment
 from tinyllm.text.files import DataError, File

@@ -20,9 +20,9 @@ from tinyllm import __version__
 from tinyllm.cli import command, typed
 from tinyllm.cli.arguments import add_writing, checked_sampling, program
 from tinyllm.cli.interrupt import exit_code
-from tinyllm.config import ConfigError
 from tinyllm.escape import printable, printable_lines
 from tinyllm.inference.settings import ANSWER, OPTIONS, check
+from tinyllm.option import ConfigError
 from tinyllm.words import counted
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from tinyllm.cli import command
 from tinyllm.cli.arguments import add_model, program
 from tinyllm.cli.interrupt import exit_code
-from tinyllm.config import ConfigError
+from tinyllm.option import ConfigError
 
 if TYPE_CHECKING:
     from tinyllm.text.tokenizer import Tokenizer

@@ -18,9 +18,9 @@ from tinyllm.cli import command
 from tinyllm.cli.arguments import path, program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.cli.measuring import Progress, as_json, as_text
-from tinyllm.config import ConfigError
 from tinyllm.escape import printable, reason
 from tinyllm.inference.settings import check
+from tinyllm.option import ConfigError
 from tinyllm.parallel.threads import cores, most_threads, set_blas_threads
 
 if TYPE_CHECKING:

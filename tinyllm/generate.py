@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, TextIO
 from tinyllm.cli import command
 from tinyllm.cli.arguments import add_writing, checked_sampling, given_sampling, program
 from tinyllm.cli.interrupt import exit_code
-from tinyllm.config import ConfigError, flag
 from tinyllm.inference.settings import TEXT, check
+from tinyllm.option import ConfigError, flag
 from tinyllm.words import counted
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from tinyllm.cli.interrupt import Interrupt, Stopped, exit_code
 from tinyllm.cli.options import options
 from tinyllm.cli.output import as_display
 from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
-from tinyllm.config import ConfigError
 from tinyllm.escape import printable, reason
+from tinyllm.option import ConfigError
 from tinyllm.parallel.threads import choose, cores, set_blas_threads
 
 if TYPE_CHECKING:
@@ -193,6 +193,7 @@ def _take_place(begun: Begun, manager: CheckpointManager, watch: Lines) -> bool:
 def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) -> None:
     """Say what was written and in what time, let the model speak, and how to talk to it."""
     from tinyllm.cli import summary
+    from tinyllm.cli.last_words import last_words
     from tinyllm.words import duration
 
     report = f" and {request.directory / 'report.html'}" if drawn else ""
@@ -201,7 +202,9 @@ def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) 
     if request.samples:
         _compile(decoding=True)
         try:
-            print(f"\n{summary.sample_texts(state)}")
+            print(flush=True)
+            for line in last_words(state):
+                print(line, flush=True)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:  # the texts may be gone by now
             print(f"warning: no samples: {reason(error)}", file=sys.stderr)
     print(f"\n{summary.invitation(state, request)}")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from tinyllm.cli.parser import Parser
-from tinyllm.config import SECTIONS, flag, is_option
+from tinyllm.config import SECTIONS
 from tinyllm.inference.settings import OPTIONS, Sampling, check
+from tinyllm.option import flag, is_option
 from tinyllm.parallel.threads import cores, most_threads
 
 TITLES = {"model": "model", "train": "training", "data": "tokenizer and batches", "saving": "saving"}

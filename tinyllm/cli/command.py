@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from tinyllm.cli.interrupt import INTERRUPTED
 from tinyllm.cli.output import PIPE_CLOSED
-from tinyllm.config import ConfigError
 from tinyllm.escape import legible, printable, reason
+from tinyllm.option import ConfigError
 from tinyllm.parallel.threads import set_blas_threads
 
 if TYPE_CHECKING:

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 from tinyllm import safe_files
 from tinyllm.cli.spellings import bare, closest, meant
-from tinyllm.config import BUNDLED, PHASES, SECTIONS, ConfigError, check_field, flag
+from tinyllm.config import BUNDLED, PHASES, SECTIONS
 from tinyllm.escape import printable, reason
 from tinyllm.inference.settings import check
+from tinyllm.option import ConfigError, check_field, flag
 from tinyllm.parallel.threads import most_threads
 from tinyllm.run.toml import HARDWARE, TEXTS
 

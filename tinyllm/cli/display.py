@@ -18,7 +18,7 @@ from typing import TextIO
 
 from tinyllm.cli.rows import WIDTH, Table, fitted, legend, mean_loss, rate
 from tinyllm.escape import printable, printable_lines
-from tinyllm.run.phases import steps_per_epoch
+from tinyllm.run.phases import phase_steps
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Dataset
 from tinyllm.training.step import Step
@@ -63,8 +63,7 @@ class Lines:
         """Write what is trained on what; `datasets` are those of the current phase and the later ones."""
         train = state.config.train
         self.steps = {
-            phase: train.max_steps or train.epochs * steps_per_epoch(train, dataset.windows)
-            for phase, dataset in datasets.items()
+            phase: phase_steps(train.of(phase), dataset.windows) for phase, dataset in datasets.items()
         }
         self.line(description)
 
@@ -72,11 +71,12 @@ class Lines:
         """Write the phase's name and how many steps it has; first of all, what the columns mean."""
         progress, train = state.progress, state.config.train
         if not self.total:
-            self.line("\n" + fold(legend(train.monitor), WIDTH, 0))
+            self.line("\n" + fold(legend(train.monitor or "train"), WIDTH, 0))
         later = state.phases[state.phases.index(progress.phase) + 1 :]
         self.total = progress.phase_start + steps + sum(self.steps.get(phase, 0) for phase in later)
         self.best = state.stopping.best
-        epochs = progress.epoch - progress.phase_epoch + train.epochs * (1 + len(later))
+        ahead = (progress.phase, *later)
+        epochs = progress.epoch - progress.phase_epoch + sum(train.of(each).epochs for each in ahead)
         self.table = Table(self.total if train.max_steps else epochs, self.total)
         done = progress.step - progress.phase_start
         length = f"step {done:,} of {steps:,}" if done else counted(steps, "step")

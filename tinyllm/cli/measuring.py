@@ -35,7 +35,7 @@ class Progress:
 
     def __call__(self, done: int, total: int) -> None:
         """Show it, if it is time to."""
-        from tinyllm.cli.display import duration
+        from tinyllm.words import duration
 
         now = time.monotonic()
         if now < self.next or done >= total:

@@ -13,8 +13,9 @@ from pathlib import Path
 from tinyllm.cli import config_file
 from tinyllm.cli.arguments import add_config, given_config, path, program
 from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
-from tinyllm.config import BUNDLED, PHASES, Config, ConfigError, replace
+from tinyllm.config import BUNDLED, PHASES, Config, replace
 from tinyllm.inference.settings import check
+from tinyllm.option import ConfigError
 from tinyllm.parallel.threads import most_threads
 from tinyllm.run.changes import Changes
 
@@ -203,9 +204,5 @@ def _request(args: argparse.Namespace, sources: dict[str, list[str]]) -> Request
 
 def _all_sources(args: argparse.Namespace, given: dict[str, list[str]]) -> dict[str, list[str]]:
     """Return the texts of a fresh run: those given, and the bundled ones of the other phases."""
-    sources = (
-        given
-        if args.data or args.only_these
-        else {**{phase: [text] for phase, text in BUNDLED.items()}, **given}
-    )
+    sources = given if args.data or args.only_these else {**BUNDLED, **given}
     return {args.phase: sources[args.phase]} if args.phase else sources

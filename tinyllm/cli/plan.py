@@ -22,13 +22,13 @@ from tinyllm import safe_files
 from tinyllm.checkpoint import CheckpointManager
 from tinyllm.checkpoint.image import estimated_bytes
 from tinyllm.cli import summary
-from tinyllm.cli.display import Lines, duration
+from tinyllm.cli.display import Lines
 from tinyllm.cli.request import Fresh, Machine, Request
 from tinyllm.cli.start import Begun, begin
 from tinyllm.network import Purpose
 from tinyllm.parallel.team import Team
 from tinyllm.parallel.threads import most_threads
-from tinyllm.run.phases import phase_end, steps_per_epoch
+from tinyllm.run.phases import phase_end, phase_steps, steps_per_epoch
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch, Dataset
 from tinyllm.training.environment import use_machine
@@ -104,9 +104,9 @@ def _phases(begun: Begun, engine: Engine) -> list[Phase]:
     state, train = begun.state, begun.state.config.train
     current, found = state.progress.phase, []
     ahead = {  # before the probe, whose steps count in progress
-        name: phase_end(state.progress, train, data.windows) - state.progress.step
+        name: phase_end(state.progress, train.of(name), data.windows) - state.progress.step
         if name == current
-        else train.max_steps or train.epochs * steps_per_epoch(train, data.windows)
+        else phase_steps(train.of(name), data.windows)
         for name, data in begun.datasets.items()
     }
     for name, data in begun.datasets.items():

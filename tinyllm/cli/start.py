@@ -48,7 +48,7 @@ def begin(request: Request, manager: CheckpointManager, listener: Listener) -> B
         config, initial = start.config, None
         if start.initial:
             initial = _initial(start.initial, listener)
-            config = setup.initial_config(start.options, initial)
+            config = setup.initial_config(start.settings, initial)
         begun = Begun(*setup.fresh(config, start.sources, directory, listener, initial))
     saving = begun.state.config.saving
     manager.configure(setup.strategy_of(saving), saving.keep_best_n, asynchronous=saving.asynchronous)

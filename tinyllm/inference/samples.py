@@ -1,62 +1,21 @@
-"""Samples of a model: answers to questions of its own training, or a training text, continued.
+"""Samples of what a model writes: a training text continued, a line in the course of training.
 
-They show that training worked, not that the model understands: it has seen these very questions.
-Order: answers, a continuation, a sample in training, cutting at words.
+Order: a continuation, a sample in training, cutting at words.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import SequenceMatcher
-from typing import NamedTuple
 
 from tinyllm.inference.conversation import Conversation, until_marker
 from tinyllm.inference.language_model import LanguageModel
 from tinyllm.inference.sampling import SamplingError
-from tinyllm.inference.settings import GREEDY, TEXT, Sampling
+from tinyllm.inference.settings import TEXT, Sampling
 from tinyllm.run.state import TrainState
-from tinyllm.text.dialogue import Segment, encode, first_prompt
 from tinyllm.text.texts import Text
 
 SAMPLE_TOKENS = 40  # of a sample in training: a line
-RECOGNISABLE = 0.6  # of the characters in common, as difflib counts them
-
-
-class Answer(NamedTuple):
-    """A training question, its answer in training, and the model's answer."""
-
-    prompt: str
-    expected: str
-    said: str
-
-    @property
-    def is_recognisable(self) -> bool:
-        """Whether the model's answer has most of the expected one in it."""
-        return SequenceMatcher(None, self.expected, self.said, autojunk=False).ratio() >= RECOGNISABLE
-
-
-def training_questions(texts: Iterable[Text], count: int) -> list[tuple[tuple[Segment, ...], str]]:
-    """Return the first prompts, with their answers, of `count` texts evenly spread over all."""
-    prompts = ((first_prompt(text.segments), text.segments) for text in texts)
-    found = [
-        (prompt, segments[len(prompt)].text.strip())
-        for prompt, segments in prompts
-        if 0 < len(prompt) < len(segments)
-    ]
-    count = min(count, len(found))
-    return [found[len(found) * i // count] for i in range(count)]
-
-
-def answer_training_questions(model: LanguageModel, texts: Iterable[Text], count: int = 10) -> list[Answer]:
-    """Return the model's greedy answers to `count` questions of the texts."""
-    answers = []
-    for prompt, expected in training_questions(texts, count):
-        tokens, _ = encode(model.tokenizer, prompt)
-        generated = model.generate(tokens[-model.config.block_size :], GREEDY, 128, (0,), min_tokens=1)
-        said = "".join(until_marker(model.tokenizer.stream(generated)))
-        answers.append(Answer("".join(segment.text for segment in prompt), expected, said))
-    return answers
 
 
 def sample_continuation(model: LanguageModel, texts: Iterable[Text], seed: int) -> tuple[str, str]:

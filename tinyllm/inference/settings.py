@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tinyllm.config import ConfigError, flag
+from tinyllm.option import ConfigError, flag
 
 
 def check(

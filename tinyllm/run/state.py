@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from tinyllm import model
 from tinyllm.arena import Array, Layout, aligned_empty
-from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, checked, from_fields
+from tinyllm.config import PHASES, Config, ModelConfig
 from tinyllm.network import TRAINING, Inputs, Memory, Network, Purpose
+from tinyllm.option import ConfigError, checked, from_fields
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.stopping import EarlyStopping
 from tinyllm.text.batches import Batch

@@ -186,7 +186,7 @@ class Texts:
                 yield Text((Segment(part),))
 
     def _dialogue(self, turns: Sequence[Turn], *others: Sequence[Turn]) -> Text:
-        """Return the document of a dialogue in several forms; settings may add to them, and join it to others."""
+        """Return the document of a dialogue in some forms; settings add others, and join it to more."""
         data, segments, forms = self.data, render(turns), [tuple(turns), *map(tuple, others)]
         self._found.conversations += (answered := any(segment.carries_loss for segment in segments))
         if len(self._systems) < 2 and (system := system_text(segments)) is not None:

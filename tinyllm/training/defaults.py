@@ -13,17 +13,15 @@ from tinyllm.config import BUNDLED, HAN_RUN, Config, replace
 from tinyllm.text.batches import Dataset
 from tinyllm.text.tokens import STREAM
 
-BUNDLED_HAN_RUN = HAN_RUN
 BUNDLED_FRACTION, FRACTION = 0.05, 0.1  # held out of the bundled texts, and of others
 ENOUGH = 100  # windows, and documents where there are any, of which a tenth is held out
 
 
-def with_tokenizer(config: Config, sources: Mapping[str, list[str]]) -> Config:
-    """Return `config` with the --han-run of these texts, unless it is given or no BPE will be trained."""
+def with_tokenizer(config: Config) -> Config:
+    """Return `config` with its --han-run, unless it is given or no BPE will be trained."""
     if config.data.tokenizer != "bpe" or config.data.han_run is not None:
         return config
-    han_run = BUNDLED_HAN_RUN if all(map(is_bundled, sources, sources.values())) else HAN_RUN
-    return replace(config, {"data": {"han_run": han_run}})
+    return replace(config, {"data": {"han_run": HAN_RUN}})
 
 
 def with_validation(
@@ -55,7 +53,7 @@ def with_validation(
 
 def is_bundled(phase: str, paths: list[str]) -> bool:
     """Return whether the texts of a phase are those that come with tinyllm."""
-    return paths == [BUNDLED[phase]]
+    return paths == BUNDLED[phase]
 
 
 def is_large(dataset: Dataset) -> bool:

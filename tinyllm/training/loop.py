@@ -69,7 +69,8 @@ class Loop:
 
     def phase_is_over(self) -> bool:
         """Return whether the current phase has stopped early or used up its epochs or steps."""
-        progress, config = self.state.progress, self.state.config.train
+        progress = self.state.progress
+        config = self.state.config.train.of(progress.phase)
         if progress.status in ("early_stopped", "rolled_back"):
             return True
         if config.max_steps:
@@ -231,10 +232,9 @@ class Loop:
             raise
 
     def _announce(self) -> None:
-        progress, config = self.state.progress, self.state.config.train
-        self.watcher.phase(
-            self.state, phase_end(progress, config, self.dataset.windows) - progress.phase_start
-        )
+        progress = self.state.progress
+        end = phase_end(progress, self.state.config.train.of(progress.phase), self.dataset.windows)
+        self.watcher.phase(self.state, end - progress.phase_start)
 
     # Saving.
 

@@ -19,15 +19,14 @@ from tinyllm.config import (
     BUNDLED,
     PHASES,
     Config,
-    ConfigError,
     DataConfig,
     ModelConfig,
     SavingConfig,
     TrainConfig,
-    flag,
     replace,
-)  # fmt: skip
+)
 from tinyllm.network import Purpose
+from tinyllm.option import ConfigError, flag
 from tinyllm.run.changes import Changes
 from tinyllm.run.phases import continue_phase, enter_phase, phase_schedule, replace_texts
 from tinyllm.run.state import Sources, TrainState, layout_of, workspace_layouts
@@ -142,7 +141,7 @@ def fresh(
     if initial:
         tokenizer = initial.tokenizer
     else:
-        config = with_tokenizer(config, sources)
+        config = with_tokenizer(config)
         tokenizer = _trained_tokenizer(config, sources, listener)
     opened = {
         phase: open_dataset(config, phase, paths, tokenizer, directory, listener)
@@ -155,7 +154,7 @@ def fresh(
     _check_memory(memory_needed(config, tokenizer.vocab_size))
     first = next(iter(sources))
     state = TrainState.fresh(
-        config, tokenizer, phase_schedule(config.train, datasets[first].windows, 0), tuple(sources)
+        config, tokenizer, phase_schedule(config.train.of(first), datasets[first].windows, 0), tuple(sources)
     )
     if initial:
         state.rows[0] = initial.row
@@ -222,7 +221,7 @@ def resumed(
     datasets = {}
     for name in ahead:
         stored = state.sources.get(name)
-        paths = changes.sources.get(name) or (stored.paths if stored else [BUNDLED[name]])
+        paths = changes.sources.get(name) or (stored.paths if stored else BUNDLED[name])
         datasets[name], found = open_dataset(config, name, paths, state.tokenizer, directory, listener)
         if stored and stored.fingerprint != found.fingerprint:
             _check_allowed(changes, name, found, stored)
@@ -269,6 +268,10 @@ def changed_config(
     if "epochs" in train and state.config.train.max_steps and "max_steps" not in train:
         options = {**options, "train": {**train, "max_steps": None}}
         changed.append("--epochs replaces the checkpoint's --max-steps")
+    for name in ("epochs", "lr"):  # for all phases, unless tuning is given its own
+        if name in train and f"tuning_{name}" not in train and getattr(state.config.train, f"tuning_{name}"):
+            options = {**options, "train": {**options["train"], f"tuning_{name}": None}}
+            changed.append(f"--{name} replaces the checkpoint's --tuning-{name}")
     config = replace(state.config, options)
     for text in changed:
         notice(text)
