@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`python -m tinyllm.evaluate MODEL [MODEL ...] [TEXT ...]`: how well models predict texts, as a table.
 
 The table, or with --json the numbers, is written to stdout, everything else to stderr. Order: options, main,
@@ -35,19 +36,16 @@ of dialogues how many answers are word for word those of the text; beside it a u
 counted on the training texts with the same tokenizer, and xz. Bits per byte can be compared between
 tokenizers, the loss per token cannot. Several models make a table. Without texts: the held-out part of the
 first model's own texts, or its training texts if nothing is held out."""
-EPILOG = """\
-examples:
-  tinyllm evaluate checkpoints                     on the run's own texts
-  tinyllm evaluate checkpoints book.txt            on a text
-  tinyllm evaluate small large book.txt --json     two models, the numbers as JSON
-  tinyllm evaluate checkpoints --chat-data chats.jsonl"""
+EXAMPLES = """\
+checkpoints                           # on the run's own texts
+checkpoints book.txt                  # on a text
+small large book.txt --json           # two models, the numbers as JSON
+checkpoints --chat-data chats.jsonl   # on dialogues"""
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
     """Parse, check and tell models from texts; any mistake ends the program with exit code 2."""
-    parser = program(
-        "evaluate", DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program("evaluate", DESCRIPTION, EXAMPLES)
     parser.add_argument(
         "model", type=_source, metavar="MODEL",
         help="a .bin file; for a folder: the best checkpoint of its latest phase, or else its latest valid "

@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from tinyllm import __version__
 from tinyllm.cli.parser import Parser
 from tinyllm.config import SECTIONS, flag, is_option
 from tinyllm.inference.settings import OPTIONS, Sampling, check
@@ -21,11 +20,16 @@ TITLES = {"model": "model", "train": "training", "data": "tokenizer and batches"
 LETTERS = {int: "N", float: "X", str: "NAME"}
 
 
-def program(name: str, description: str, **settings: Any) -> Parser:
-    """Return the parser of `tinyllm NAME`, with --help and --version."""
-    parser = Parser(f"tinyllm {name}", description=description, **settings)
-    parser.add_argument("--version", action="version", version=f"tinyllm {__version__}")
-    return parser
+def program(name: str, description: str, examples: str, **settings: Any) -> Parser:
+    """Return the parser of `tinyllm NAME`, with --version, and --help that ends with the examples.
+
+    Each line of `examples` is a command line without the name of the program.
+    """
+    lines = [f"  tinyllm {name} {line}" for line in examples.splitlines()]
+    epilog = "\n".join(["examples:", *lines])
+    if "epilog" in settings:
+        epilog += "\n\n" + settings.pop("epilog")
+    return Parser(f"tinyllm {name}", description=description, epilog=epilog, **settings)
 
 
 def path(text: str) -> Path:
@@ -73,18 +77,18 @@ def given_config(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     }
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the model."""
+def add_model(parser: argparse.ArgumentParser, phase: str = "its latest phase") -> None:
+    """Add the model, of a folder that of a phase."""
     parser.add_argument(
         "model", type=path, metavar="MODEL",
-        help="a .bin file (a checkpoint or exported weights); for a folder: the best checkpoint of its "
-        "latest phase, or else its latest valid one",
+        help=f"a .bin file (a checkpoint or exported weights); for a folder: the best checkpoint of {phase}, "
+        f"or else its latest valid one",
     )  # fmt: skip
 
 
-def add_writing(parser: argparse.ArgumentParser, defaults: Sampling, max_tokens: int) -> None:
-    """Add the model, one option per field of Sampling, and how much is written with how many threads."""
-    add_model(parser)
+def add_writing(parser: argparse.ArgumentParser, defaults: Sampling, max_tokens: int, phase: str) -> None:
+    """Add the model of a phase, one option per field of Sampling, how much is written, by how many threads."""
+    add_model(parser, phase)
     parser.add_argument(
         "--max-tokens", type=int, default=max_tokens, metavar="N",
         help=f"maximum length of what is written, in tokens (default: {max_tokens})",

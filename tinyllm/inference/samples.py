@@ -1,17 +1,19 @@
 """Samples of a finished model: answers to questions of its own training, or a training text, continued.
 
 They show that training worked, not that the model understands: it has seen these very questions.
+Order: answers, a continuation, cutting at words.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
 from tinyllm.inference.conversation import until_marker
 from tinyllm.inference.language_model import LanguageModel
-from tinyllm.inference.settings import GREEDY
+from tinyllm.inference.settings import GREEDY, TEXT, Sampling
 from tinyllm.text.dialogue import Segment, encode, first_prompt
 from tinyllm.text.texts import Text
 
@@ -54,10 +56,31 @@ def answer_training_questions(model: LanguageModel, texts: Iterable[Text], count
     return answers
 
 
-def sample_continuation(model: LanguageModel, texts: Iterable[Text], tokens: int = 80) -> tuple[str, str]:
-    """Return the first 16 characters of the texts, and the model's greedy continuation."""
-    prompt = next(
-        segment.text.strip()[:16] for text in texts for segment in text.segments if segment.text.strip()
-    )
-    generated = model.generate(model.prompt(prompt), GREEDY, tokens, (0,))
-    return prompt, "".join(model.tokenizer.stream(generated))
+def sample_continuation(model: LanguageModel, texts: Iterable[Text], seed: int) -> tuple[str, str]:
+    """Return the first words of the texts, and a continuation sampled at the address (seed,)."""
+    first = next(segment.text.strip() for text in texts for segment in text.segments if segment.text.strip())
+    prompt = first[:16] if len(first) <= 16 else whole_words(first[:16], first[16])
+    return prompt, continuation(model, prompt, TEXT, 80, (seed,))
+
+
+def continuation(
+    model: LanguageModel, prompt: str, sampling: Sampling, max_tokens: int, address: tuple[int, ...]
+) -> str:  # fmt: skip
+    """Return what the model writes after the prompt: if it does not end the text, whole words of it."""
+    tokens = list(model.generate(model.prompt(prompt), sampling, max_tokens, address))
+    text = "".join(model.tokenizer.stream(tokens))
+    return whole_words(text) if len(tokens) == max_tokens else text
+
+
+# The end of a word of a script with spaces; in Chinese and Japanese every character may end a word.
+_LAST_WORD = re.compile(r"(?:(?![\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff])[\w'’-])+\Z")
+
+
+def whole_words(text: str, following: str = "x") -> str:
+    """Return the text without its last word, if `following` may continue that; all of it if it is one word.
+
+    Example: "The sun is a st" -> "The sun is a"
+    """
+    if not _LAST_WORD.match(following):
+        return text
+    return _LAST_WORD.sub("", text).rstrip() or text

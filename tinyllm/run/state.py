@@ -27,6 +27,7 @@ from tinyllm.run.schedule import Schedule
 from tinyllm.run.stopping import EarlyStopping
 from tinyllm.text.batches import Batch
 from tinyllm.text.tokenizer import Tokenizer
+from tinyllm.words import counted
 
 ROLES = ("params", "m", "v")
 STATUSES = ("running", "early_stopped", "rolled_back", "finished")
@@ -58,12 +59,13 @@ class Progress:
 
 @dataclass
 class Sources:
-    """The texts of one phase: where they were, a hash of what they said, the system text of all dialogues."""
+    """The texts of one phase: where they were, a hash of what they said, and of dialogues two more things."""
 
     paths: list[str]
     fingerprint: str
-    # "": they have none, or several
-    system: str = field(default="", metadata={"added": True, "before": "", "free": True})
+    # The system text of all; "": they have none, or several
+    system: str = field(default="", metadata={"before": "", "free": True})
+    questions: list[str] = field(default_factory=list, metadata={"before": []})  # a few to try
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values; text that is not UTF-8, which no msgpack text is, as bytes."""
@@ -72,7 +74,7 @@ class Sources:
         system = (
             self.system.encode("utf-8", "surrogatepass") if surrogate.search(self.system) else self.system
         )
-        return {"paths": paths, "fingerprint": self.fingerprint, "system": system}
+        return {**vars(self), "paths": paths, "system": system, "questions": [*self.questions]}
 
     @classmethod
     def from_dict(cls, fields: Any, name: str) -> Sources:
@@ -86,6 +88,10 @@ class Sources:
         found.paths = [os.fsdecode(path) for path in paths]
         if any(len(path) > LONGEST_PATH or "\0" in path for path in found.paths):
             raise ConfigError(f"{name}.paths: expected at most {LONGEST_PATH} characters, none of them NUL")
+        for question in found.questions:
+            if not isinstance(question, str):
+                raise ConfigError(f"{name}.questions: expected texts, found {question!r:.80}")
+            checked(question, f"{name}.questions")
         return found
 
 
@@ -201,7 +207,7 @@ def _progress(stored: Any, phases: list[str]) -> Progress:
         raise ConfigError(f"progress.phase_start: {progress.phase_start}, after step {progress.step}")
     if progress.index and not progress.loss_tokens:
         raise ConfigError(
-            f"progress.loss_tokens: found 0, but {progress.index} updates of the epoch are made"
+            f"progress.loss_tokens: found 0 after {counted(progress.index, 'update')} of the epoch"
         )
     return progress
 
