@@ -138,6 +138,19 @@ def test_progress_ends_at_the_number_of_windows(model, corpus, small_batches):
     assert len(seen) > 2 and seen == sorted(seen) and seen[-1][0] == seen[-1][1]
 
 
+def test_of_a_question_in_several_forms_the_first_is_measured(tmp_path, model):
+    forms = [["What is 1?", "Tell me what 1 is."], "What is 2?"]
+    entries = [{"prompt": form, "response": "A number."} for form in forms]
+    (tmp_path / "c.json").write_text(json.dumps(entries), encoding="utf-8")
+    save_tokens(tmp_path / "data" / "c.tokens", Texts([tmp_path], dialogues=True), TOKENIZER)
+    corpus = load_tokens(tmp_path / "data" / "c.tokens", TOKENIZER.vocab_size)
+    passages = Passages.of(corpus)
+    assert len(corpus.kinds) == 3
+    found = [TOKENIZER.decode(corpus.tokens[start:stop]) for start, stop in passages.spans]
+    assert found == [f"User: What is {n}? Assistant: A number." for n in (1, 2)]
+    assert (evaluate(model, passages).counts == len(" A number.") + 1).all()
+
+
 # ---- bytes
 
 

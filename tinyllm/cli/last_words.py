@@ -32,7 +32,7 @@ def last_words(state: TrainState) -> Iterator[str]:
         beginning, rest = samples.sample_continuation(model, texts, state.config.train.seed)
         yield f"  {legible(f'{beginning}|{rest}')}"
         return
-    bundled = paths == [BUNDLED[phase]]
+    bundled = paths == BUNDLED[phase]
     facts = world.facts() if bundled else []
     for part in exam(model, texts, facts, QUESTIONS[bundled]):
         yield f"{part.name}: {part.right} of {len(part.answers)}{NOTES.get(part.name, '')}"

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from tinyllm.escape import printable
+from tinyllm.words import counted, duration
 
 if TYPE_CHECKING:
     from tinyllm.inference.evaluation import Exchange, Measures
@@ -35,8 +36,6 @@ class Progress:
 
     def __call__(self, done: int, total: int) -> None:
         """Show it, if it is time to."""
-        from tinyllm.words import duration
-
         now = time.monotonic()
         if now < self.next or done >= total:
             return
@@ -147,8 +146,8 @@ def _table_text(table: Table) -> str:
     def line(name: str, values: Sequence[str]) -> str:
         return f"  {name:<{first}}" + "".join(f"  {values[i]:>{widths[i]}}" for i in columns).rstrip()
 
-    many = "document" if table.documents == 1 else "documents"
-    rows = [f"{printable(table.title)}: {table.documents:,} {many}, {table.text_bytes:,} bytes"]
+    sizes = f"{counted(table.documents, 'document')}, {counted(table.text_bytes, 'byte')}"
+    rows = [f"{printable(table.title)}: {sizes}"]
     rows.append(line("", COLUMNS))
     rows += [line(row.name, values) for row, values in zip(table.rows, cells, strict=True)]
     for row in table.rows:

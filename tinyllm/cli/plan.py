@@ -33,6 +33,7 @@ from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch, Dataset
 from tinyllm.training.environment import use_machine
 from tinyllm.training.step import Engine
+from tinyllm.words import duration
 
 SECONDS = 2.0  # of the probe, in all
 WARM_UP = 2  # steps that are not counted: they touch memory, and wake threads

@@ -37,8 +37,11 @@ class Subject(NamedTuple):
         """Return the model of a .bin or a folder of checkpoints, as `load_model` does; CheckpointError."""
         model, file = load_model_with_file(path, notice, threads)
         fields: dict[str, Any] = read_head(file, Disk()).fields
-        stored, progress = fields.get("sources") or {}, fields.get("progress") or {}
-        last = PHASES.index(progress.get("phase", PHASES[-1]))
+        stored, progress = fields.get("sources") or {}, fields.get("progress")
+        phase = (
+            progress.get("phase") if isinstance(progress, dict) else None
+        )  # exported weights may have none
+        last = PHASES.index(phase) if phase in PHASES else len(PHASES) - 1
         sources = {
             phase: Sources.from_dict(stored[phase], f"sources.{phase}")
             for phase in PHASES[: last + 1]

@@ -16,7 +16,7 @@ from tinyllm.kernels import fill_batch
 from tinyllm.text.batches import Batch
 from tinyllm.text.dialogue import Segment, Tokenizer, encode_all
 from tinyllm.text.packing import Windows, cut, pack
-from tinyllm.text.tokens import Tokens, dtype_of
+from tinyllm.text.tokens import ALTERNATIVE, Tokens, dtype_of
 
 BLOCK = 1 << 20  # transitions at a time
 
@@ -36,9 +36,10 @@ class Passages:
 
     @classmethod
     def of(cls, corpus: Tokens, spans: Array | None = None, train_on_prompts: bool = False) -> Passages:
-        """Return the given spans of a corpus, or all its documents."""
+        """Return spans (D, 2) of a corpus, or all its documents, of those in several forms the first."""
         if spans is None:
-            spans = np.stack([corpus.starts[:-1], corpus.starts[1:] - 1], axis=1)
+            opens = corpus.kinds & ALTERNATIVE == 0
+            spans = np.stack([corpus.starts[:-1], corpus.starts[1:] - 1], axis=1)[opens]
         return cls(corpus.tokens, corpus.masked, spans[np.argsort(spans[:, 0])], train_on_prompts)
 
     @classmethod
@@ -54,8 +55,12 @@ class Passages:
         return self.prompts[:0] if self.train_on_prompts else self.prompts
 
     def windows(self, T: int) -> Windows:
-        """Return the spans, cut to pieces of at most T positions, packed into windows of T."""
-        return pack(cut(self.spans, T), T)
+        """Return the spans, cut to pieces of at most T positions, packed into windows of T.
+
+        Their spans are (P, 3), as `fill_batch` wants them: no piece joins the one before it.
+        """
+        packed = pack(cut(self.spans, T), T)
+        return Windows(np.pad(packed.spans, ((0, 0), (0, 1))), packed.first)
 
     def fill(self, out: Batch, windows: Windows, first: int) -> Batch:
         """Fill a batch of B windows with number `first` and those that follow it, the rest with padding."""
