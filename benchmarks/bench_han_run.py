@@ -22,7 +22,6 @@ from typing import NamedTuple
 from tinyllm.cli.display import Lines
 from tinyllm.config import Config, DataConfig, ModelConfig, TrainConfig
 from tinyllm.parallel.team import Team
-from tinyllm.parallel.threads import cores
 from tinyllm.text.batches import Dataset
 from tinyllm.training import setup
 from tinyllm.training.step import Engine
@@ -58,7 +57,7 @@ def measure(path: Path, han_run: int, args: argparse.Namespace) -> Result:
         TrainConfig(batch_size=args.batch_size, max_steps=args.steps),
         DataConfig(vocab_size=args.vocab_size, documents=True, val_fraction=0.0, han_run=han_run),
     )
-    with TemporaryDirectory() as place, Team(min(cores(), args.batch_size)) as team:
+    with TemporaryDirectory() as place, Team(args.workers) as team:
         training, held_out = Path(place, "training.txt"), Path(place, "held_out.txt")
         for file, text in zip((training, held_out), parts(path.read_text(encoding="utf-8")), strict=True):
             file.write_text(text, encoding="utf-8")
@@ -98,7 +97,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     sizes = {
         "steps": 600, "every": 50, "vocab-size": 2048, "n-layer": 2, "n-head": 8, "n-embd": 256,
-        "block-size": 128, "batch-size": 8,
+        "block-size": 128, "batch-size": 8, "workers": 2,
     }  # fmt: skip
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.runs import TINY, Run, Silent, same_state
-from tinyllm.config import BUNDLED, BUNDLED_OPTIONS, HAN_RUN, Config, for_texts
+from tinyllm.config import BUNDLED, BUNDLED_OPTIONS, HAN_RUN, Config, TrainConfig, for_texts
 from tinyllm.option import ConfigError
 from tinyllm.run.changes import Changes
 from tinyllm.run.state import TrainState
