@@ -14,10 +14,9 @@ from tinyllm import chat
 from tinyllm.config import Config, DataConfig
 from tinyllm.inference.conversation import Conversation
 from tinyllm.inference.language_model import LanguageModel, load_model
-from tinyllm.inference.samples import training_questions
 from tinyllm.inference.settings import GREEDY
 from tinyllm.run.state import Sources, TrainState
-from tinyllm.text.dialogue import Turn, encode, joined, prompt_for
+from tinyllm.text.dialogue import Turn, encode, first_prompt, joined, prompt_for
 from tinyllm.text.texts import Texts, digest
 from tinyllm.training import setup
 
@@ -98,7 +97,7 @@ def test_chat_begins_with_the_system_text_and_the_markers_of_training(tmp_path, 
     texts = Texts([dialogues], dialogues=True, data=config.data)
     talk = Conversation(model, GREEDY, 1, 0)
     talk.system = SYSTEM  # the window of 12 has no room for it
-    prompt, _ = training_questions(texts, 1)[0]
+    prompt = first_prompt(next(iter(texts)).segments)
     assert talk.prompt("月亮是什么？").tolist() == encode(model.tokenizer, prompt)[0].tolist()
 
 
