@@ -10,9 +10,10 @@ import numpy as np
 
 from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
 from tinyllm.cli.clock import SystemClock
-from tinyllm.config import Changes, Config, DataConfig, ModelConfig, TrainConfig
+from tinyllm.config import Config, DataConfig, ModelConfig, TrainConfig
 from tinyllm.inference.samples import sample_in_training
 from tinyllm.parallel.team import Team
+from tinyllm.run.changes import Changes
 from tinyllm.run.state import TrainState
 from tinyllm.training import metrics, setup
 from tinyllm.training.control import Clock, Control, Outputs, SaveRhythm

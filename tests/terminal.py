@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -52,3 +53,40 @@ def read_until(descriptor: int, text: str) -> bytes:
         assert select.select([descriptor], [], [], PATIENCE)[0], f"no {text!r} after {seen!r}"
         seen += os.read(descriptor, 1)
     return seen
+
+
+class Screen:
+    """What a terminal of endless height shows after it was written: text, \\r, \\n, and what rich sends."""
+
+    def __init__(self, written: str, columns: int) -> None:
+        self.lines, self.cursor_is_hidden, self.colours = [""], False, set[str]()
+        self.columns, self.row, self.column = columns, 0, 0
+        for escape, number, letter, character in re.findall(
+            r"(\x1b\[\??(\d*)(?:;\d+)*([A-Za-z]))|([^\x1b])", written
+        ):
+            if escape:
+                self._obey(escape, int(number or "1"), letter)
+            else:
+                self._write(character)
+
+    def _write(self, character: str) -> None:
+        if character == "\r":
+            self.column = 0
+            return
+        if character == "\n" or self.column == self.columns:
+            self.row, self.column = self.row + 1, 0
+            self.lines += [""] * (self.row + 1 - len(self.lines))
+        if character != "\n":
+            line = self.lines[self.row].ljust(self.column)
+            self.lines[self.row] = line[: self.column] + character + line[self.column + 1 :]
+            self.column += 1
+
+    def _obey(self, escape: str, number: int, letter: str) -> None:
+        if letter == "A":
+            self.row -= number
+        elif letter == "K":
+            self.lines[self.row] = ""
+        elif letter in "hl":
+            self.cursor_is_hidden = letter == "l"
+        elif letter == "m" and number not in (0, 39):  # not the default
+            self.colours.add(escape)

@@ -224,9 +224,9 @@ def test_too_little_text_is_refused_with_the_numbers(tmp_path):
     with pytest.raises(DataError, match=r"found 7 tokens to train on, expected 8 or more"):
         dataset([stream], tmp_path, 7)
     assert dataset([stream], tmp_path, 6).windows == 1
-    with pytest.raises(DataError, match="found 1 documents, none has a token with loss"):
+    with pytest.raises(DataError, match="found 1 document, none has a token with loss"):
         dataset([Text((Segment("q", False),))], tmp_path, 4)
-    with pytest.raises(DataError, match="found 1 documents and 5 tokens, too few to hold out"):
+    with pytest.raises(DataError, match="found 1 document and 5 tokens, too few to hold out"):
         dataset([Text((Segment("abc"),))], tmp_path, 4, val_fraction=0.5)
 
 
@@ -561,7 +561,7 @@ def test_a_document_of_one_token_is_no_window():
         np.array([9, 9, 5, 9], np.uint16),
         np.array([0, 1, 4]),
         np.empty(0, np.int64),
-        np.array([False, False]),
+        np.zeros(2, np.uint8),
         {},
     )
     data = Dataset(corpus, config(8), "a")

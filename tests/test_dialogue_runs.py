@@ -42,8 +42,9 @@ def asked(model, *options, typed=""):
 
 
 def before(fields):
-    """Return a state's dict as it was written before the markers and the system text were stored."""
-    data = {name: value for name, value in fields["config"]["data"].items() if name != "separate_markers"}
+    """Return a state's dict as it was written before the markers, their drawing and the system text were."""
+    later = ("separate_markers", "join_dialogues", "vary_questions")
+    data = {name: value for name, value in fields["config"]["data"].items() if name not in later}
     sources = {
         phase: {"paths": source["paths"], "fingerprint": source["fingerprint"]}
         for phase, source in fields["sources"].items()
@@ -65,7 +66,8 @@ def test_a_state_from_before_joins_its_markers_and_a_new_run_does_not():
 def test_the_texts_of_a_run_from_before_have_the_digest_they_had(tmp_path):
     Run(tmp_path / "run", phases=CHAT_ONLY).sources()
     paths = [str(tmp_path / "instruction_tuning.json")]
-    texts = setup.open_texts(Config(data=DataConfig(separate_markers=False)), "instruction_tuning", paths)
+    data = DataConfig(separate_markers=False, join_dialogues=False)
+    texts = setup.open_texts(Config(data=data), "instruction_tuning", paths)
     assert digest(texts) == "db20f4202000dad0b2f5aa7b929eb5cda8573eac48f61d71eda9b89925821a56"
 
 
@@ -73,7 +75,7 @@ def test_the_texts_of_a_run_from_before_have_the_digest_they_had(tmp_path):
 def test_a_run_resumed_from_a_file_with_or_without_the_new_fields_continues_bit_for_bit(
     tmp_path, separate, monkeypatch, dialogues
 ):
-    config = replace(TINY, data=replace(TINY.data, separate_markers=separate))
+    config = replace(TINY, data=replace(TINY.data, separate_markers=separate, join_dialogues=separate))
     whole, cut = (Run(tmp_path / name, config, phases=CHAT_ONLY) for name in ("whole", "cut"))
     expected = whole.go()
     assert cut.go(cut=3) is None

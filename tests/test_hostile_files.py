@@ -106,7 +106,7 @@ def test_a_checkpoint_of_a_larger_machine_uses_no_more_threads_than_are_accepted
 
 
 def test_a_resume_checks_the_memory_as_a_fresh_start_does(run, fields, monkeypatch):
-    from tinyllm.config import Changes
+    from tinyllm.run.changes import Changes
     from tinyllm.training import setup
 
     monkeypatch.setattr(setup, "memory_needed", lambda config, V: 1 << 60)
@@ -148,6 +148,7 @@ FORGERIES = {
     "starts that fall": put(1, 1, 0), "an end beyond the tokens": put(1, -1, 1 << 40),
     "a token beyond the vocabulary": put(0, 0, 65535), "a masked run below 0": put(2, 0, -5),
     "a masked run far away": put(2, -1, 1 << 50), "a stream of 7": put(3, 0, 7),
+    "a form of nothing": put(3, 0, 6), "a form that joins otherwise": put(3, 1, 4),
     "another dtype": renamed(1, "<f8", 3), "objects": renamed(0, "O", 3), "no tokens": renamed(0, "<u2", 0),
     "a negative count": renamed(1, "<i8", -1), "no count": renamed(1, "<i8", None),
     "another format": lambda header, *parts: header.__setitem__("format", "x"),

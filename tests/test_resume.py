@@ -53,10 +53,10 @@ def begin_is_finished(run: Run) -> bool:
 
 @st.composite
 def drawn_runs(draw) -> dict:
-    """Draw model, data, dropout, accumulation, strategy, async or not, patience, evaluation, workers."""
+    """Draw model, data and its drawing, dropout, accumulation, strategy, patience, evaluation, workers."""
     H = draw(st.integers(1, 2))
     model = ModelConfig(
-        n_layer=draw(st.integers(1, 2)), n_head=H, n_embd=4 * H, block_size=draw(st.integers(4, 16)),
+        n_layer=draw(st.integers(1, 2)), n_head=H, n_embd=4 * H, block_size=draw(st.integers(4, 40)),
         dropout=draw(st.sampled_from([0.0, 0.2])),
     )  # fmt: skip
     val = draw(st.sampled_from([0.0, 0.2]))
@@ -70,7 +70,8 @@ def drawn_runs(draw) -> dict:
     )  # fmt: skip
     data = DataConfig(
         tokenizer=draw(st.sampled_from(["bpe", "char"])), vocab_size=280, val_fraction=val,
-        train_on_prompts=draw(st.booleans()),
+        train_on_prompts=draw(st.booleans()), join_dialogues=draw(st.booleans()),
+        vary_questions=draw(st.booleans()),
     )  # fmt: skip
     return {
         "config": Config(model, train, data, SavingConfig(sample_every=draw(st.sampled_from([0, 3])))),

@@ -181,7 +181,7 @@ def test_paragraphs_of_a_txt_file_can_be_conversations(write):
 def test_strings_without_markers_are_learnt_whole_and_counted_in_a_notice(write):
     texts = Texts([write("a.json", '["天气", "用户：一助手：二", "b"]')], dialogues=True)
     assert [len(text.segments) for text in texts] == [1, 4, 1]
-    assert texts.notices[0].startswith("2 entries are not conversations")
+    assert texts.notices[0].startswith("2 entries without the form of a conversation")
     list(texts)
     assert len(texts.notices) == 1
 
@@ -383,9 +383,9 @@ def test_hidden_files_and_files_of_a_run_are_not_read(write):
     folder = write("f/book.txt", "words").parent
     write("f/._book.txt", b"\x00\x05\x16\x07 not text")
     write("f/metrics.jsonl", '{"step": 1}')
-    texts = Texts([folder], dialogues=False, is_ours=lambda name: name == "metrics.jsonl")
+    texts = Texts([folder], dialogues=False, is_ours=lambda path: path.name == "metrics.jsonl")
     assert [text.segments[0].text for text in texts] == ["words"]
-    assert texts.notices == [f"{folder}: ignored 1 entries that are hidden or not {KNOWN}: ._book.txt"]
+    assert texts.notices == [f"{folder}: ignored 1 entry, hidden or not {KNOWN}: ._book.txt"]
     assert read(write("f/.named.txt", "hidden, but named")) == ["hidden, but named"]
 
 

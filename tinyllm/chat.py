@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Talk to a model: `python -m tinyllm.chat MODEL`; answers are written to stdout, everything else to stderr.
 
 No line that is typed ends the program but exit and its synonyms, the end of the input, and Ctrl-C at the
@@ -22,6 +23,7 @@ from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError
 from tinyllm.escape import printable, printable_lines
 from tinyllm.inference.settings import ANSWER, OPTIONS, check
+from tinyllm.words import counted
 
 if TYPE_CHECKING:
     from tinyllm.inference.conversation import Conversation
@@ -30,6 +32,9 @@ DESCRIPTION = """\
 Talk to a model. It sees as much of the conversation as fits its context
 window: when that is full, the oldest turns are forgotten. An answer ends
 where the model ends it, or at --max-tokens; Ctrl-C ends it early."""
+EXAMPLES = """\
+checkpoints
+checkpoints --prompt "Hello" --temperature 0"""
 COMMANDS = """\
 help             show these commands, as do :help and 帮助
 :set NAME=VALUE  change a sampling option, such as top_p; alone: show them
@@ -48,10 +53,7 @@ BARE = dict.fromkeys(("exit", "quit", "bye", "退出", "再见"), "exit") | dict
 
 def options(argv: list[str] | None) -> argparse.Namespace:
     """Parse, check and add `sampling`; any mistake ends the program with exit code 2 and a message."""
-    parser = program(
-        "chat", DESCRIPTION, epilog="commands:\n" + COMMANDS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = program("chat", DESCRIPTION, EXAMPLES, epilog="commands:\n" + COMMANDS)
     parser.add_argument(
         "--prompt", metavar="TEXT", help="answer this one question and exit; - reads it from stdin"
     )
@@ -103,7 +105,9 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     if question is not None:
         chat.ask(question)
         return 0
-    chat.say(f"tinyllm {__version__}: {args.model}, context window of {model.config.block_size} tokens")
+    chat.say(
+        f"tinyllm {__version__}: {args.model}, context window of {counted(model.config.block_size, 'token')}"
+    )
     chat.note_questions()
     chat.say("help lists the commands, exit ends the chat")
     try:
@@ -255,8 +259,8 @@ def checked_system(conversation: Conversation, text: str) -> str:
         raise ConfigError(f"--system: {error}") from error
     if not fits:
         raise ConfigError(
-            f"--system: found {len(text):,} characters, expected a text that leaves room for a question in "
-            f"the context window of {conversation.model.config.block_size:,} tokens"
+            f"--system: found {counted(len(text), 'character')}, expected a text that leaves room for a "
+            f"question in the context window of {counted(conversation.model.config.block_size, 'token')}"
         )
     return text
 

@@ -1,7 +1,7 @@
 """Every number that can be chosen: frozen, validated dataclasses, one field per option of the command line.
 
-Order: how a field is declared and checked, the four sections, Config, stored documents, changes. Nothing
-here imports NumPy, so `--help` is instant and BLAS threads can still be set once the options are read.
+Order: how a field is declared and checked, the four sections, Config, stored documents. Nothing here
+imports NumPy, so `--help` is instant and BLAS threads can still be set once the options are read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ LONGEST_TEXT = 256  # characters of a stored text that is no path
 LARGEST_COUNT = 1 << 62  # of steps, epochs, tokens, saves: all fit a signed 64-bit integer with room
 LARGEST = 1 << 40  # of whole numbers that have no limit of their own; steps counted with them fit 64 bits
 PHASES = ("pretraining", "instruction_tuning")
+HAN_RUN = 16  # of --han-run; measured in docs/log.md
 BUNDLED = {"pretraining": "bundled:pretraining.json", "instruction_tuning": "bundled:chat.json"}
 
 
@@ -27,9 +28,10 @@ class ConfigError(ValueError):
 
 def _option(default: Any, text: str, *, low: float | None = None, high: float | None = None,
             choices: tuple[str, ...] | None = None, above: float | None = None,
-            added: bool = False) -> Any:  # fmt: skip
-    metadata = {"help": text, "low": low, "high": high, "choices": choices, "above": above, "added": added}
-    return dataclasses.field(default=default, metadata=metadata)
+            before: Any = ...) -> Any:  # fmt: skip
+    """Return a field with a rule; files written before it existed mean `before`, if that is given."""
+    rule = {"help": text, "low": low, "high": high, "choices": choices, "above": above}
+    return dataclasses.field(default=default, metadata=rule if before is ... else {**rule, "before": before})
 
 
 def added(before: Any, now: Any = None) -> Any:
@@ -37,9 +39,7 @@ def added(before: Any, now: Any = None) -> Any:
 
     It is no option of the command line.
     """
-    return dataclasses.field(
-        default=before if now is None else now, metadata={"added": True, "before": before}
-    )
+    return dataclasses.field(default=before if now is None else now, metadata={"before": before})
 
 
 class _Section:
@@ -47,7 +47,7 @@ class _Section:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            _check(field, getattr(self, field.name))
+            check_field(field, getattr(self, field.name))
 
 
 def flag(name: str) -> str:
@@ -60,7 +60,8 @@ def is_option(field: dataclasses.Field[Any]) -> bool:
     return "help" in field.metadata
 
 
-def _check(field: dataclasses.Field[Any], value: Any) -> None:
+def check_field(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raise ConfigError, which names the option, unless a value of the right type is in the field's range."""
     if value is None or isinstance(value, bool) or not is_option(field):
         return
     rule, name = field.metadata, flag(field.name)
@@ -123,17 +124,14 @@ class TrainConfig(_Section):
     epsilon: float = _option(1e-8, "Adam's epsilon", above=0.0)
     grad_clip: float = _option(1.0, "maximum global norm of the gradient; 0 turns clipping off", low=0.0)
     patience: int = _option(
-        30,
-        "early stopping: epochs without an improvement of --min-delta (with --eval-every and "
-        "--monitor val: evaluations); 0 turns it off",
-        low=0,
-    )
+        30, "early stopping: epochs without an improvement of --min-delta (with --eval-every and "
+        "--monitor val: evaluations); 0 turns it off", low=0,
+    )  # fmt: skip
     min_delta: float = _option(0.01, "minimum improvement of the monitored loss", low=0.0)
-    monitor: str = _option(
-        "train",
-        "the loss that decides which checkpoint is best and when to stop early; val needs --val-fraction",
-        choices=("train", "val"),
-    )
+    monitor: str | None = _option(
+        None, "loss that decides which checkpoint is best and when to stop early (default: val where data "
+        "are held out)", choices=("train", "val"),
+    )  # fmt: skip
     eval_every: int | None = _option(
         None,
         "updates between evaluations on the validation data (default: once per epoch); with "
@@ -143,7 +141,7 @@ class TrainConfig(_Section):
     seed: int = _option(1337, "random seed", low=0)
     recompute: bool = _option(
         False, "keep only the residual stream of each block and recompute its other activations in the "
-        "backward pass: a fraction of the memory for about 25%% more time", added=True,
+        "backward pass: a fraction of the memory for about 25%% more time", before=False,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -173,18 +171,30 @@ class DataConfig(_Section):
         False, "split .txt files into documents at blank lines; by default a file is one stream"
     )
     train_on_prompts: bool = _option(False, "also compute the loss on prompt tokens")
-    val_fraction: float = _option(0.0, "fraction of the data held out for validation", low=0.0, high=0.9)
+    val_fraction: float | None = _option(
+        None, "fraction of the data held out (default: 0.1; bundled 0.05, small texts 0)", low=0.0, high=0.9
+    )
     encoding: str = _option(
-        "utf-8", "encoding of texts without a byte order mark, such as gb18030", added=True
+        "utf-8", "encoding of texts without a byte order mark, such as gb18030", before="utf-8"
     )
     separator: str = _option(
-        "", "split texts into documents at this string, such as '<|endoftext|>'", added=True
+        "", "split texts into documents at this string, such as '<|endoftext|>'", before=""
+    )
+    han_run: int | None = _option(
+        None, f"longest run of Han that BPE may merge (default: {HAN_RUN})", low=1, high=16, before=None
     )
     suffix: str = _option(
-        "", "of folders, also read files with these suffixes as text, such as .md,.py", added=True
+        "", "of folders, also read files with these suffixes as text, such as .md,.py", before=""
+    )
+    join_dialogues: bool = _option(
+        True, "join dialogues into conversations of one to three, others in each epoch", before=False
+    )
+    vary_questions: bool = _option(
+        False, "ask questions in other forms in each epoch: without their mark, in lower case", before=False
     )
     # No option. Runs from before it held documents out by their place among the others.
     held_out_by: str = added("place", now="content")
+    mixed_windows: bool = added(False, now=True)  # short documents are packed in an order of chance
     separate_markers: bool = added(False, now=True)  # in dialogues they are encoded apart, as in dialogue.py
 
     def __post_init__(self) -> None:
@@ -213,7 +223,7 @@ class SavingConfig(_Section):
     keep_best_n: int = _option(3, "best checkpoints kept per phase", low=1)
     save_every_steps: int = _option(0, "also save checkpoint_last every N updates; 0 turns it off", low=0)
     save_every_minutes: float = _option(5.0, "also save checkpoint_last every X minutes; 0: off", low=0)
-    sample_every: int = _option(0, "show a text that the model writes every N updates", low=0, added=True)
+    sample_every: int = _option(0, "show a text that the model writes every N updates", low=0, before=0)
     asynchronous: bool = _option(True, "write in the background, instead of waiting for each save")
 
 
@@ -227,9 +237,10 @@ class Config:
     saving: SavingConfig = SavingConfig()
 
     def __post_init__(self) -> None:
-        if self.train.monitor == "val" and not self.data.val_fraction:
+        # None is not yet decided, which training/defaults.py does once the texts are known.
+        if self.train.monitor == "val" and self.data.val_fraction == 0:
             raise ConfigError("--monitor val: there is no validation data; give --val-fraction, such as 0.1")
-        if self.train.eval_every and not self.data.val_fraction:
+        if self.train.eval_every and self.data.val_fraction == 0:
             raise ConfigError("--eval-every: there is no validation data; give --val-fraction, such as 0.1")
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -253,14 +264,13 @@ S = TypeVar("S")
 def from_fields(kind: type[S], stored: Any, name: str) -> S:
     """Build the dataclass `kind` from a plain dict of exactly its fields and types; ConfigError otherwise.
 
-    A field made with `added` may be missing.
+    A field that says what files from before it existed mean may be missing.
     """
     hints = get_type_hints(kind)
     rules = {each.name: each.metadata for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    optional = {name for name, rule in rules.items() if rule.get("added")}
-    if not isinstance(stored, dict) or not set(hints) - optional <= set(stored) <= set(hints):
-        raise ConfigError(f"{name}: expected the fields {', '.join(hints)}")
     values = {name: rule["before"] for name, rule in rules.items() if "before" in rule}
+    if not isinstance(stored, dict) or not set(hints) - set(values) <= set(stored) <= set(hints):
+        raise ConfigError(f"{name}: expected the fields {', '.join(hints)}")
     for field, value in stored.items():
         hint = hints[field]
         allowed = [get_origin(t) or t for t in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
@@ -287,13 +297,3 @@ def replace(config: Config, options: Mapping[str, Mapping[str, Any]]) -> Config:
     """Return `config` with other values for the given fields of each section; ConfigError as for a Config."""
     parts = {name: dataclasses.replace(getattr(config, name), **options.get(name, {})) for name in SECTIONS}
     return Config(**parts)
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What is different when a run is resumed; everything else stays as the checkpoint has it."""
-
-    options: Mapping[str, Mapping[str, Any]]  # fields of the config, by section
-    sources: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)  # paths of texts, by phase
-    phase: str | None = None  # the phase to enter
-    allow_new_data: bool = False  # texts other than the checkpoint's are accepted

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`python -m tinyllm.explain MODEL --prompt TEXT`: one page that shows what a model does with a text.
 
 The page needs no network. It has every head's attention, the model's predictions after each token, and the
@@ -19,6 +20,7 @@ from tinyllm.config import ConfigError
 from tinyllm.escape import printable
 from tinyllm.inference.settings import check
 from tinyllm.parallel.threads import cores
+from tinyllm.words import counted
 
 if TYPE_CHECKING:
     from tinyllm.inference.language_model import LanguageModel
@@ -28,11 +30,12 @@ DESCRIPTION = """\
 Write an HTML page that shows what happens inside a model while it reads a prompt: the attention of every
 head, its predictions after each token, and the norms of the parameters, of the gradient of the prompt's
 loss and of Adam's moments. The page's path is written to stdout."""
+EXAMPLES = 'checkpoints --prompt "The sun"'
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
     """Parse and check; any mistake ends the program with exit code 2 and a message."""
-    parser = program("explain", DESCRIPTION)
+    parser = program("explain", DESCRIPTION, EXAMPLES)
     add_model(parser)
     parser.add_argument(
         "--prompt", required=True, metavar="TEXT",
@@ -97,7 +100,7 @@ def _shortened(model: LanguageModel, size: int, shown: int) -> str:
         else "fit a page of so many heads"
     )
     return (
-        f"the prompt has {size:,} tokens; only the first {shown:,} are shown, as many as {limit}; "
+        f"the prompt has {counted(size, 'token')}; only the first {shown:,} are shown, as many as {limit}; "
         "later tokens change nothing before them"
     )
 

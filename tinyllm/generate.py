@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Let a model write: `python -m tinyllm.generate MODEL --prompt TEXT`.
 
 The text is written to stdout, everything else to stderr. Order: options, main, its parts. NumPy is imported
@@ -17,6 +18,7 @@ from tinyllm.cli.arguments import add_writing, checked_sampling, given_sampling,
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.config import ConfigError, flag
 from tinyllm.inference.settings import TEXT, check
+from tinyllm.words import counted
 
 if TYPE_CHECKING:
     from tinyllm.arena import Array
@@ -26,11 +28,15 @@ DESCRIPTION = """\
 Continue a prompt. stdout gets what the model writes and a newline; with --echo, the prompt before it. The
 text ends where the model ends it, or at --max-tokens. Of a prompt longer than the model's context window
 only the end is used, and the window slides with the text."""
+EXAMPLES = """\
+checkpoints --prompt "The sun"
+checkpoints --prompt "The sun" --temperature 0
+book --prompt "It was" --num-samples 3 --stream"""
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
     """Parse, check and add `sampling`; any mistake ends the program with exit code 2 and a message."""
-    parser = program("generate", DESCRIPTION)
+    parser = program("generate", DESCRIPTION, EXAMPLES)
     parser.add_argument(
         "--prompt", action="append", metavar="TEXT",
         help="text to continue; - reads stdin, without its last newline; repeat the option for several texts "
@@ -93,7 +99,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     texts = _texts(args, model, [prompt for _, prompt in asked])
     for (text, prompt), pieces in zip(asked, texts, strict=True):
         if prompt.size > model.config.block_size:
-            streams.note(f"the prompt has {prompt.size} tokens; the model sees only the end of it")
+            streams.note(f"the prompt has {counted(prompt.size, 'token')}; the model sees only the end of it")
         if args.echo:
             streams.write(text)
         empty = True

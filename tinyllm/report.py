@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`python -m tinyllm.report RUN [RUN ...]`: a training run as one page that any browser opens, offline too.
 
 RUN is the directory of a run, the one that holds metrics.jsonl and the checkpoints. The page is written as a
@@ -140,7 +141,10 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    parser = program("report", "Plot a training run, or several to compare them, on one HTML page.")
+    parser = program(
+        "report", "Plot a training run, or several to compare them, on one HTML page.",
+        "checkpoints\nsmall large --out compared.html",
+    )  # fmt: skip
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", type=path,
         help="the --checkpoint-dir of a run; several are compared",

@@ -35,6 +35,7 @@ from tinyllm.checkpoint.metadata import (
     read_standing,
 )
 from tinyllm.config import LARGEST_COUNT
+from tinyllm.words import counted
 
 MAGIC = b"\x89TLM\r\n\x1a\n"  # as PNG's: shows text-mode and 7-bit damage
 VERSION = 1
@@ -168,7 +169,9 @@ def pack_header(header: Header) -> bytes:
 def parse_header(data: Bytes, size: int, file: str) -> Header:
     """Return the header in the first 64 bytes of a file of `size`; DamagedError, UnknownVersionError."""
     if len(data) != HEADER_BYTES or size < HEADER_BYTES:
-        raise DamagedError(f"{file}: {size} bytes are not a checkpoint; the header alone has {HEADER_BYTES}")
+        raise DamagedError(
+            f"{file}: a file of {counted(size, 'byte')} is no checkpoint; the header alone has {HEADER_BYTES}"
+        )
     start, magic, version, flags, *numbers, zeros = _HEADER.unpack(data[:-4])
     if magic != MAGIC or start != b"\xc4\x3e":
         raise DamagedError(f"{file}: header: does not start like a tinyllm checkpoint")
@@ -181,7 +184,7 @@ def parse_header(data: Bytes, size: int, file: str) -> Header:
         )
     header = Header(*numbers)
     if header.file_bytes != size:
-        raise DamagedError(f"{file}: {size} bytes, the header says {header.file_bytes}")
+        raise DamagedError(f"{file}: {counted(size, 'byte')}, the header says {header.file_bytes}")
     room = size - HEADER_BYTES
     if header.map_bytes > (most := min(plain.MAX_BYTES, room)):
         raise DamagedError(f"{file}: header.map_bytes: {header.map_bytes}, at most {most} are possible")

@@ -14,6 +14,7 @@ from tinyllm.checkpoint.metadata import CheckpointError, Entry
 from tinyllm.checkpoint.store import Store
 from tinyllm.checkpoint.writer import Job
 from tinyllm.escape import printable
+from tinyllm.words import counted
 
 
 class Kept:
@@ -95,6 +96,6 @@ class Kept:
         self.apply_retention()
         if lacking := self._store.missing_bytes(size, directory):
             raise CheckpointError(
-                f"{printable(directory)}: not saved: the disk lacks {lacking} bytes of {size}; "
+                f"{printable(directory)}: not saved: the disk lacks {counted(lacking, 'byte')} of {size:,}; "
                 f"free some or keep fewer checkpoints; earlier checkpoints are still there"
             )

@@ -175,7 +175,7 @@ class CheckpointManager:
         held = len({entry.sequence for entry in self._kept.entries if entry.valid})
         if self._store.missing_bytes(size * max(1, at_once - held), self.directory):
             self._notice(
-                f"{self._store}: room for a checkpoint of {size} bytes, but not for {at_once}, which "
+                f"{self._store}: room for a checkpoint of {size:,} bytes, but not for {at_once}, which "
                 f"{self.strategy} needs at times: free some space or keep fewer best ones"
             )
         self._writer.reserve(size)

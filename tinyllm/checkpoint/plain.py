@@ -94,7 +94,7 @@ def scan(data: bytes | memoryview, memory: int = MAX_MEMORY) -> None:
         if at > size:
             raise ValueError("ends in the middle of an object")
         if items > size - at:
-            raise ValueError(f"announces {items} objects with {size - at} bytes remaining")
+            raise ValueError(f"announces more objects ({items}) than bytes remain ({size - at})")
         if cost > memory:
             break
         outer.append(left)  # its items come next; texts and bytes have none

@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from tinyllm import __version__
 from tinyllm.cli.parser import Parser
 from tinyllm.config import SECTIONS, flag, is_option
 from tinyllm.inference.settings import OPTIONS, Sampling, check
@@ -21,11 +20,16 @@ TITLES = {"model": "model", "train": "training", "data": "tokenizer and batches"
 LETTERS = {int: "N", float: "X", str: "NAME"}
 
 
-def program(name: str, description: str, **settings: Any) -> Parser:
-    """Return the parser of `tinyllm NAME`, with --help and --version."""
-    parser = Parser(f"tinyllm {name}", description=description, **settings)
-    parser.add_argument("--version", action="version", version=f"tinyllm {__version__}")
-    return parser
+def program(name: str, description: str, examples: str, **settings: Any) -> Parser:
+    """Return the parser of `tinyllm NAME`, with --version, and --help that ends with the examples.
+
+    Each line of `examples` is a command line without the name of the program.
+    """
+    lines = [f"  tinyllm {name} {line}" for line in examples.splitlines()]
+    epilog = "\n".join(["examples:", *lines])
+    if "epilog" in settings:
+        epilog += "\n\n" + settings.pop("epilog")
+    return Parser(f"tinyllm {name}", description=description, epilog=epilog, **settings)
 
 
 def path(text: str) -> Path:

@@ -1,49 +1,31 @@
-"""What a person sees of a run: one aligned line per epoch, and a progress bar where there is a terminal.
+"""What a person sees of a run: one aligned row per epoch, and a progress bar where there is a terminal.
 
-Order: numbers as people write them, plain lines, the bar below them (with rich, where it is installed).
-Progress is written to stdout, notices to stderr.
+Order: plain lines, the bar below them (with rich, where it is installed). Progress is written to stdout,
+notices to stderr.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
-import unicodedata
-from itertools import accumulate
-from typing import Any, TextIO
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TextIO
 
+from tinyllm.cli.rows import WIDTH, Table, fitted, legend, mean_loss, rate
 from tinyllm.escape import printable, printable_lines
+from tinyllm.run.phases import steps_per_epoch
 from tinyllm.run.state import TrainState
+from tinyllm.text.batches import Dataset
 from tinyllm.training.step import Step
+from tinyllm.words import counted, duration, fold, shortened
 
-SAMPLE_WIDTH = 66  # columns of a sample: with the step before it, a line of 80
 HEARTBEAT = 10.0  # seconds between lines during a long epoch
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as people do: `42s`, `3m05s`, `2h07m`."""
-    if not math.isfinite(seconds):
-        return "?"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def perplexity(loss: float) -> str:
-    """Write exp(loss) in at most eight characters."""
-    value = math.exp(loss) if loss < 20 else math.inf
-    return f"{value:8.2f}" if value < 1e5 else f"{value:8.1e}"
-
-
-def shortened(text: str, width: int) -> str:
-    """Return the text, cut if it takes more than `width` columns of a terminal; East Asian ones are wide."""
-    ends = accumulate(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-    fits = sum(end <= width for end in ends)
-    return text if fits == len(text) else f"{text[: fits - 4]} ..."
+BAR = 12  # columns
+HEAVY, LIGHT = "\N{BOX DRAWINGS HEAVY HORIZONTAL}", "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
+AT_LAST = "\r\x1b[2K\x1b[?25h"  # removes the line of the bar and shows the cursor again
 
 
 class Lines:
@@ -51,7 +33,9 @@ class Lines:
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self.out, self.err = out or sys.stdout, err or sys.stderr
-        self.what, self.done, self.total = "", 0, 0
+        self.what, self.done = "", 0
+        self.steps: Mapping[str, int] = {}  # of each phase of the run that is ahead
+        self.total, self.table = 0, Table(0, 0)
         self.started = self.spoke = time.monotonic()
         self.first_step: int | None = None
         self.best = math.inf
@@ -62,46 +46,62 @@ class Lines:
         if what != self.what or done < self.done:
             self.what, self.started, self.spoke = what, now, now
         elif done and now - self.spoke >= HEARTBEAT:
-            speed = done / (now - self.started)
-            self.line(
-                f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {speed / 1e6:.1f} MB/s, "
-                f"ETA {duration((total - done) / speed)}"
-            )
+            self.line(f"{what}: {self._reading(done, total, now)}")
         self.done = done
 
+    def begin(self, state: TrainState, datasets: Mapping[str, Dataset], description: str) -> None:
+        """Write what is trained on what; `datasets` are those of the current phase and the later ones."""
+        train = state.config.train
+        self.steps = {
+            phase: train.max_steps or train.epochs * steps_per_epoch(train, dataset.windows)
+            for phase, dataset in datasets.items()
+        }
+        self.line(description)
+
     def phase(self, state: TrainState, steps: int) -> None:
-        """Write the phase's name and how many steps it has."""
-        progress = state.progress
-        self.total, self.first_step, self.best = progress.phase_start + steps, None, state.stopping.best
+        """Write the phase's name and how many steps it has; first of all, what the columns mean."""
+        progress, train = state.progress, state.config.train
+        if not self.total:
+            self.line("\n" + fold(legend(train.monitor), WIDTH, 0))
+        later = state.phases[state.phases.index(progress.phase) + 1 :]
+        self.total = progress.phase_start + steps + sum(self.steps.get(phase, 0) for phase in later)
+        self.best = state.stopping.best
+        epochs = progress.epoch - progress.phase_epoch + train.epochs * (1 + len(later))
+        self.table = Table(self.total if train.max_steps else epochs, self.total)
         done = progress.step - progress.phase_start
-        length = f"step {done:,} of {steps:,}" if done else f"{steps:,} steps"
-        self.line(f"\n{progress.phase}: {length}")
+        length = f"step {done:,} of {steps:,}" if done else counted(steps, "step")
+        self.line(f"\n{progress.phase}: {length}\n{self.table.header()}")
 
     def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
-        """Write a line for the step if there was none for HEARTBEAT seconds."""
+        """Write a row for the run's first step, and where there was none for HEARTBEAT seconds."""
         now = time.monotonic()
-        if self.first_step is None:
-            self.first_step, self.started, self.spoke = state.progress.step - 1, now, now
-        elif now - self.spoke >= HEARTBEAT:
-            self.line(self._row(state, "step", step.loss, step, tokens_per_second))
+        first = self.first_step is None
+        if first:
+            self.first_step, self.started = state.progress.step - 1, now
+        if state.progress.index and (first or now - self.spoke >= HEARTBEAT):
+            self._write_row(state, math.nan, step, tokens_per_second)
 
     def epoch_ended(
         self, state: TrainState, loss: float, step: Step | None, tokens_per_second: float
     ) -> None:
-        """Write the epoch's line, with a star if it is the best so far."""
+        """Write the epoch's row, with a star if it is the best so far."""
         mark = " *" if loss < self.best else ""
         self.best = min(self.best, loss) if loss == loss else self.best
-        self.line(self._row(state, "epoch", loss, step, tokens_per_second) + mark)
+        self._write_row(state, state.progress.eval_loss, step, tokens_per_second, mark)
 
     def evaluated(self, state: TrainState, loss: float) -> None:
         """Write the loss of the held-out part."""
-        if state.progress.index:  # at the end of an epoch, the epoch's line shows it
-            self.line(f"{f'step {state.progress.step:,}':>12}  val {loss:.4f}  ppl {perplexity(loss)}")
+        train, mark = state.config.train, ""
+        if not state.progress.index:  # at the end of an epoch, the epoch's row shows it
+            return
+        if train.monitor == "val" and train.eval_every and loss < self.best:
+            self.best, mark = loss, " *"
+        self._write_row(state, loss, None, math.nan, mark)
 
     def sampled(self, state: TrainState, prompt: str, text: str) -> None:
         """Write it as one line, whatever it is."""
         where, said = f"step {state.progress.step:,}", " ".join(f"{prompt} | {text}".split())
-        self.line(f"{where:>12}  {shortened(said, SAMPLE_WIDTH)}")
+        self.line(shortened(f"  {where}  {printable(said)}", WIDTH))
 
     def notice(self, text: str) -> None:
         """Write it to stderr."""
@@ -112,74 +112,108 @@ class Lines:
         print(printable_lines(text), file=self.out, flush=True)
         self.spoke = time.monotonic()
 
+    def interrupted(self, text: str, at_once: bool) -> None:
+        """Write to stderr that a signal has come; called by its handler, where print could be re-entered."""
+        with suppress(OSError):
+            os.write(2, f"\n{text}\n".encode())
+
     def close(self) -> None:
         """End the display."""
 
-    def _row(self, state: TrainState, unit: str, loss: float, step: Step | None, speed: float) -> str:
-        progress = state.progress
-        where = f"{unit} {progress.epoch if unit == 'epoch' else progress.step:,}"
-        row = f"{where:>12}  loss {loss:7.4f}  ppl {perplexity(loss)}"
-        if unit == "epoch" and math.isfinite(progress.eval_loss):
-            other = (
-                ("train", progress.train_loss)
-                if state.config.train.monitor == "val"
-                else ("val", progress.eval_loss)
-            )
-            row += f"  {other[0]} {other[1]:7.4f}"
-        if step is not None:
-            row += f"  lr {step.lr:.2e}  |g| {step.grad_norm:6.3f}"
-            row += f"  {speed:8,.0f} tok/s  ETA {self._eta(state):>6}"
-        return row
+    def _reading(self, done: int, total: int, now: float) -> str:
+        speed = done / max(now - self.started, 1e-9)
+        return (
+            f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {speed / 1e6:.1f} MB/s, "
+            f"ETA {duration((total - done) / speed)}"
+        )
 
-    def _eta(self, state: TrainState) -> str:
-        done = state.progress.step - (self.first_step or 0)
-        seconds = time.monotonic() - self.started
-        return duration(seconds / max(done - 1, 1) * (self.total - state.progress.step)) if done > 1 else "?"
+    def _write_row(
+        self, state: TrainState, val: float, step: Step | None, speed: float, mark: str = ""
+    ) -> None:
+        progress = state.progress
+        monitored = progress.eval_loss if state.config.train.monitor == "val" else mean_loss(progress)
+        row = self.table.row(progress, val, monitored, step, speed, self._eta(state))
+        self.line(row + mark)
+
+    def _eta(self, state: TrainState) -> float:
+        """Return the seconds to the end of the run, at the mean speed so far; NaN where there is none."""
+        done = 0 if self.first_step is None else state.progress.step - self.first_step
+        if done < 2:
+            return math.nan
+        return (time.monotonic() - self.started) / (done - 1) * (self.total - state.progress.step)
 
 
 class Bar(Lines):
-    """The same lines, with a live bar of the phase below them."""
+    """The same lines, with a live line below them: how far the run is.
+
+    It has the terminal's own colours, which can be read on light and on dark, and leaves room for the ^C that
+    the terminal writes behind it: a line that overflows could not be removed.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress, SpinnerColumn, TextColumn
 
         self.console = Console(highlight=False, soft_wrap=True)
         super().__init__()
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TextColumn("{task.fields[now]}"), TimeRemainingColumn(), console=self.console, transient=True,
+        self.where, self.news, self.signal = "preparing the data ...", "", ""
+        self.live = Progress(
+            SpinnerColumn("line", style="default"), TextColumn("{task.fields[of].now}", markup=False),
+            console=self.console, transient=True,
         )  # fmt: skip
-        self.bar.start()
-        self.task: Any = None
+        self.live.add_task("", total=None, of=self)
+        self.live.start()  # from here on another thread draws what `now` is, ten times per second
+
+    @property
+    def now(self) -> str:
+        """The live line: how far the run is, and the latest numbers, or that a signal has come."""
+        return f"{self.where}  {self.signal or self.news}"
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        """Show how much of a reading is done."""
+        self.spoke = now = time.monotonic()  # no lines: the live one is enough
+        super().reading(what, done, total)
+        long = done and now - self.started > 1
+        self.where, self.news = what, self._reading(done, total, now) if long else "..."
 
     def phase(self, state: TrainState, steps: int) -> None:
-        """Write the phase's line, and start its bar."""
+        """Write the phase's lines, and show how far the run is."""
         super().phase(state, steps)
-        if self.task is not None:
-            self.bar.remove_task(self.task)
-        done = state.progress.step - state.progress.phase_start
-        self.task = self.bar.add_task(state.progress.phase, total=steps, completed=done, now="")
+        self._move(state, "the first step ...")
 
     def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
-        """Move the bar."""
-        self.spoke = time.monotonic()  # the bar itself is the heartbeat
-        super().step(state, step, tokens_per_second)
-        now = f"loss {step.loss:.4f}  {tokens_per_second:,.0f} tok/s"
-        self.bar.update(self.task, completed=state.progress.step - state.progress.phase_start, now=now)
+        """Show how far the run is."""
+        if self.first_step is None:
+            self.first_step, self.started = state.progress.step - 1, time.monotonic()
+        loss, speed = fitted(step.loss, 7, 4), rate(tokens_per_second)
+        self._move(state, f"loss {loss}  {speed} tok/s  ETA {duration(self._eta(state))}")
 
     def notice(self, text: str) -> None:
-        """Write it above the bar."""
+        """Write it above the live line."""
         self.line(printable(text))
 
     def line(self, text: str) -> None:
-        """Write a line, or several, above the bar."""
-        self.console.print(printable_lines(text), markup=False)
+        """Write a line, or several, above the live one."""
+        self.console.print(fold(printable_lines(text), self.console.width), markup=False)
         self.spoke = time.monotonic()
 
+    def interrupted(self, text: str, at_once: bool) -> None:
+        """Show that a signal has come: without a lock, which this very thread may hold."""
+        self.signal = text
+        if at_once:
+            with suppress(OSError):
+                os.write(1, AT_LAST.encode())
+                os.write(2, f"{text}\n".encode())
+
     def close(self) -> None:
-        """Remove the bar."""
-        self.bar.stop()
+        """Remove the live line."""
+        self.live.stop()
+
+    def _move(self, state: TrainState, news: str) -> None:
+        step, total = state.progress.step, max(self.total, 1)
+        full, empty = ("=", "-") if self.console.options.ascii_only else (HEAVY, LIGHT)
+        done = BAR * step // total
+        self.where, self.news = f"{step:,}/{total:,} {full * done}{empty * (BAR - done)}", news
 
 
 def watcher(plain: bool) -> Lines:

@@ -35,6 +35,7 @@ class Interrupt:
         self.signal, self._first, self._seconds = 0, 0.0, seconds
         self._consequence: str | None = None  # of a stop here and now, where that needs no saving
         self._before: dict[int, Any] = {}
+        self.show: Callable[[str, bool], None] = _write  # the text, and whether it is the last
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -86,14 +87,14 @@ class Interrupt:
             self.signal, self._first = number, now
             if self._consequence is not None:
                 raise Stopped(self._consequence)
-            _write(f"{self.name}: finishing the step and saving ...")
+            self.show(f"{self.name}: finishing the step and saving ...", False)
         elif number == signal.SIGINT and now - self._first >= BOUNCE:
             # No exception: it could land between any two lines, and leave other threads waiting for this one.
-            _write(AT_ONCE)
+            self.show(AT_ONCE, True)
             os._exit(INTERRUPTED)
 
 
-def _write(text: str) -> None:
+def _write(text: str, _: bool) -> None:
     """Write a line to stderr from a signal handler, where print could be re-entered, unless it is closed."""
     with suppress(OSError):
         os.write(2, f"\n{text}\n".encode())

@@ -13,7 +13,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from shutil import get_terminal_size
 from typing import Any, TextIO, cast
+
+from tinyllm.words import fold
 
 PIPE_CLOSED = (
     141  # 128 + SIGPIPE: what a shell reports of a program that the signal ends, such as `yes | head`
@@ -45,14 +48,20 @@ def silence(stream: TextIO) -> None:
 
 
 class Display:
-    """A stream that falls silent, for good, as soon as it cannot be written."""
+    """A stream that falls silent, for good, as soon as it cannot be written.
+
+    On a terminal its lines are broken at words; elsewhere, as in a log, a message stays one line.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._silent = stream, False
 
     def write(self, text: str) -> int:
         """Write the text if that is still possible; return its length."""
-        self._attempt(lambda: self._stream.write(text))
+        shown = text
+        if "\x1b" not in text and self._stream.isatty():  # an escape sequence takes no columns
+            shown = fold(text, get_terminal_size().columns)
+        self._attempt(lambda: self._stream.write(shown))
         return len(text)
 
     def flush(self) -> None:

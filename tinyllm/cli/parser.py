@@ -1,16 +1,19 @@
 """The parser of every command line: an error is one line that says what was found, and one hint.
 
 argparse prints the whole usage instead, and its words are those of programmers ("invalid int value"). Order:
-parsing, what argparse calls for each value, errors in words.
+the help, parsing, what argparse calls for each value, errors in words.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from tinyllm import __version__
+from tinyllm.cli.completion import complete
 from tinyllm.cli.spellings import DASHES, closest, meant
 from tinyllm.escape import printable_lines
 
@@ -19,16 +22,45 @@ _REQUIRED = "the following arguments are required: "  # argparse's words
 _ALONE = "ignored explicit argument "
 
 
+class Help(argparse.HelpFormatter):
+    """Fills each paragraph to the width of the terminal, but for a list, which a line with a colon begins."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(
+            textwrap.indent(part, indent)
+            if part.partition("\n")[0].endswith(":")
+            else super(Help, self)._fill_text(part, width, indent)
+            for part in text.split("\n\n")
+        )
+
+
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser without abbreviations, whose errors fit a person; they end with exit code 2."""
+    """An ArgumentParser without abbreviations, whose errors fit a person; they end with exit code 2.
+
+    It has --version besides --help, and so has each of its commands.
+    """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **{**settings, "allow_abbrev": False, "exit_on_error": False})
+        fixed = {"allow_abbrev": False, "exit_on_error": False, "formatter_class": Help}
+        super().__init__(*args, **{**settings, **fixed})
+        self.add_argument("--version", action="version", version=f"tinyllm {__version__}")
+
+    def put_first(self, title: str, options: Iterable[str]) -> None:
+        """Let --help begin with these options, in a group of their own; --help itself comes last."""
+        first = self.add_argument_group(title)
+        for action in (self._option_string_actions[option] for option in options):
+            for group in self._action_groups:
+                if action in group._group_actions:
+                    group._group_actions.remove(action)
+            first._group_actions.append(action)
+        groups = [group for group in self._action_groups if group not in (first, self._optionals)]
+        self._action_groups = [first, *groups, self._optionals]
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> argparse.Namespace:
         """Return the options; a mistake ends the program."""
+        complete(self)
         found, rest = self.parse_known_args(args, namespace)
         if rest:
             self.error("; ".join(map(self._superfluous, rest)))

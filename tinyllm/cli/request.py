@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyllm.config import Changes, Config, replace
+from tinyllm.config import Config, replace
+from tinyllm.run.changes import Changes
 
 EXIT_UNFINISHED = 75  # saved when its time was up: EX_TEMPFAIL of sysexits.h, "try again"
 
@@ -62,6 +63,7 @@ class Request:
     minutes: float | None  # until it is saved and ended, to be resumed later
     plain: bool
     samples: bool
+    plan: bool = False  # only say how long it would take, and how much memory
 
     @property
     def resume_command(self) -> str:

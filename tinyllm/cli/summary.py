@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from tinyllm.checkpoint.policy import FINAL_NAME
 from tinyllm.cli.clock import probe
 from tinyllm.cli.request import Request, Resume, shell_quoted
+from tinyllm.cli.rows import WIDTH
 from tinyllm.escape import legible, printable
 from tinyllm.inference import samples
 from tinyllm.inference.language_model import LanguageModel
@@ -17,6 +18,7 @@ from tinyllm.parallel.threads import cores
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Dataset
 from tinyllm.training import setup
+from tinyllm.words import counted, fold
 
 SHOWN = 5  # answers to training questions
 LONGEST = 100  # characters of an answer
@@ -24,33 +26,35 @@ LONGEST = 100  # characters of an answer
 
 def description(state: TrainState, datasets: Mapping[str, Dataset], request: Request) -> str:
     """Return a few lines: the model, its tokenizer, the data, the hardware, where checkpoints are kept."""
-    model, environment = state.config.model, state.environment
-    rows = [
-        f"model        {state.layout.count:,} parameters: {model.n_layer} layers, {model.n_head} heads, "
-        f"{model.n_embd} channels, context {model.block_size}",
-        f"tokenizer    {state.config.data.tokenizer}, {state.tokenizer.vocab_size:,} tokens",
-    ]
-    for number, (phase, dataset) in enumerate(datasets.items()):
-        rows.append(
-            f"{'' if number else 'data':<12} {phase}: {dataset.tokens:,} tokens in "
-            f"{dataset.documents:,} documents, {dataset.windows:,} windows per epoch"
-        )
+    model, environment, config = state.config.model, state.environment, state.config
     workers = int(environment["workers"])
-    rows += [
-        f"hardware     {workers} workers x {environment['blas_threads']} BLAS threads on {cores()} cores; "
-        f"BLAS core {environment['blas_core']}, sgemm at {probe(workers):.0f} GFLOP/s",
-        f"checkpoints  {printable(request.directory)}, strategy {state.config.saving.strategy}",
-    ]
-    return "\n".join(rows)
+    threads = counted(int(environment["blas_threads"]), "BLAS thread")
+    rows = {
+        "model": f"{counted(state.layout.count, 'parameter')}: {counted(model.n_layer, 'layer')}, "
+        f"{counted(model.n_head, 'head')}, {counted(model.n_embd, 'channel')}, context {model.block_size:,}",
+        "tokenizer": f"{config.data.tokenizer}, {counted(state.tokenizer.vocab_size, 'token')}",
+        **{phase: _amount(dataset) for phase, dataset in datasets.items()},
+        "hardware": f"{counted(workers, 'worker')} x {threads} on {counted(cores(), 'core')}",
+        "BLAS": f"core {environment['blas_core']}, sgemm at {probe(workers):,.0f} GFLOP/s",
+        "checkpoints": f"{printable(request.directory)}, strategy {config.saving.strategy}",
+    }
+    label = max(map(len, rows)) + 2
+    return "\n".join(fold(f"{name:<{label}}{text}", WIDTH, label) for name, text in rows.items())
+
+
+def _amount(dataset: Dataset) -> str:
+    tokens, documents = counted(dataset.tokens, "token"), counted(dataset.documents, "document")
+    return f"{tokens} in {documents}, {counted(dataset.windows, 'window')} per epoch"
 
 
 def already_finished(state: TrainState, request: Request) -> str:
     """Return why a resumed run has nothing left to do, and the command that extends it."""
     progress, train = state.progress, state.config.train
     if progress.status == "rolled_back":
-        why = f"stopped early (no improvement for {train.patience} epochs) and was rolled back"
+        why = f"stopped early (no improvement for {counted(train.patience, 'epoch')}) and was rolled back"
     else:
-        why = f"completed its {f'{train.max_steps:,} steps' if train.max_steps else f'{train.epochs} epochs'}"
+        length = counted(train.max_steps, "step") if train.max_steps else counted(train.epochs, "epoch")
+        why = f"completed its {length}"
     extend = f"--max-steps {2 * train.max_steps}" if train.max_steps else f"--epochs {2 * train.epochs}"
     if not state.schedule.lr(progress.step):  # nothing more can be learned at a rate of 0
         extend += f" --lr {train.lr / 10:g}"

@@ -23,6 +23,7 @@ from tinyllm.inference.weights import Weights
 from tinyllm.inference.writing import Continuation
 from tinyllm.run.state import Sources, TrainState, layout_of
 from tinyllm.text.tokenizer import Tokenizer
+from tinyllm.words import counted
 
 
 class Form(NamedTuple):
@@ -144,7 +145,8 @@ def load_model_with_file(
         whole, tokenizer = Config.from_dict(fields["config"]), Tokenizer.from_dict(fields["tokenizer"])
         config, form = whole.model, Form.of(fields, whole.data)
         if config.n_layer > len(weights):  # before the layout is made, which has as many blocks
-            raise ValueError(f"config.model.n_layer: {config.n_layer}, with {len(weights)} tensors in all")
+            found = counted(len(weights), "tensor")
+            raise ValueError(f"config.model.n_layer: {config.n_layer}, with {found} in all")
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise CheckpointError(f"{file}: document: not a valid model: {error}") from error
     layout = layout_of(config, tokenizer.vocab_size)

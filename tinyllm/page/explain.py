@@ -17,6 +17,7 @@ from tinyllm.page.heat import css_mask
 from tinyllm.page.shell import Assets, escaped, headline, html_page, table
 from tinyllm.page.style import INSIDE
 from tinyllm.page.tokens import token_html, tokens_html
+from tinyllm.words import counted
 
 KIND = "inside the model"
 QUANTITIES = ("parameter", "gradient", "m", "v")
@@ -53,11 +54,11 @@ def _numbers(trace: Trace) -> list[tuple[str, str, str]]:
             (
                 "top-1 accuracy",
                 f"{ranks.count(1) / len(ranks):.1%}",
-                f"{ranks.count(1):,} of {len(ranks):,} next tokens",
+                f"{ranks.count(1):,} of {counted(len(ranks), 'next token')}",
             ),
         ]
     count = sum(math.prod(each.shape) for each in trace.norms)
-    return [*found, ("attention maps", f"{L * H:,}", f"{L} layers, {H} heads"),
+    return [*found, ("attention maps", f"{L * H:,}", f"{counted(L, 'layer')}, {counted(H, 'head')}"),
             ("parameters", amount(count), "")]  # fmt: skip
 
 

@@ -29,6 +29,7 @@ LARGEST = 1e100  # a larger value counts as infinite: no axis could show it
 _NO_TAG = object()
 MOST_EVENTS = 2000  # kept of a run, the last; so are the phases
 MOST_EPOCHS = 100_000
+BASELINES = ("uniform", "unigram", "bigram")  # of simple models, in falling order
 
 
 class Sample(NamedTuple):
@@ -75,7 +76,8 @@ class Run:
     phases: list[Phase] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    written: list[Written] = field(default_factory=list)
+    written: dict[int, Written] = field(default_factory=dict)  # what the model wrote, by step
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)  # nats, by phase and BASELINES
     tokens: int = 0
     seconds: float = 0.0  # spent in training steps
     broken: int = 0  # updates whose train loss was not finite
@@ -153,13 +155,15 @@ def read_run(directory: Path, name: str) -> Run:
     run = Run(name)
     thinned = {tag: Thinned() for tag in TAGS}
     events: dict[tuple[int, str], Event] = {}
-    written: dict[int, Written] = {}
     epochs = _Epochs(run)
     for lines in metrics.blocks(directory / metrics.FILE_NAME):
         lines = [line for line in lines if 0 <= line["step"] < 1 << 53]
-        gather_(written, lines)
-        for event in map(_event, [line for line in lines if "event" in line and not is_sample(line)]):
-            events[event.step, event.kind] = event
+        gather_(run.written, lines)
+        for line in lines:
+            if line.get("event") == metrics.BASELINES and len(run.baselines) < MOST_EVENTS:
+                run.baselines[_text(line.get("phase"))] = _baselines(line)
+            elif "event" in line and not is_sample(line):
+                events[line["step"], _text(line["event"])] = _event(line)
         if len(events) > MOST_EVENTS:
             events = dict(list(events.items())[-MOST_EVENTS // 2 :])
         lines = [line for line in lines if "event" not in line]
@@ -169,7 +173,6 @@ def read_run(directory: Path, name: str) -> Run:
             series.extend(steps[present], values[present])
         epochs.add([line for line in lines if "train/loss" in line])
     run.events = sorted(events.values(), key=lambda event: event.step)
-    run.written = [written[step] for step in sorted(written)]
     for tag, series in thinned.items():
         run.series[tag], run.samples[tag] = series.extremes(), Sample(series.sample(), series.stride)
     _read_checkpoints(run, directory)
@@ -181,6 +184,11 @@ def _event(line: dict[str, Any]) -> Event:
     return Event(
         line["step"], _text(line["event"]), _text(line.get("phase")), epoch if is_count(epoch) else None
     )
+
+
+def _baselines(line: dict[str, Any]) -> dict[str, float]:
+    found = {name: line.get(f"baseline/{name}") for name in BASELINES}
+    return {name: v for name, v in found.items() if isinstance(v, float) and 0 <= v <= LARGEST}
 
 
 class _Epochs:

@@ -17,6 +17,7 @@ from tinyllm.page.report_script import SCRIPT
 from tinyllm.page.shell import Assets, escaped, headline, html_page, table
 from tinyllm.page.style import CHARTS
 from tinyllm.page.written import chosen
+from tinyllm.words import counted
 
 KIND = "training report"
 MAX_ROWS = 100  # of each table, all runs together
@@ -60,7 +61,7 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
     if best and best[-1].metadata:
         about = best[-1].metadata
         found.append(("best checkpoint", loss(about.loss), f"epoch {about.epoch:,}"))
-    done = f"{run.epochs[-1].number:,} epochs" if run.epochs else ""
+    done = counted(run.epochs[-1].number, "epoch") if run.epochs else ""
     found += [
         ("steps", f"{run.steps:,}", f"of {run.planned:,} planned" if run.planned else done),
         ("tokens", amount(run.tokens), "trained on"),
@@ -91,7 +92,9 @@ def _curves(runs: Sequence[Run]) -> str:
     if not drawn:
         return '<section><p class="note">No step has been logged yet.</p></section>\n'
     broken = sum(run.broken for run in runs)
-    warning = f'<p class="note bad">At {broken:,} steps the train loss was not finite.</p>' if broken else ""
+    warning, steps = "", counted(broken, "step")
+    if broken:
+        warning = f'<p class="note bad">The train loss was not finite at {steps}.</p>'
     ends = ""
     if len(runs) == 1:
         stride = epoch_stride(runs[0])

@@ -18,6 +18,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from tinyllm.words import counted
+
 R = TypeVar("R")
 Task = Callable[[int], None]  # called with the number of the rank that runs it
 
@@ -79,7 +81,8 @@ def _start_all(pool: ThreadPoolExecutor, count: int) -> None:
         pool.shutdown()
         if isinstance(error, RuntimeError | MemoryError):
             raise RuntimeError(
-                f"{count} threads cannot be started ({error}); choose fewer --workers or --blas-threads"
+                f"{counted(count, 'thread')} cannot be started ({error}); "
+                f"choose fewer --workers or --blas-threads"
             ) from error
         raise
 

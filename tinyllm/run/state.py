@@ -27,6 +27,7 @@ from tinyllm.run.schedule import Schedule
 from tinyllm.run.stopping import EarlyStopping
 from tinyllm.text.batches import Batch
 from tinyllm.text.tokenizer import Tokenizer
+from tinyllm.words import counted
 
 ROLES = ("params", "m", "v")
 STATUSES = ("running", "early_stopped", "rolled_back", "finished")
@@ -63,8 +64,8 @@ class Sources:
     paths: list[str]
     fingerprint: str
     # The system text of all; "": they have none, or several
-    system: str = field(default="", metadata={"added": True, "before": "", "free": True})
-    questions: list[str] = field(default_factory=list, metadata={"added": True})  # a few, to be tried
+    system: str = field(default="", metadata={"before": "", "free": True})
+    questions: list[str] = field(default_factory=list, metadata={"before": []})  # a few to try
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values; text that is not UTF-8, which no msgpack text is, as bytes."""
@@ -206,7 +207,7 @@ def _progress(stored: Any, phases: list[str]) -> Progress:
         raise ConfigError(f"progress.phase_start: {progress.phase_start}, after step {progress.step}")
     if progress.index and not progress.loss_tokens:
         raise ConfigError(
-            f"progress.loss_tokens: found 0, but {progress.index} updates of the epoch are made"
+            f"progress.loss_tokens: found 0 after {counted(progress.index, 'update')} of the epoch"
         )
     return progress
 
@@ -254,7 +255,7 @@ class Workspace:
         self._added_to: list[Array] = []
         self._gradients: list[Array] = []
         grads = None
-        if purpose.backward:
+        if purpose.backward and purpose.gradient:
             layout = layout_of(config, V)
             self.gradient = aligned_empty(layout.size, dtype)
             self.gradient[:] = 0  # its padding belongs to no tensor, and must stay zero
@@ -270,7 +271,7 @@ class Workspace:
             scratch.views(self._rows[1]), np.zeros(N, np.float64), grads,
         )  # fmt: skip
         self.indices = np.arange(config.block_size, dtype=np.int32)
-        if purpose.backward:
+        if grads is not None:
             self.poison(0)  # touches every page once, so that no step pays for it
 
     def load(self, batch: Batch, share: slice) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinyllm.words import counted
+
 if TYPE_CHECKING:
     from tinyllm.text.texts import Text
 
@@ -39,8 +41,8 @@ class Findings:
         found = []
         if self.plain:
             found.append(
-                f"{self.plain} entries are not conversations (用户：…助手：… or User: … Assistant: …): "
-                f"they are trained on as plain text"
+                f"{counted(self.plain, 'entry')} without the form of a conversation (用户：…助手：… or "
+                f"User: … Assistant: …): trained on as plain text"
             )
         if self.unread:
             names = sorted(self.unread)

@@ -11,6 +11,7 @@ from typing import Any
 
 from tinyllm.text import files
 from tinyllm.text.files import File, extra, refusal, separated
+from tinyllm.words import counted
 
 ROWS = 256  # of Parquet that are in memory as Python's objects at a time
 
@@ -26,8 +27,8 @@ def csv_rows(file: File, delimiter: str = ",") -> Iterator[tuple[str, dict[str, 
         for row in rows:
             if row and len(row) != len(header):
                 raise refusal(
-                    f"{file.path}: line {rows.line_num}: found a row of {len(row)} values, expected "
-                    f"{len(header)}, as in the header ({', '.join(header[:6])})"
+                    f"{file.path}: line {rows.line_num}: found a row of {counted(len(row), 'value')}, "
+                    f"expected {len(header)}, as in the header ({', '.join(header[:6])})"
                 )
             if row:
                 yield f"line {rows.line_num}", dict(zip(header, row, strict=True))

@@ -13,6 +13,7 @@ import numpy as np
 
 from tinyllm.parallel.threads import blas_core, choose, cores, set_blas_threads
 from tinyllm.run.state import TrainState
+from tinyllm.words import counted
 
 
 def use_machine(
@@ -39,7 +40,8 @@ def threads(
     chosen = choose(state.config.train.batch_size, cores(), workers, blas_threads)
     if not set_blas_threads(chosen[1]):
         notice(
-            f"note: the BLAS of this NumPy cannot be set to {chosen[1]} threads; pip install threadpoolctl"
+            f"note: the BLAS of this NumPy cannot be set to {counted(chosen[1], 'thread')}; "
+            f"pip install threadpoolctl"
         )
     return chosen
 

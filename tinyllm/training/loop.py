@@ -20,6 +20,7 @@ from tinyllm.text.batches import Batch, Dataset
 from tinyllm.training.control import Control, Outputs
 from tinyllm.training.samples import sample_if_due
 from tinyllm.training.step import Engine, Step
+from tinyllm.words import counted
 
 
 class Loop:
@@ -200,7 +201,7 @@ class Loop:
         self.metrics.write(step=progress.step, event="early_stop", phase=progress.phase, epoch=progress.epoch)
         stopped = (
             f"{progress.phase} stopped early: no improvement of {state.config.train.min_delta} for "
-            f"{state.stopping.counter} {'evaluations' if self._counts_evaluations() else 'epochs'}"
+            + counted(state.stopping.counter, "evaluation" if self._counts_evaluations() else "epoch")
         )
         if path is None or state.stopping.best_step == progress.step:
             self.watcher.notice(f"{stopped}; no earlier checkpoint is better")

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tinyllm.checkpoint import CheckpointManager, policy
+from tinyllm.run import toml
 from tinyllm.run.state import Identity, TrainState
 from tinyllm.training import metrics
+from tinyllm.words import counted
 
 Notice = Callable[[str], None]
 
@@ -28,8 +30,8 @@ def check_alone(state: TrainState, source: Path, manager: CheckpointManager) -> 
     if others:
         elsewhere = "" if inside else f"--checkpoint-dir {source.parent} continues this one where it is, "
         raise FileExistsError(
-            f"{manager.directory} holds {len(others)} checkpoints of another run than {source}: {elsewhere}"
-            f"another --checkpoint-dir continues it there"
+            f"{manager.directory} holds {counted(len(others), 'checkpoint')} of another run than {source}: "
+            f"{elsewhere}another --checkpoint-dir continues it there"
         )
 
 
@@ -73,7 +75,8 @@ def rewind(state: TrainState, manager: CheckpointManager, notice: Notice) -> Non
         sidecars = [path.with_suffix(".json") for path in later]
         place = set_aside(manager.directory, [*later, *(path for path in sidecars if path.exists())])
         notice(
-            f"note: {len(later)} checkpoints later than step {state.progress.step:,} were moved to {place}"
+            f"note: moved {counted(len(later), 'checkpoint')} later than step {state.progress.step:,} "
+            f"to {place}"
         )
         manager.list_checkpoints()  # so that it forgets them
 
@@ -82,13 +85,15 @@ def files_of_a_run(directory: Path) -> list[Path]:
     """Return what a run writes, as it lies in its directory, which may hold a person's own files too."""
     return [
         path for path in sorted(directory.iterdir())
-        if is_of_a_run(path.name) and (path.is_symlink() or path.is_file())
+        if is_of_a_run(path) and (path.is_symlink() or path.is_file())
     ]  # fmt: skip
 
 
-def is_of_a_run(name: str) -> bool:
-    """Return whether a file of this name is one that a run writes."""
-    return name in (metrics.FILE_NAME, "report.html") or bool(policy.label_of(name.partition(".corrupt")[0]))
+def is_of_a_run(path: Path) -> bool:
+    """Return whether a file is one that a run writes: by its name, or, of settings, by what it says."""
+    if path.name in (metrics.FILE_NAME, "report.html") or toml.is_own(path):
+        return True
+    return bool(policy.label_of(path.name.partition(".corrupt")[0]))
 
 
 def set_aside(directory: Path, paths: Iterable[Path]) -> Path:

@@ -1,6 +1,6 @@
 """How a run starts: from texts, or from a checkpoint with the changes that are possible within a run.
 
-Order: texts and datasets, a fresh run, a resumed run, what a resume may change, the strategy.
+Order: texts and datasets, a fresh run, a resumed run, what a resume may change.
 """
 
 from __future__ import annotations
@@ -14,36 +14,38 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tinyllm.arena import Array
-from tinyllm.checkpoint import CheckpointStrategy
 from tinyllm.config import (
     BUNDLED,
     PHASES,
-    Changes,
     Config,
     ConfigError,
     DataConfig,
     ModelConfig,
-    SavingConfig,
     TrainConfig,
     flag,
     replace,
 )  # fmt: skip
 from tinyllm.network import Purpose
+from tinyllm.run.changes import Changes
 from tinyllm.run.phases import continue_phase, enter_phase, phase_schedule, replace_texts
 from tinyllm.run.state import Sources, TrainState, layout_of, workspace_layouts
 from tinyllm.text.batches import Dataset, prepare
 from tinyllm.text.questions import typical_questions
 from tinyllm.text.texts import Texts, strings, training_sample
-from tinyllm.text.tokenizer import Tokenizer, train_bpe, train_char
+from tinyllm.text.tokenizer import BPETokenizer, Tokenizer, train_bpe, train_char
+from tinyllm.training.defaults import with_tokenizer, with_validation
 from tinyllm.training.place import is_of_a_run
 
 # Changing these would make the checkpoint's cursor, shapes or records meaningless: that is another run.
 FIXED = {
     "model": {"n_layer", "n_head", "n_embd", "block_size"},
     "train": {"batch_size", "accumulate", "seed", "monitor"},
-    "data": {"tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction", "held_out_by"},
+    "data": {
+        "tokenizer", "vocab_size", "han_run", "documents", "train_on_prompts", "val_fraction", "held_out_by",
+        "join_dialogues", "vary_questions", "mixed_windows",
+    },
     "saving": set[str](),
-}
+}  # fmt: skip
 
 
 class Listener(Protocol):
@@ -108,17 +110,23 @@ class Initial(NamedTuple):
 def initial_config(options: Mapping[str, Mapping[str, Any]], model: Initial) -> Config:
     """Return the config of a run that begins from `model`; ConfigError for an option that contradicts it."""
     shape = dataclasses.replace(model.config, dropout=Config().model.dropout)
-    kind = model.tokenizer.to_dict()["kind"]
-    data = DataConfig(kind, model.tokenizer.vocab_size) if kind == "bpe" else DataConfig(kind)
+    if isinstance(model.tokenizer, BPETokenizer):
+        data = DataConfig("bpe", model.tokenizer.vocab_size, han_run=model.tokenizer.han_run)
+    else:
+        data = DataConfig("char")
     config = Config(shape, TrainConfig(), data)
-    for section, names in (("model", FIXED["model"]), ("data", {"tokenizer", "vocab_size"})):
+    for section, names in (("model", FIXED["model"]), ("data", {"tokenizer", "vocab_size", "han_run"})):
         for name in names & set(options.get(section, {})):
             value, found = options[section][name], getattr(getattr(config, section), name)
             if value != found:
                 raise ConfigError(
-                    f"{flag(name)} {value}: the model of --init-from has {found}; drop {flag(name)}"
+                    f"{flag(name)} {value}: the model of --init-from has {_shown(found)}; drop {flag(name)}"
                 )
     return replace(config, options)
+
+
+def _shown(value: Any) -> Any:
+    return "none" if value is None else value
 
 
 def fresh(
@@ -129,12 +137,19 @@ def fresh(
 
     Its tokenizer is trained on all their texts and its parameters are drawn, or both are those of `initial`.
     """
-    tokenizer = initial.tokenizer if initial else _trained_tokenizer(config, sources, listener)
+    if initial:
+        tokenizer = initial.tokenizer
+    else:
+        config = with_tokenizer(config, sources)
+        tokenizer = _trained_tokenizer(config, sources, listener)
     opened = {
         phase: open_dataset(config, phase, paths, tokenizer, directory, listener)
         for phase, paths in sources.items()
     }
     datasets = {phase: dataset for phase, (dataset, _) in opened.items()}
+    given, config = config, with_validation(config, sources, datasets, listener.notice)
+    if config.data.val_fraction and given.data.val_fraction is None:
+        datasets = {phase: Dataset(each.corpus, config, phase) for phase, each in datasets.items()}
     _check_memory(memory_needed(config, tokenizer.vocab_size))
     first = next(iter(sources))
     state = TrainState.fresh(
@@ -142,7 +157,10 @@ def fresh(
     )
     if initial:
         state.rows[0] = initial.row
-    state.sources = {phase: found for phase, (_, found) in opened.items()}
+    state.sources = {
+        phase: dataclasses.replace(found, fingerprint=datasets[phase].fingerprint)
+        for phase, (_, found) in opened.items()
+    }
     return state, datasets
 
 
@@ -152,7 +170,8 @@ def _trained_tokenizer(config: Config, sources: Mapping[str, list[str]], listene
         each.on_progress = partial(listener.reading, f"reading {phase} for the tokenizer")
     if config.data.tokenizer == "char":
         return train_char(string for each in texts for string in strings(each))
-    return train_bpe((s for each in texts for s in training_sample(each)), config.data.vocab_size)
+    sample = (string for each in texts for string in training_sample(each))
+    return train_bpe(sample, config.data.vocab_size, config.data.han_run)
 
 
 def memory_needed(config: Config, V: int) -> int:
@@ -240,8 +259,8 @@ def changed_config(
                 continue
             if name in FIXED[section]:
                 raise ConfigError(
-                    f"{flag(name)} {value}: the checkpoint has {old}, and this cannot change within a run; "
-                    f"drop {flag(name)}, or start a new run in another --checkpoint-dir"
+                    f"{flag(name)} {value}: the checkpoint has {_shown(old)}, and this cannot change within "
+                    f"a run; drop {flag(name)}, or start a new run in another --checkpoint-dir"
                 )
             changed.append(f"{flag(name)}: {old} -> {value}")
     train = options.get("train", {})
@@ -257,11 +276,3 @@ def changed_config(
 def is_finished(state: TrainState) -> bool:
     """Return whether the last phase has used up its steps, or has stopped early and was rolled back."""
     return state.progress.phase == state.phases[-1] and state.progress.status in ("finished", "rolled_back")
-
-
-def strategy_of(saving: SavingConfig) -> CheckpointStrategy:
-    """Return --strategy as a value; ConfigError if it is none."""
-    try:
-        return CheckpointStrategy.parse(saving.strategy)
-    except ValueError as error:
-        raise ConfigError(f"--strategy: {error}") from error

@@ -1,0 +1,71 @@
+"""Numbers and messages as a person reads them: counted nouns, and lines that fit the terminal.
+
+Order: counts, durations, the width of a text, a line that is too wide, lines.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and what it counts: `1 step`, `1,020 steps`, `2 entries`."""
+    if count == 1:
+        return f"1 {noun}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count:,} {plural}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in at most six characters, below 1000 days: `42s`, `3m05s`, `2h07m`, `12d07h`."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02d}h" if days < 1000 else f"{days}d"
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{whole:02d}s" if minutes else f"{whole}s"
+
+
+def columns(text: str) -> int:
+    """Return how many columns of a terminal a line takes: two for a Han character, none for an accent."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a line, without its end if it takes more than `width` columns."""
+    if columns(text) <= width:
+        return text
+    kept = text[:width]
+    while columns(kept) > width - 4:
+        kept = kept[:-1]
+    return f"{kept} ..."
+
+
+def fold(text: str, width: int, hang: int = 2) -> str:
+    """Return `text`, each line that is too wide broken at spaces, with `hang` more of indent after a break.
+
+    What is too wide and must not be broken, such as a path, stays whole: a command, to be copied, extends
+    from `python -m` to the end of its line.
+    """
+    return "\n".join(_folded(line, width, hang) for line in text.split("\n"))
+
+
+def _folded(line: str, width: int, hang: int) -> str:
+    if columns(line) <= width:
+        return line
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    lines = [indent]
+    for word in re.findall(r"python -m tinyllm.*|[^ ]+ *", line[len(indent) :]):
+        if columns(lines[-1]) + columns(word.rstrip(" ")) > width and lines[-1].strip(" "):
+            lines.append(indent + " " * hang)
+        lines[-1] += word
+    return "\n".join(each.rstrip(" ") for each in lines)
