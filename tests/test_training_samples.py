@@ -13,11 +13,12 @@ import pytest
 
 from tests.runs import TINY, Run, Silent, same_state
 from tinyllm import report
-from tinyllm.cli.display import Lines, shortened
+from tinyllm.cli.display import Lines
 from tinyllm.config import Config, SavingConfig
 from tinyllm.inference.samples import sample_in_training
 from tinyllm.page.history import read_run
 from tinyllm.page.written import MOST, ROWS, Written, chosen, gather_
+from tinyllm.words import shortened
 
 OFTEN = Config(TINY.model, TINY.train, TINY.data, SavingConfig(sample_every=2))
 
@@ -84,7 +85,7 @@ def test_a_resume_keeps_the_setting_and_may_change_it(tmp_path):
 def test_the_report_shows_what_the_model_wrote_and_events_are_not_swamped(sampled):
     run, _ = sampled
     found = read_run(run.directory, "run")
-    assert [each.step for each in found.written] == [line["step"] for line in run.samples()]
+    assert [each.step for each in found.written.values()] == [line["step"] for line in run.samples()]
     assert {event.kind for event in found.events} <= {"finished", "resume"}
     page = report.write_report(run.directory).read_text(encoding="utf-8")
     assert "What the model wrote" in page and page.count("pretraining</td>") >= 2
@@ -104,7 +105,7 @@ def test_of_many_samples_a_few_are_shown_most_of_them_early():
     found = {}
     gather_(found, [line(step) for step in range(1, 3 * MOST)] + [line(3 * MOST, "instruction_tuning")])
     assert len(found) <= MOST + 1
-    steps = [each.step for each in chosen([found[step] for step in sorted(found)])]
+    steps = [each.step for each in chosen(found)]
     assert len(steps) == ROWS + 1 and steps[0] == 1 and steps[-1] == 3 * MOST
     assert all(after > 1.5 * before for before, after in itertools.pairwise(steps[1:-1]))
     gather_(
@@ -112,7 +113,7 @@ def test_of_many_samples_a_few_are_shown_most_of_them_early():
         [line(1, text=5), line(2, epoch=-1), line(3, prompt=None), {"step": 4, "event": "resume"}],
     )
     assert found == {2: Written(2, 0, "pretraining", "", "x")}
-    assert chosen([]) == []
+    assert chosen({}) == []
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_of_many_samples_a_few_are_shown_most_of_them_early():
         ("x" * 10, "x" * 10),
         ("x" * 11, "xxxxxx ..."),
         ("月" * 5, "月" * 5),
-        ("月" * 6, "月 ..."),
+        ("月" * 6, "月月月 ..."),
     ],
 )
 def test_a_line_is_cut_at_the_width_of_a_terminal(text, shown):
@@ -133,4 +134,4 @@ def test_a_sample_with_line_ends_is_one_line_of_the_screen(sampled):
     _, state = sampled
     out = io.StringIO()
     Lines(out).sampled(state, "", "\n two\nlines\x1b ")
-    assert out.getvalue() == f"{f'step {state.progress.step}':>12}  | two lines\\x1b\n"
+    assert out.getvalue() == f"  step {state.progress.step}  | two lines\\x1b\n"

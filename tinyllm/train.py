@@ -151,9 +151,8 @@ def _train(
         toml.write(state, request.directory, watch.notice)
         rhythm = SaveRhythm(saving.save_every_steps, saving.save_every_minutes)
         with Metrics(request.directory, manager.check_directory) as metrics:
-            control = Control(SystemClock(), stop, rhythm)
             results = Outputs(manager, metrics, watch, sample_in_training)
-            loop = Loop(state, begun.datasets, engine, results, control)
+            loop = Loop(state, begun.datasets, engine, results, Control(SystemClock(), stop, rhythm))
             write_header(metrics, state, begun.datasets, resumed=begun.source is not None)
             if forked:
                 loop.save()

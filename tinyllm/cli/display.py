@@ -10,10 +10,8 @@ import math
 import os
 import sys
 import time
-import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
-from itertools import accumulate
 from typing import TextIO
 
 from tinyllm.cli.rows import WIDTH, Table, fitted, legend, mean_loss, rate
@@ -22,20 +20,12 @@ from tinyllm.run.phases import phase_steps
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Dataset
 from tinyllm.training.step import Step
-from tinyllm.words import counted, duration, fold
+from tinyllm.words import counted, duration, fold, shortened
 
-SAMPLE_WIDTH = 66  # columns of a sample: with the step before it, a line of 80
 HEARTBEAT = 10.0  # seconds between lines during a long epoch
 BAR = 12  # columns
 HEAVY, LIGHT = "\N{BOX DRAWINGS HEAVY HORIZONTAL}", "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
 AT_LAST = "\r\x1b[2K\x1b[?25h"  # removes the line of the bar and shows the cursor again
-
-
-def shortened(text: str, width: int) -> str:
-    """Return the text, cut if it takes more than `width` columns of a terminal; East Asian ones are wide."""
-    ends = accumulate(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-    fits = sum(end <= width for end in ends)
-    return text if fits == len(text) else f"{text[: fits - 4]} ..."
 
 
 class Lines:
@@ -111,7 +101,7 @@ class Lines:
     def sampled(self, state: TrainState, prompt: str, text: str) -> None:
         """Write it as one line, whatever it is."""
         where, said = f"step {state.progress.step:,}", " ".join(f"{prompt} | {text}".split())
-        self.line(f"{where:>12}  {shortened(said, SAMPLE_WIDTH)}")
+        self.line(shortened(f"  {where}  {printable(said)}", WIDTH))
 
     def notice(self, text: str) -> None:
         """Write it to stderr."""

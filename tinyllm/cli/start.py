@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyllm.checkpoint import CheckpointError, CheckpointManager
+from tinyllm.checkpoint import CheckpointError, CheckpointManager, CheckpointStrategy
 from tinyllm.cli.request import Request, Resume
 from tinyllm.inference.language_model import load_model
+from tinyllm.option import ConfigError
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Dataset
 from tinyllm.training import place, setup
@@ -51,7 +52,7 @@ def begin(request: Request, manager: CheckpointManager, listener: Listener) -> B
             config = setup.initial_config(start.settings, initial)
         begun = Begun(*setup.fresh(config, start.sources, directory, listener, initial))
     saving = begun.state.config.saving
-    manager.configure(setup.strategy_of(saving), saving.keep_best_n, asynchronous=saving.asynchronous)
+    manager.configure(_strategy(saving.strategy), saving.keep_best_n, asynchronous=saving.asynchronous)
     return begun
 
 
@@ -59,6 +60,14 @@ def _initial(path: Path, listener: Listener) -> setup.Initial:
     """Return the model that a new run begins from."""
     model = load_model(path, lambda text: listener.notice(f"note: {text}"))
     return setup.Initial(model.config, model.tokenizer, model.weights.row)
+
+
+def _strategy(text: str) -> CheckpointStrategy:
+    """Return --strategy as a value; ConfigError if it is none."""
+    try:
+        return CheckpointStrategy.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"--strategy: {error}") from error
 
 
 def _load(start: Resume, manager: CheckpointManager, listener: Listener) -> tuple[TrainState, Path]:

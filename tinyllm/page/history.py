@@ -76,8 +76,8 @@ class Run:
     phases: list[Phase] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    written: dict[int, Written] = field(default_factory=dict)  # what the model wrote, by step
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)  # nats, by phase and BASELINES
-    written: list[Written] = field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0  # spent in training steps
     broken: int = 0  # updates whose train loss was not finite
@@ -155,16 +155,15 @@ def read_run(directory: Path, name: str) -> Run:
     run = Run(name)
     thinned = {tag: Thinned() for tag in TAGS}
     events: dict[tuple[int, str], Event] = {}
-    written: dict[int, Written] = {}
     epochs = _Epochs(run)
     for lines in metrics.blocks(directory / metrics.FILE_NAME):
         lines = [line for line in lines if 0 <= line["step"] < 1 << 53]
+        gather_(run.written, lines)
         for line in lines:
             if line.get("event") == metrics.BASELINES and len(run.baselines) < MOST_EVENTS:
                 run.baselines[_text(line.get("phase"))] = _baselines(line)
             elif "event" in line and not is_sample(line):
                 events[line["step"], _text(line["event"])] = _event(line)
-        gather_(written, lines)
         if len(events) > MOST_EVENTS:
             events = dict(list(events.items())[-MOST_EVENTS // 2 :])
         lines = [line for line in lines if "event" not in line]
@@ -174,7 +173,6 @@ def read_run(directory: Path, name: str) -> Run:
             series.extend(steps[present], values[present])
         epochs.add([line for line in lines if "train/loss" in line])
     run.events = sorted(events.values(), key=lambda event: event.step)
-    run.written = [written[step] for step in sorted(written)]
     for tag, series in thinned.items():
         run.series[tag], run.samples[tag] = series.extremes(), Sample(series.sample(), series.stride)
     _read_checkpoints(run, directory)

@@ -41,9 +41,9 @@ def gather_(found: dict[int, Written], lines: list[dict[str, Any]]) -> None:
             del found[step]
 
 
-def chosen(samples: list[Written]) -> list[Written]:
+def chosen(written: dict[int, Written]) -> list[Written]:
     """Return of each phase the last sample, the one halfway to it, and so on, in the order of their steps."""
-    found = []
+    samples, found = [written[step] for step in sorted(written)], []
     for phase in dict.fromkeys(sample.phase for sample in samples):
         own = [sample for sample in samples if sample.phase == phase]
         places = {len(own) - 1 >> k for k in range(ROWS - 1)} | {0}

@@ -1,6 +1,6 @@
 """How a run starts: from texts, or from a checkpoint with the changes that are possible within a run.
 
-Order: texts and datasets, a fresh run, a resumed run, what a resume may change, the strategy.
+Order: texts and datasets, a fresh run, a resumed run, what a resume may change.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tinyllm.arena import Array
-from tinyllm.checkpoint import CheckpointStrategy
 from tinyllm.config import (
     BUNDLED,
     PHASES,
     Config,
     DataConfig,
     ModelConfig,
-    SavingConfig,
     TrainConfig,
     replace,
 )
@@ -281,11 +279,3 @@ def changed_config(
 def is_finished(state: TrainState) -> bool:
     """Return whether the last phase has used up its steps, or has stopped early and was rolled back."""
     return state.progress.phase == state.phases[-1] and state.progress.status in ("finished", "rolled_back")
-
-
-def strategy_of(saving: SavingConfig) -> CheckpointStrategy:
-    """Return --strategy as a value; ConfigError if it is none."""
-    try:
-        return CheckpointStrategy.parse(saving.strategy)
-    except ValueError as error:
-        raise ConfigError(f"--strategy: {error}") from error
