@@ -132,6 +132,7 @@ def test_dialogues_that_can_join_have_the_segments_of_both(turns, other):
         assert render([*turns, *other]) == render(turns) + render(other)
         assert render([*other, *turns]) == render(other) + render(turns)
     assert can_join(other) and not can_join([])
+    assert not can_join([*other, Turn("system", "s"), *other])
 
 
 # What an epoch holds.

@@ -565,6 +565,8 @@ def test_the_same_letters_in_another_arrangement_have_another_digest():
         [Text((Segment("ab"),))],
         [Text((Segment("ab", False),))],
         [Text((Segment("a"), Segment("b")))],
+        [Text((Segment("a"),), alternatives=((Segment("b"),),))],
+        [Text((Segment("a"), Segment("b")), joins=True)],
         [Text((Segment("a"),)), Text((Segment("b"),))],
         [Text((Segment("ab"),), stream=True)],
         [Text((Segment("a"),), stream=True), Text((Segment("b"),), stream=True)],
