@@ -170,13 +170,11 @@ class Texts:
         """Yield each document that an entry holds."""
         separator = self.data.separator
         if reading.turns:
-            forms = [reading.turns, *reading.others]
-            if separator:  # behind an answer it says what end_of_text will
-                forms = [
-                    stripped(Turn(role, text.strip().removesuffix(separator)) for role, text in turns)
-                    for turns in forms
-                ]
-            yield self._dialogue(*forms)
+            # A separator behind an answer says what end_of_text will.
+            yield self._dialogue(*(
+                stripped(Turn(role, text.strip().removesuffix(separator)) for role, text in turns)
+                for turns in (reading.turns, *reading.others)
+            ))  # fmt: skip
             return
         for part in _parts(reading.text, separator) if separator else (reading.text,):
             if self.dialogues and (turns := parse(part)):

@@ -1,6 +1,6 @@
 """A tokenizer is a value: text to ids and back, exactly, and its fingerprint says which one it is.
 
-Order: errors, what every tokenizer can do, byte pair encoding, one token per character, training, UTF-8.
+Order: errors, what every tokenizer can do, byte pair encoding, one token per character, training.
 The ids 0 to 255 of BPE are the bytes, so it encodes any string there is. The last id of every tokenizer is
 the end of a text, <|endoftext|>: no text produces it, that name neither, and it decodes to nothing.
 """
@@ -33,7 +33,7 @@ from tinyllm.text.bpe import (
     kinds_of_characters,
     learn_merges,
 )
-from tinyllm.text.utf8 import following_states
+from tinyllm.text.utf8 import ERRORS, following_states
 from tinyllm.words import counted
 
 Ids = npt.NDArray[np.int32]
@@ -78,7 +78,7 @@ class Tokenizer(ABC):
 
         Ids may be no UTF-8 when joined: broken bytes become U+FFFD.
         """
-        return self.decode_bytes(ids).decode("utf-8", _ERRORS)
+        return self.decode_bytes(ids).decode("utf-8", ERRORS)
 
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> bytes:
         """Return the bytes of `ids` (n,), which may begin or end inside a character.
@@ -98,7 +98,7 @@ class Tokenizer(ABC):
 
         The strings joined are `decode` of all the ids, but for a character at the end that is not whole.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")(_ERRORS)
+        decoder = codecs.getincrementaldecoder("utf-8")(ERRORS)
         for token in ids:
             if text := decoder.decode(self.decode_bytes([token])):
                 yield text
@@ -292,15 +292,3 @@ def _checked_run(value: Any) -> int:
     if type(value) is not int or not 1 <= value <= LONGEST_RUN:
         raise TokenizerError(f"tokenizer.han_run: found {value!r:.80}, expected 1 to {LONGEST_RUN}")
     return value
-
-
-def _surrogate_or_replacement(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Decode a lone surrogate, which `encode` wrote, as itself, and what else is not UTF-8 as U+FFFD."""
-    try:
-        return codecs.lookup_error("surrogatepass")(error)
-    except UnicodeError:
-        return codecs.lookup_error("replace")(error)
-
-
-_ERRORS = "tinyllm.surrogate_or_replacement"
-codecs.register_error(_ERRORS, _surrogate_or_replacement)

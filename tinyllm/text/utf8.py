@@ -3,11 +3,12 @@
 The automaton that reads UTF-8 byte by byte has a few states, of which BOUNDARY is the one between two
 characters (RFC 3629, section 4). A token is a string of bytes and takes it from one state to another, or
 nowhere. Surrogates are no text, and neither is U+FFFD, which stands for bytes that were none. Order: the
-automaton, the table of tokens.
+automaton, the table of tokens, decoding with errors.
 """
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,3 +60,15 @@ def following_states(pieces: Sequence[bytes]) -> Array:
         states[:, longer] = automaton[states[:, longer], data[starts[longer] + i]]
     states[BOUNDARY + 1 :, -1] = NOWHERE
     return states
+
+
+def _surrogate_or_replacement(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Decode a lone surrogate, which tokenizers encode, as itself, and what else is not UTF-8 as U+FFFD."""
+    try:
+        return codecs.lookup_error("surrogatepass")(error)
+    except UnicodeError:
+        return codecs.lookup_error("replace")(error)
+
+
+ERRORS = "tinyllm.surrogate_or_replacement"  # the name of this way to decode
+codecs.register_error(ERRORS, _surrogate_or_replacement)
