@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # that is no cycle.
 FLOORS = (
     {"kernels"},
-    {"arena", "config", "escape", "parallel", "rng", "safe_files", "words"},
+    {"arena", "config", "escape", "option", "parallel", "rng", "safe_files", "words"},
     {"layers", "corpus"},
     {"network", "model"},
     {"text"},
@@ -28,7 +28,7 @@ FLOORS = (
 )
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 # The doors and what stands behind them: only here are options parsed, lines printed and clocks read.
-SPEAKERS = FLOORS[-1] | FLOORS[-2] | {"checkpoint.__main__"}
+SPEAKERS = FLOORS[-1] | FLOORS[-2] | {"checkpoint.__main__", "corpus.__main__"}
 SPOKEN = {"print", "input", "stdout.write", "stderr.write", "sys.exit", "os._exit"}
 CLOCKS = {"datetime.now", "datetime.today", "datetime.utcnow", "date.today"}  # and all of the module time
 

@@ -72,6 +72,11 @@ def test_every_form_of_every_fact_is_a_statement_and_names_no_blank() -> None:
         assert not re.search(r"[{}]", "".join(fact.said + fact.asked + fact.otherwise))
 
 
+def test_every_other_statement_is_an_answer_so_that_what_is_held_out_is_read_elsewhere() -> None:
+    answers = {answer for _, answer in EXCHANGES}
+    assert [text for text in json.loads(read("statements.json")) if text not in answers] == []
+
+
 def test_chinese_forms_are_chinese_and_english_ones_are_not() -> None:
     for fact in FACTS:
         for text in fact.said[:1] + fact.asked + fact.otherwise:

@@ -30,7 +30,10 @@ class Begun:
 
 
 def begin(request: Request, manager: CheckpointManager, listener: Listener) -> Begun:
-    """Return the run that was asked for: a fresh one, or that of a checkpoint; no file has moved yet."""
+    """Return the run that was asked for: a fresh one, or that of a checkpoint; no file has moved yet.
+
+    Raises FileExistsError where a fresh one would mix with an earlier run.
+    """
     start, directory = request.start, request.directory
     if isinstance(start, Resume) and start.otherwise and not manager.list_checkpoints():
         start = start.otherwise
