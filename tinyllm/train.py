@@ -202,7 +202,7 @@ def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) 
         _compile(decoding=True)
         try:
             print(flush=True)
-            for line in last_words(state):
+            for line in last_words(state, request.directory):
                 print(line, flush=True)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:  # the texts may be gone by now
             print(f"warning: no samples: {reason(error)}", file=sys.stderr)

@@ -6,13 +6,15 @@ Order: the lines of a run with dialogues, those of one without, one exchange.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from tinyllm.config import BUNDLED
 from tinyllm.corpus import world
 from tinyllm.escape import legible
 from tinyllm.inference import samples
 from tinyllm.inference.exam import Answer, Part, exam
-from tinyllm.inference.language_model import LanguageModel
+from tinyllm.inference.language_model import LanguageModel, load_model
+from tinyllm.inference.settings import TEXT
 from tinyllm.run.state import TrainState
 from tinyllm.training import setup
 
@@ -22,8 +24,8 @@ QUESTIONS = {True: 50, False: 10}  # of each kind; for the bundled world, and fo
 NOTES = {"never asked in training": " (facts seen as statements only)"}
 
 
-def last_words(state: TrainState) -> Iterator[str]:
-    """Yield what the finished model answers to questions, or how it continues a text."""
+def last_words(state: TrainState, directory: Path) -> Iterator[str]:
+    """Yield what the finished model of a run answers to questions, and what it writes by itself."""
     phase, model = state.phases[-1], LanguageModel.of(state)
     paths = state.sources[phase].paths
     texts = setup.open_texts(state.config, phase, paths)
@@ -37,6 +39,12 @@ def last_words(state: TrainState) -> Iterator[str]:
     for part in exam(model, texts, facts, QUESTIONS[bundled]):
         yield f"{part.name}: {part.right} of {len(part.answers)}{NOTES.get(part.name, '')}"
         yield from (f"  {_exchange(answer)}" for answer in _spread(part))
+    if "pretraining" in state.phases:
+        yield "free text, as generate writes it:"
+        writer = load_model(directory, phase="pretraining")
+        for i in range(SHOWN):
+            text = samples.continuation(writer, "", TEXT, 80, (state.config.train.seed, i))
+            yield f"  {legible(text.strip())}"
 
 
 def _spread(part: Part) -> list[Answer]:
