@@ -40,7 +40,7 @@ def fill_batch(s: Sizes) -> Case:
     tokens, targets, starts = np.zeros((3, s.B, s.T), np.int32)
     corpus = s.rng.integers(0, min(s.V, 1 << 16), 1 << 24).astype(np.uint16)
     begin = s.rng.integers(0, corpus.size - s.T, s.B)
-    spans, first = np.stack([begin, begin + s.T], axis=1), np.arange(s.B + 1)
+    spans, first = np.stack([begin, begin + s.T, 0 * begin], axis=1), np.arange(s.B + 1)
     corpus.flags.writeable = False
 
     def operator(torch, *_):

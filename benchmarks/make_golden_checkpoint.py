@@ -36,7 +36,8 @@ def state() -> TrainState:
         DataConfig(vocab_size=270, val_fraction=0.25),
     )
     phases = ("pretraining", "instruction_tuning")
-    made = TrainState.fresh(config, train_bpe(TEXTS, 270), Schedule(1e-3, 1e-4, 5, 20, 100), phases)
+    tokenizer = train_bpe(TEXTS, 270, han_run=None)  # split 1
+    made = TrainState.fresh(config, tokenizer, Schedule(1e-3, 1e-4, 5, 20, 100), phases)
     rng = np.random.default_rng(1)
     for role, row in enumerate(made.rows):
         for view in made.layout.named(row).values():

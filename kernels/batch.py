@@ -11,23 +11,26 @@ def fill_batch(
 ) -> int:
     """Fill tokens, targets and starts (B, T) int32, and return how many targets carry loss.
 
-    Row b holds the positions spans[first[b]:first[b + 1]] of the corpus (n,), each span [start, stop) a
-    document of its own. `masked` are begin and end of each run of tokens without loss, ascending; the target
-    is -1 there. The rest of a row is padding: token 0, target -1, and each position its own document. Shapes
-    are trusted: a row's spans are at most T positions, all below n - 1.
+    Row b holds the positions spans[first[b]:first[b + 1]] of the corpus (n,). A span (start, stop, joins) is
+    [start, stop): a document of its own or, if `joins` is 1, one document with the span before it. `masked`
+    are begin and end of each run of tokens without loss, ascending; the target is -1 there. The rest of a row
+    is padding: token 0, target -1, and each position its own document. Shapes are trusted: a row's spans are
+    at most T positions, all below n - 1.
 
-    Example: corpus "abcdefg", masked [2, 3] (the c), one row of T = 6 with the spans [0, 3) and [4, 6):
+    Example: corpus "abcdefg", masked [2, 3] (the c), one row of T = 6 with the spans (0, 3, 0) and (4, 6, 0):
 
         tokens    a   b   c   e   f   0
         targets   b  -1   d   f   g  -1
-        starts    0   0   0   3   3   5
+        starts    0   0   0   3   3   5      with (4, 6, 1):  0  0  0  0  0  5
     """
     B, T = tokens.shape
     count = 0
     for b in range(B):
-        t = 0  # the next free position of the row
+        t = begin = 0  # the next free position of the row; where its document begins
         for s in range(first[b], first[b + 1]):
-            begin, stop = t, spans[s, 1]
+            stop = spans[s, 1]
+            if spans[s, 2] == 0:
+                begin = t
             # Entries of `masked` that are at most i + 1, the target of position i: an even number of them if
             # it lies outside all runs, an odd one inside. Found by bisection for the span's first position,
             # from there on by moving along.

@@ -12,7 +12,9 @@ import numpy as np
 
 from .jit import Array, jit
 
-KINDS = LETTER, HAN, DIGIT, SYMBOL, NEWLINE, BLANK = range(6)  # of characters
+# Kinds of characters. The first four take a space before their run into its chunk. EAST_ASIAN is what split 1
+# makes of Han and kana, which are kinds of their own since.
+KINDS = LETTER, EAST_ASIAN, DIGIT, SYMBOL, NEWLINE, BLANK, HAN, KANA = range(8)
 SPACE, APOSTROPHE, QUOTE = ord(" "), ord("'"), ord("’")
 LONGEST_RUN, LONGEST_NUMBER = 16, 3
 LONGEST_CHUNK = 3 + 4 * LONGEST_RUN  # bytes: the apostrophe ’ and a run of four-byte characters
@@ -62,7 +64,7 @@ def _merge_of(merges: Array, first: np.int64, second: np.int64) -> int:
 
 
 @jit
-def _chunk_end(text: Array, begin: int, stop: int, kinds: Array) -> int:
+def _chunk_end(text: Array, begin: int, stop: int, kinds: Array, han_run: int) -> int:
     """Return where the chunk that begins at `begin` ends, in a text that ends at `stop`."""
     # A chunk is a run of one kind, and may begin with one character of another: a space before all but white
     # space, an apostrophe before letters. `body` is where the run begins.
@@ -73,14 +75,15 @@ def _chunk_end(text: Array, begin: int, stop: int, kinds: Array) -> int:
             body = begin + 1
     kind = kinds[text[body]]
     # Two blanks more than a run may have, to see whether the last blank of the run stands before a word.
-    longest = LONGEST_NUMBER if kind == DIGIT else LONGEST_RUN + 2 if kind == BLANK else LONGEST_RUN
+    longest = LONGEST_NUMBER if kind == DIGIT else han_run if kind == HAN else LONGEST_RUN
+    longest += 2 if kind == BLANK else 0
     end = body + 1
     while end < stop and end < body + longest and kinds[text[end]] == kind:
         end += 1
     if kind == BLANK:
         # Of several blanks before a word, the last one goes to the word's chunk if it is a space.
         length = end - begin
-        if 1 < length < longest and end < stop and text[end - 1] == SPACE and kinds[text[end]] != NEWLINE:
+        if 1 < length < longest and end < stop and text[end - 1] == SPACE and kinds[text[end]] < NEWLINE:
             return end - 1
         return min(end, begin + LONGEST_RUN)
     return end
@@ -108,13 +111,15 @@ def _first_tokens(word: Array, text: Array, begin: Any, end: Any, characters: Ar
 
 @jit
 def bpe_encode(
-    ids: Array, ends: Array, text: Array, stops: Array, kinds: Array, characters: Array, merges: Array
-) -> None:
+    ids: Array, ends: Array, text: Array, stops: Array, kinds: Array, characters: Array, merges: Array,
+    han_run: int,
+) -> None:  # fmt: skip
     """Write the tokens of texts to `ids`, int32, and where those of each text end to `ends` (k,).
 
     The code points `text` (n,) int32 are k texts, number i up to stops[i]. Of every code point, `kinds` says
     which of KINDS it is, and `characters` its id, or -1 if merges do not make it one token. `merges` is as
-    `merge_table` made it. `ids` has room for the bytes of the texts in UTF-8.
+    `merge_table` made it. A chunk has up to `han_run` characters of the kind HAN, at most LONGEST_RUN. `ids`
+    has room for the bytes of the texts in UTF-8.
     """
     word = np.empty(LONGEST_CHUNK, np.int64)  # the tokens of one chunk
     merged = np.empty(LONGEST_CHUNK, np.int64)  # merged[i]: what word[i] and word[i + 1] merge into
@@ -122,7 +127,7 @@ def bpe_encode(
     count = 0
     for k in range(stops.size):
         while begin < stops[k]:
-            end = _chunk_end(text, begin, stops[k], kinds)
+            end = _chunk_end(text, begin, stops[k], kinds, han_run)
             n = _first_tokens(word, text, begin, end, characters)
             for i in range(n - 1):
                 merged[i] = _merge_of(merges, word[i], word[i + 1])

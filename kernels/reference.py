@@ -262,14 +262,15 @@ def fill_batch(
     B, T = tokens.shape
     tokens[:], targets[:], starts[:] = 0, -1, np.arange(T)
     for b in range(B):
-        t = 0
-        for start, stop in spans[first[b] : first[b + 1]]:
+        t = begin = 0
+        for start, stop, joins in spans[first[b] : first[b + 1]]:
+            begin = begin if joins else t
             row = slice(t, t + stop - start)
             tokens[b, row] = corpus[start:stop]
             # Entries of `masked` that are at most a token's position: an odd number inside a run.
             inside = np.searchsorted(masked, np.arange(start, stop) + 1, "right") % 2 == 1
             targets[b, row] = np.where(inside, -1, corpus[start + 1 : stop + 1].astype(np.int32))
-            starts[b, row] = t
+            starts[b, row] = begin
             t = row.stop
     return np.count_nonzero(targets >= 0)
 

@@ -7,21 +7,25 @@ from itertools import pairwise
 
 from .jit import Array
 
-_CHUNK = re.compile(r"[_']?L{1,16}|_?H{1,16}|_?D{1,3}|_?[S']{1,16}|N{1,16}|[B_]{1,16}(?=_[^B_N])|[B_]{1,16}")
+_CHUNK = (
+    r"[_']?L{1,16}|_?E{1,16}|_?D{1,3}|_?[S']{1,16}|N{1,16}|H{1,%d}|K{1,16}"
+    r"|[B_]{1,16}(?=_[LEDS'])|[B_]{1,16}"
+)
 
 
 def bpe_encode(
-    ids: Array, ends: Array, text: Array, stops: Array, kinds: Array, characters: Array, merges: Array
-) -> None:
+    ids: Array, ends: Array, text: Array, stops: Array, kinds: Array, characters: Array, merges: Array,
+    han_run: int,
+) -> None:  # fmt: skip
     """Chunks are cut by the kinds of characters (_ is the space); the smallest id of all merges is next."""
     known = {entry >> 20: entry & 0xFFFFF for entry in merges.tolist() if entry}
     # The text as a string of its characters' kinds, so that one regular expression finds the chunks.
     signs = {ord(" "): "_", ord("'"): "'", ord("’"): "'"}
     codes = text.tolist()
-    cut = "".join(signs.get(code, "LHDSNB"[kinds[code]]) for code in codes)
+    cut = "".join(signs.get(code, "LEDSNBHK"[kinds[code]]) for code in codes)
     begin, count = 0, 0
     for k, stop in enumerate(stops.tolist()):
-        for chunk in _CHUNK.findall(cut[begin:stop]):
+        for chunk in re.findall(_CHUNK % han_run, cut[begin:stop]):
             word: list[int] = []
             for code in codes[begin : begin + len(chunk)]:
                 one = int(characters[code])

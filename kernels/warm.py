@@ -136,10 +136,10 @@ def _call_data() -> None:
     """Call the kernels of texts, batches and checkpoints; what comes from a file or a string is read-only."""
     rows, row = np.zeros((1, 1), np.int32), np.zeros(2, np.int64)
     corpus, masked = _read_only(np.uint16, 2), _read_only(np.int64, 0)
-    fill_batch(rows, rows, rows, corpus, masked, row.reshape(1, 2), row)
+    fill_batch(rows, rows, rows, corpus, masked, np.zeros((1, 3), np.int64), row)
     crc32(np.zeros(2 * BLOCK_BYTES, np.uint8), 0)
     ids = np.zeros(1, np.int32)
-    bpe_encode(ids, row, _read_only(np.int32, 1), row[:0], np.zeros(1, np.uint8), ids, row)
+    bpe_encode(ids, row, _read_only(np.int32, 1), row[:0], np.zeros(1, np.uint8), ids, row, 1)
     bpe_merge(row[:0], row, ids, row, row, row, 0, 0, 0, 0)
 
 

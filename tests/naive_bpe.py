@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
+from tinyllm.config import HAN_RUN
 from tinyllm.text.bpe import Pair, split
 
 PROSE = (
@@ -17,9 +18,11 @@ PROSE = (
     "道可道，非常道；名可名，非常名。无名天地之始，有名万物之母。故常无欲以观其妙，常有欲以观其徼。\n"
 ) * 3
 
+HAN_RUNS = (None, 1, 2, 16)  # None: split 1
+han_runs = st.sampled_from(HAN_RUNS)
 any_text = st.text(st.characters())  # unlike st.text(), lone surrogates included
 # Few characters, so that pairs repeat; of every class that chunks are made of, and of one to four bytes.
-dense_text = st.text(st.sampled_from("ab'’é1２ \t\n\r-，。你好吗🎉\ud83d\x00"), max_size=60)
+dense_text = st.text(st.sampled_from("ab'’é1２ \t\n\r-，。你好吗のカ한🎉\ud83d\x00"), max_size=60)
 mixed_text = st.lists(st.one_of(dense_text, any_text, st.sampled_from(PROSE.split()))).map("".join)
 
 
@@ -44,9 +47,9 @@ def replaced(word: list[int], pair: Pair, new: int) -> list[int]:
     return out
 
 
-def learnt_naively(texts: list[str], how_many: int) -> list[Pair]:
+def learnt_naively(texts: list[str], how_many: int, han_run: int | None = HAN_RUN) -> list[Pair]:
     """Count every pair again after every merge."""
-    words = [list(chunk.encode("utf-8", "surrogatepass")) for text in texts for chunk in split(text)]
+    words = [list(chunk.encode("utf-8", "surrogatepass")) for text in texts for chunk in split(text, han_run)]
     pieces = [bytes([byte]) for byte in range(256)]
     merges: list[Pair] = []
     while len(merges) < how_many:
@@ -61,10 +64,10 @@ def learnt_naively(texts: list[str], how_many: int) -> list[Pair]:
     return merges
 
 
-def encoded_naively(text: str, merges: Sequence[Pair]) -> list[int]:
+def encoded_naively(text: str, merges: Sequence[Pair], han_run: int | None = HAN_RUN) -> list[int]:
     """Go through all merges for every chunk."""
     ids: list[int] = []
-    for chunk in split(text):
+    for chunk in split(text, han_run):
         word = list(chunk.encode("utf-8", "surrogatepass"))
         for i, pair in enumerate(merges):
             word = replaced(word, pair, 256 + i)

@@ -10,8 +10,10 @@ import numpy as np
 
 from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
 from tinyllm.cli.clock import SystemClock
-from tinyllm.config import Changes, Config, DataConfig, ModelConfig, TrainConfig
+from tinyllm.config import Config, DataConfig, ModelConfig, TrainConfig
+from tinyllm.inference.samples import sample_in_training
 from tinyllm.parallel.team import Team
+from tinyllm.run.changes import Changes
 from tinyllm.run.state import TrainState
 from tinyllm.training import metrics, setup
 from tinyllm.training.control import Clock, Control, Outputs, SaveRhythm
@@ -47,6 +49,7 @@ class Silent:
     def step(self, state: TrainState, step: Any, tokens_per_second: float) -> None: ...
     def epoch_ended(self, state: TrainState, loss: float, step: Any, tokens_per_second: float) -> None: ...
     def evaluated(self, state: TrainState, loss: float) -> None: ...
+    def sampled(self, state: TrainState, prompt: str, text: str) -> None: ...
     def reading(self, what: str, done: int, total: int) -> None: ...
 
     def notice(self, text: str) -> None:
@@ -110,7 +113,7 @@ class Run:
                 engine = Engine(state, team)
                 for workspace in engine.workspaces:
                     workspace.poison(np.nan)
-                outputs = Outputs(manager, lines, self.watcher)
+                outputs = Outputs(manager, lines, self.watcher, sample_in_training)
                 loop = Loop(state, datasets, engine, outputs, Control(self.clock, stop, self.rhythm))
                 try:
                     return state if loop.run() else None
@@ -128,6 +131,12 @@ class Run:
             (line["step"], line["phase"], line.get("train/loss", line.get("eval/loss")))
             for line in metrics.read(self.directory / metrics.FILE_NAME)
             if "event" not in line
+        ]
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Return every logged line that the model wrote."""
+        return [
+            line for line in metrics.read(self.directory / metrics.FILE_NAME) if line.get("event") == "sample"
         ]
 
 

@@ -46,11 +46,11 @@ dropout of 1 | train --dropout 1 | 2 | --dropout, at most
 vocabulary below the bytes | train --vocab-size 100 | 2 | --vocab-size, at least 257
 beta of 1 | train --beta2 1 | 2 | --beta2, at most
 held out more than all | train --val-fraction 1.5 | 2 | --val-fraction, at most 0.9
-monitor without held-out part | train --monitor val | 2 | --monitor val, --val-fraction
+monitor without held-out part | train --monitor val --val-fraction 0 | 2 | --monitor val, --val-fraction
 monitor unknown | train --monitor loss | 2 | --monitor, loss
 epochs and steps | train --epochs 2 --max-steps 9 | 2 | --epochs, --max-steps, one of them
 epochs beyond counting | train --epochs 10000000000000 | 2 | --epochs, at most
-evaluation without held-out part | train --eval-every 5 | 2 | --eval-every, --val-fraction
+evaluation without held-out part | train --eval-every 5 --val-fraction 0 | 2 | --eval-every, --val-fraction
 data twice | train --data {facts} --chat-data {chats} | 2 | --data, --chat-data
 chats for pretraining | train --phase pretraining --chat-data x | 2 | --phase pretraining, --chat-data
 facts for tuning | train --phase instruction_tuning --pretraining-data x | 2 | --pretraining-data, drop

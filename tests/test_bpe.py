@@ -10,13 +10,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.naive_bpe import PROSE, dense_text, learnt_naively, mixed_text
+from tests.naive_bpe import HAN_RUNS, PROSE, dense_text, han_runs, learnt_naively, mixed_text
 from tinyllm.kernels import LONGEST_CHUNK
 from tinyllm.text import bpe
-from tinyllm.text.bpe import last_safe_cut, learn_merges, split
+from tinyllm.text.bpe import is_whole, last_safe_cut, learn_merges, split
 from tinyllm.text.tokenizer import BPETokenizer, train_bpe
 
-TRAINED = train_bpe([PROSE], 600)
+TRAINED = {han_run: train_bpe([PROSE], 600, han_run) for han_run in HAN_RUNS}
 
 
 # Cutting text into chunks ----------------------------------------------------------------------------------
@@ -38,53 +38,85 @@ TRAINED = train_bpe([PROSE], 600)
     ],
 )
 def test_chunks_are_words_numbers_han_punctuation_and_space(text: str, chunks: list[str]) -> None:
-    assert split(text) == chunks
+    assert split(text, None) == split(text, 16) == chunks
+
+
+@pytest.mark.parametrize(
+    ("text", "han_run", "chunks"),
+    [
+        ("用  Python 写 code", None, ["用", " ", " Python", " 写", " code"]),
+        ("用  Python 写 code", 16, ["用", " ", " Python", " ", "写", " code"]),
+        ("  好  ", 16, ["  ", "好", "  "]),
+        ("  好  ", None, [" ", " 好", "  "]),
+        ("什么是算法？", 1, ["什", "么", "是", "算", "法", "？"]),
+        ("什么是算法？", 2, ["什么", "是算", "法", "？"]),
+        ("好" * 18, 16, ["好" * 16, "好" * 2]),
+        ("食べるカメラ", None, ["食べるカメラ"]),
+        ("食べるカメラ", 16, ["食", "べるカメラ"]),
+        ("食 べる", 1, ["食", " ", "べる"]),
+        ("漢字한글 한글", 1, ["漢", "字", "한글", " 한글"]),
+    ],
+)
+def test_the_longest_run_of_han_is_a_setting_and_split_1_counts_kana_among_them(
+    text: str, han_run: int | None, chunks: list[str]
+) -> None:
+    assert split(text, han_run) == chunks
+
+
+@given(mixed_text, st.integers(1, 16))
+def test_a_chunk_with_han_is_nothing_but_at_most_so_many(text: str, han_run: int) -> None:
+    for chunk in split(text, han_run):
+        if re.search(f"[{bpe.HAN}]", chunk):
+            assert re.fullmatch(f"[{bpe.HAN}]{{1,{han_run}}}", chunk)
 
 
 def test_every_code_point_is_of_exactly_one_class() -> None:
     characters = "".join(map(chr, range(sys.maxunicode + 1)))
     assert "".join(split(characters)) == characters
     found: list[str] = []
-    for one in (bpe.BLANK, bpe.NEWLINE, bpe.DIGIT, bpe.HAN, bpe.SYMBOL, bpe.LETTER):
+    for one in (bpe.BLANK, bpe.NEWLINE, bpe.DIGIT, bpe.KANA, bpe.HAN, bpe.SYMBOL, bpe.LETTER):
         found += re.findall(f"[{one}]", characters)
     assert len(found) == len(characters) == len(set(found))
 
 
-@given(mixed_text)
-def test_chunks_joined_are_the_text(text: str) -> None:
-    assert "".join(split(text)) == text
+@given(mixed_text, han_runs)
+def test_chunks_joined_are_the_text(text: str, han_run: int | None) -> None:
+    assert "".join(split(text, han_run)) == text
 
 
-@given(mixed_text)
-def test_no_chunk_is_longer_than_the_longest(text: str) -> None:
-    assert all(len(chunk.encode("utf-8", "surrogatepass")) <= LONGEST_CHUNK for chunk in split(text))
+@given(mixed_text, han_runs)
+def test_no_chunk_is_longer_than_the_longest(text: str, han_run: int | None) -> None:
+    chunks = split(text, han_run)
+    assert all(len(chunk.encode("utf-8", "surrogatepass")) <= LONGEST_CHUNK for chunk in chunks)
 
 
 def test_a_safe_cut_changes_no_chunk_of_any_short_text() -> None:
-    for text in map("".join, product("a'1 \t\n，好", repeat=5)):
-        whole = split(text)
-        for end in range(1, 6):
-            cut = last_safe_cut(text[:end])
-            assert cut < end
-            assert not cut or split(text[:cut]) + split(text[cut:]) == whole
+    for text in map("".join, product("a'1 \t\n，好の", repeat=4)):
+        cuts = {last_safe_cut(text[:end]) for end in range(1, 5)}
+        assert len(text) not in cuts
+        for han_run in (None, 1, 2):
+            whole = split(text, han_run)
+            for cut in cuts:
+                assert split(text[:cut], han_run) + split(text[cut:], han_run) == whole
 
 
-@given(mixed_text, mixed_text)
-def test_a_safe_cut_changes_no_chunk_whatever_text_follows(text: str, more: str) -> None:
+@given(mixed_text, mixed_text, han_runs)
+def test_a_safe_cut_changes_no_chunk_whatever_text_follows(text: str, more: str, han_run: int | None) -> None:
     cut = last_safe_cut(text)
-    assert split(text[:cut]) + split(text[cut:] + more) == split(text + more)
+    assert split(text[:cut], han_run) + split(text[cut:] + more, han_run) == split(text + more, han_run)
 
 
-@given(mixed_text, st.integers(1, 40))
-def test_text_read_in_pieces_has_the_ids_of_the_whole(text: str, size: int) -> None:
+@given(mixed_text, st.integers(1, 40), han_runs)
+def test_text_read_in_pieces_has_the_ids_of_the_whole(text: str, size: int, han_run: int | None) -> None:
+    trained = TRAINED[han_run]
     ids: list[int] = []
     rest = ""
     for start in range(0, len(text), size):
         rest += text[start : start + size]
         cut = last_safe_cut(rest)
-        ids += TRAINED.encode(rest[:cut]).tolist()
+        ids += trained.encode(rest[:cut]).tolist()
         rest = rest[cut:]
-    assert ids + TRAINED.encode(rest).tolist() == TRAINED.encode(text).tolist()
+    assert ids + trained.encode(rest).tolist() == trained.encode(text).tolist()
 
 
 def test_ordinary_text_can_be_cut_near_its_end() -> None:
@@ -107,16 +139,27 @@ def test_the_classic_example_is_learnt_and_applied() -> None:
     ]
 
 
-@given(st.lists(dense_text, min_size=1, max_size=4).filter(any), st.integers(0, 40))
-@example(["aaaa aaaaa aaaaaaa"], 9)
-@example(["abababab ababab"], 9)
+@given(st.lists(dense_text, min_size=1, max_size=4).filter(any), st.integers(0, 40), han_runs)
+@example(["aaaa aaaaa aaaaaaa"], 9, None)
+@example(["abababab ababab"], 9, 1)
 @settings(max_examples=200)
-def test_incremental_learning_equals_counting_everything_again(texts: list[str], merges: int) -> None:
-    assert list(train_bpe(texts, 257 + merges).merges) == learnt_naively(texts, merges)
+def test_incremental_learning_equals_counting_everything_again(
+    texts: list[str], merges: int, han_run: int | None
+) -> None:
+    assert list(train_bpe(texts, 257 + merges, han_run).merges) == learnt_naively(texts, merges, han_run)
 
 
-def test_prose_is_learnt_as_by_counting_everything_again() -> None:
-    assert list(TRAINED.merges) == learnt_naively([PROSE], 600 - 257)
+@pytest.mark.parametrize("han_run", [None, 1])
+def test_prose_is_learnt_as_by_counting_everything_again(han_run: int | None) -> None:
+    assert list(TRAINED[han_run].merges) == learnt_naively([PROSE], 600 - 257, han_run)
+
+
+@given(st.lists(mixed_text, min_size=1, max_size=4).filter(any))
+@example(["什么是算法？ 什么是 算法 用 Python 写"] * 9)
+def test_with_runs_of_one_no_token_joins_a_han_character_with_anything(texts: list[str]) -> None:
+    for piece in train_bpe([PROSE, *texts], 2000, 1).pieces:
+        if is_whole(piece) and re.search(f"[{bpe.HAN}]", text := piece.decode("utf-8", "surrogatepass")):
+            assert len(text) == 1
 
 
 def test_of_equally_frequent_pairs_the_smallest_is_learnt_first() -> None:
@@ -130,7 +173,7 @@ def test_characters_at_the_ends_of_every_length_in_bytes_are_learnt_like_others(
 
 
 def test_every_token_is_whole_characters_or_a_part_of_one() -> None:
-    for piece in train_bpe([PROSE], 2000).pieces:
+    for piece in train_bpe([PROSE], 2000, 16).pieces:
         partial = len(piece) <= 4 and all(0x80 <= byte < 0xC0 for byte in piece[1:])
         assert partial or piece.decode("utf-8")
 

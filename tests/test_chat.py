@@ -16,6 +16,7 @@ from tests.timing import PATIENCE
 from tinyllm import chat
 from tinyllm.config import ModelConfig
 from tinyllm.kernels import compile_decoding
+from tinyllm.run.state import Sources
 from tinyllm.text.dialogue import Turn, parse, prompt_for
 from tinyllm.text.texts import Texts
 from tinyllm.text.tokenizer import BPETokenizer
@@ -60,7 +61,7 @@ def test_a_single_question_gets_its_answer_alone_on_stdout(polite):
 def test_stdout_holds_the_answers_alone_and_the_end_of_the_input_ends_the_chat(polite):
     code, out, err = run(polite, "嗨", "", "   ", "Us", "天气")
     assert (code, out) == (0, "你好呀\nhey!\n你好呀\n")
-    assert ":help" in err and "你好呀" not in err
+    assert "help lists the commands" in err and "你好呀" not in err
 
 
 def test_nothing_that_is_typed_ends_the_chat_but_exit(polite):
@@ -79,6 +80,34 @@ def test_nothing_that_is_typed_ends_the_chat_but_exit(polite):
         "found 'Ω'",
     ]:  # fmt: skip
         assert message in err
+
+
+@pytest.mark.parametrize("word", ["exit", "quit", "bye", "退出", "再见", " Exit ", "BYE", ":exit", "：quit"])
+def test_a_person_who_knows_no_command_gets_out(polite, word):
+    assert run(polite, "嗨", word, "嗨")[:2] == (0, "你好呀\n")
+
+
+@pytest.mark.parametrize("word", ["help", "帮助", "Help", ":help", "：help"])
+def test_help_is_there_without_a_colon(polite, word):
+    code, out, err = run(polite, word, "嗨")
+    assert (code, out) == (0, "你好呀\n") and chat.COMMANDS in err
+
+
+def test_a_word_of_command_within_a_question_is_part_of_it(endless):
+    code, out, _ = run(endless, "天 exit", "exit 天", options=["--max-tokens=3"])
+    assert (code, out) == (0, "xyz\n" * 2)
+
+
+def test_a_chat_begins_with_questions_of_the_training_if_the_model_knows_any(tmp_path):
+    state = chain_of("：你好呀 :hey!", more=KNOWN)
+    questions = ["天气", "嗨", "Us", "Asia"]
+    for phase, asked in (("pretraining", []), ("instruction_tuning", questions)):
+        state.sources[phase] = Sources(["a.json"], "0", "", asked)
+    file = saved(state, tmp_path)
+    assert "questions to try:\n  天气\n  嗨\n  Us\nhelp lists" in run(file, "嗨")[2]
+    assert run(file, options=["--prompt=嗨"]) == (0, "你好呀\n", "")
+    del state.sources["instruction_tuning"]
+    assert "to try" not in run(saved(state, tmp_path / "other"), "嗨")[2]
 
 
 def test_a_window_that_fills_is_reported_once_and_no_answer_is_missing(polite):

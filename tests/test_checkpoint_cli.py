@@ -144,6 +144,45 @@ def test_a_failed_export_leaves_nothing(run, tmp_path, capsys):
     assert names(tmp_path) == before
 
 
+def test_diff_shows_settings_progress_and_every_tensor_and_its_exit_code_is_that_of_diff(
+    run, tmp_path, capsys
+):
+    one, other = Standin(1), Standin(1)
+    for state, lr in ((one, 0.5), (other, 0.25)):
+        fields = {**state.to_dict(), "config": {"train": {"lr": lr, "seed": 1}}, "long": [1] * 9}
+        fields["identity"] = {"id": f"run {lr}"}
+        fields["loss"] = float("nan")
+        state.to_dict = lambda fields=fields: fields  # type: ignore[method-assign]
+    other.arrays["params/wte"][0, 0] += 1
+    other.arrays["m/bias"] = np.zeros(5, np.float32)
+    one.arrays["m/bias"] = -other.arrays["m/bias"]  # equal numbers, other bits
+    one.arrays["v/old"], other.arrays["v/bias"] = one.arrays["v/bias"], np.zeros(6, np.float32)
+    files = [tmp_path / "one.bin", tmp_path / "other.bin"]
+    for state, file in zip((one, other), files, strict=True):
+        file.write_bytes(file_bytes(state))
+    code, out, _ = printed(capsys, "diff", *files)
+    rows = [line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  ")]
+    assert (code, dict(rows)) == (1, {
+        "config.train.lr": "0.5 -> 0.25", "identity.id": "run 0.5 -> run 0.25",
+        "params/wte": f"{1:9.2e}  {1 / np.linalg.norm(one.arrays['params/wte']):9.2e}".strip(),
+        "params/bias": "equal bits", "m/wte": "equal bits", "m/bias": "0.00e+00        inf",
+        "v/wte": "equal bits", "v/bias": "float32 (5,) -> float32 (6,)", "v/old": "only in the old one",
+    })  # fmt: skip
+    assert "shapes.m/bias" not in out and out.splitlines()[-1].startswith(
+        "different: 1 fields differ, 3 of 7"
+    )
+    other.arrays, fields = one.arrays, {**one.to_dict(), "identity": {"id": "other"}}
+    other.to_dict = lambda: fields  # type: ignore[method-assign]
+    files[1].write_bytes(file_bytes(other))
+    code, out, _ = printed(capsys, "diff", *files)
+    assert (code, out.splitlines()[-1][:26]) == (0, "equal: 0 fields differ, 7 ")
+    assert "origin, which does not count" in out
+    code, out, _ = printed(capsys, "diff", run, run / "checkpoint_epoch_2.bin")
+    assert code == 1 and out.startswith(f"old  {run / 'checkpoint_last.bin'}\n")
+    files[1].write_bytes(files[1].read_bytes()[:-1])
+    assert printed(capsys, "diff", *files)[0] == 2
+
+
 def test_rm_takes_the_sidecar_along_and_keeps_the_only_valid_one(run, capsys):
     for name in ("checkpoint_epoch_2", "checkpoint_last", "checkpoint_best_epoch_1_loss_3.0000"):
         assert printed(capsys, "rm", run / f"{name}.bin")[0] == 0

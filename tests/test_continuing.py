@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from tests.runs import FACTS, SMALL, Run, Silent, same_state
 from tests.test_bad_input import TINY, call
 from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
-from tinyllm.config import Changes, Config, ConfigError, DataConfig, TrainConfig, replace
+from tinyllm.config import Config, DataConfig, TrainConfig, replace
 from tinyllm.inference.language_model import load_model
+from tinyllm.option import ConfigError
+from tinyllm.run.changes import Changes
 from tinyllm.run.phases import continue_phase, phase_end, phase_schedule
 from tinyllm.run.state import Progress, TrainState
 from tinyllm.run.stopping import EarlyStopping

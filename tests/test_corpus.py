@@ -1,151 +1,123 @@
-"""The bundled corpus is well formed, free of contradictions, and as large as docs/data.md says.
+"""The bundled world is well formed and free of contradictions, and asks about no fact that it must not.
 
-The grammar of a dialogue, then what both files share, then each file, then the documentation.
+What the files are made of, then the statements, the dialogues, the facts that are never asked about.
 """
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from importlib import resources
-from pathlib import Path
 
 import pytest
 
-MARKER = "用户：|助手：|User:|Assistant:"
-SAID = rf"(?:(?!{MARKER}).)+"
-CHINESE_TURN = re.compile(rf"用户：({SAID})助手：({SAID})")
-ENGLISH_TURN = re.compile(rf"User: ({SAID}) Assistant: ({SAID})(?: |$)")
-CHINESE_DIALOGUE = re.compile(rf"(?:{CHINESE_TURN.pattern})+")
-ENGLISH_DIALOGUE = re.compile(rf"User: {SAID} Assistant: {SAID}(?: User: {SAID} Assistant: {SAID})*")
-HAN = re.compile(r"[一-鿿]")
+from tinyllm.corpus import world
+from tinyllm.corpus.__main__ import FILES, content
+from tinyllm.text.forms import forms
+
 STRAY = re.compile(r"^\s|\s$|\s\s|[^\S ]|[\u200b-\u200f\ufeff\ufffd]")
+HAN = re.compile("[一-鿿]")
+MARKER = re.compile("用户：|助手：|User:|Assistant:")
 
 
-def text_of(name: str) -> str:
+def read(name: str) -> str:
     return (resources.files("tinyllm.corpus") / name).read_bytes().decode("utf-8")
 
 
-def entries_of(name: str) -> list[str]:
-    entries = json.loads(text_of(name))
-    assert isinstance(entries, list)
-    return entries
-
-
-def turns_of(dialogue: str) -> list[tuple[str, str]]:
-    """Return the (question, answer) pairs of one dialogue."""
-    turn = CHINESE_TURN if dialogue.startswith("用户：") else ENGLISH_TURN
-    return [(question.strip(), answer.strip()) for question, answer in turn.findall(dialogue)]
-
-
-def is_well_formed(dialogue: str) -> bool:
-    """Return whether `dialogue` is whole turns in one language's markers, with nothing around the words."""
-    if STRAY.search(dialogue) or re.search(r"(?:用户：|助手：)\s|\s(?:用户：|助手：)", dialogue):
-        return False
-    return bool(CHINESE_DIALOGUE.fullmatch(dialogue) or ENGLISH_DIALOGUE.fullmatch(dialogue))
-
-
-def is_english(entry: str) -> bool:
-    """Return whether an entry is an English one: it may quote a few Chinese words, as a phrase book does."""
-    return entry.startswith("User:") or not HAN.search(entry)
-
-
 def bare(text: str) -> str:
-    """Return `text` in lower case without punctuation and spaces: what makes two entries "the same"."""
-    return re.sub(r"[\W_]+", "", text).lower() or text
+    """Return `text` in lower case without punctuation and spaces: what makes two texts "the same"."""
+    return re.sub(r"[^\w+×=]+", "", text).lower() or text
 
 
-STATEMENTS = entries_of("pretraining.json")
-DIALOGUES = entries_of("chat.json")
-TURNS = [turn for dialogue in DIALOGUES for turn in turns_of(dialogue)]
-
-both = pytest.mark.parametrize("entries", [STATEMENTS, DIALOGUES], ids=["pretraining", "chat"])
+FACTS = world.facts()
+STATEMENTS = list(world.statements())
+DIALOGUES = list(world.dialogues())
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        "用户： 你好助手：你好",
-        "用户:你好助手:你好",
-        "用户：你好 助手：你好",
-        "用户：你好",
-        "用户：助手：你好",
-        "用户：你好助手：你好用户：再见",
-        "用户：你好助手：你好\n",
-        "User: Hi Assistant:Hello",
-        "User: Hi  Assistant: Hello",
-        "User: Hi Assistant: Hello User: Bye",
-    ],
-)
-def test_the_grammar_refuses(wrong: str) -> None:
-    assert not is_well_formed(wrong)
+def exchanges(entry: dict[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield each form of each first question with its answer, then the later turns."""
+    if "messages" in entry:
+        turns = [message["content"] for message in entry["messages"]]  # type: ignore[attr-defined]
+        yield from zip(turns[::2], turns[1::2], strict=True)
+        return
+    asked = entry["prompt"]
+    for question in [asked] if isinstance(asked, str) else asked:  # type: ignore[attr-defined]
+        yield question, str(entry["response"])
 
 
-@both
-def test_every_entry_is_a_string_without_stray_whitespace(entries: list[str]) -> None:
-    assert [e for e in entries if not isinstance(e, str) or not e or STRAY.search(e)] == []
+FIRST = [next(iter(exchanges(entry))) for entry in DIALOGUES]
+EXCHANGES = [exchange for entry in DIALOGUES for exchange in exchanges(entry)]
 
 
-@both
-def test_no_entry_appears_twice_even_with_other_punctuation(entries: list[str]) -> None:
-    by_bare = defaultdict(list)
-    for entry in entries:
-        by_bare[bare(entry)].append(entry)
-    assert [same for same in by_bare.values() if len(same) > 1] == []
+@pytest.mark.parametrize("name", FILES)
+def test_the_files_are_what_the_tables_and_forms_make(name: str) -> None:
+    assert read(name) == content(FILES[name]()), "run python -m tinyllm.corpus"
 
 
-@both
-def test_the_corpus_is_mostly_chinese_with_some_english(entries: list[str]) -> None:
-    english = sum(1 for entry in entries if is_english(entry))
-    assert 0.1 < english / len(entries) < 0.3
+def test_no_text_has_stray_white_space_or_a_marker_of_a_dialogue() -> None:
+    texts = [*STATEMENTS, *(text for exchange in EXCHANGES for text in exchange)]
+    texts += [question for fact in FACTS for question in fact.otherwise]
+    assert [text for text in texts if not text or STRAY.search(text) or MARKER.search(text)] == []
 
 
-def test_there_are_at_least_600_statements() -> None:
-    assert len(STATEMENTS) >= 600
+def test_no_statement_appears_twice_even_with_other_punctuation() -> None:
+    assert [text for text, times in Counter(map(bare, STATEMENTS)).items() if times > 1] == []
 
 
-def test_no_statement_holds_a_marker_of_a_dialogue() -> None:
-    assert [s for s in STATEMENTS if re.search(MARKER, s)] == []
+def test_every_form_of_every_fact_is_a_statement_and_names_no_blank() -> None:
+    said = set(STATEMENTS)
+    for fact in FACTS:
+        assert set(fact.said) <= said
+        assert len(fact.said) >= 4 and len(fact.asked) >= 4 and len(fact.otherwise) >= 2
+        assert not re.search(r"[{}]", "".join(fact.said + fact.asked + fact.otherwise))
 
 
-def test_there_are_at_least_400_dialogues() -> None:
-    assert len(DIALOGUES) >= 400
+def test_every_other_statement_is_an_answer_so_that_what_is_held_out_is_read_elsewhere() -> None:
+    answers = {answer for _, answer in EXCHANGES}
+    assert [text for text in json.loads(read("statements.json")) if text not in answers] == []
 
 
-def test_every_dialogue_is_well_formed() -> None:
-    assert [d for d in DIALOGUES if not is_well_formed(d)] == []
+def test_chinese_forms_are_chinese_and_english_ones_are_not() -> None:
+    for fact in FACTS:
+        for text in fact.said[:1] + fact.asked + fact.otherwise:
+            assert bool(HAN.search(text)) == (fact.language == "zh"), text
 
 
-def test_every_marker_belongs_to_a_turn_that_was_read() -> None:
-    questions = sum(len(re.findall("用户：|User:", dialogue)) for dialogue in DIALOGUES)
-    assert questions == len(TURNS)
+def test_no_statement_contradicts_another() -> None:
+    # Of one relation and thing there is one answer: a name that stood in two rows of a table would have two.
+    for fact, times in Counter((fact.relation, fact.language, fact.asked) for fact in FACTS).items():
+        assert times == 1, fact
 
 
-def test_no_question_is_asked_twice_so_none_has_two_answers() -> None:
-    answers = defaultdict(list)
-    for question, answer in TURNS:
-        answers[bare(question)].append((question, answer))
-    assert [same for same in answers.values() if len(same) > 1] == []
+def test_no_question_has_two_answers() -> None:
+    answers = defaultdict(set)
+    for question, answer in EXCHANGES:
+        if (question, answer) in FIRST or len(question) > 12:  # a short follow-up may occur in two dialogues
+            answers[bare(question)].add(answer)
+    assert {question: found for question, found in answers.items() if len(found) > 1} == {}
 
 
-def test_some_dialogues_have_several_turns() -> None:
-    assert sum(1 for dialogue in DIALOGUES if len(turns_of(dialogue)) > 1) >= 20
+def test_dialogues_ask_about_the_drawn_facts_and_in_no_form_about_the_others() -> None:
+    asked = {bare(form) for question, _ in EXCHANGES for form in forms(question)}
+    for fact in FACTS:
+        if not fact.is_asked:
+            assert not asked & {bare(question) for question in fact.asked + fact.otherwise}, fact
+    share = sum(fact.is_asked for fact in FACTS) / len(FACTS)
+    assert abs(share - world.ASKED) < 0.05
 
 
-def test_chinese_answers_have_10_to_70_characters_and_english_ones_8_to_30_words() -> None:
-    for dialogue in DIALOGUES:
-        for _, answer in turns_of(dialogue):
-            if is_english(dialogue):
-                assert 8 <= len(answer.split()) <= 30, answer
-            else:
-                assert 10 <= len(answer) <= 70, answer
+def test_other_ways_to_ask_occur_in_no_form_of_a_dialogue() -> None:
+    asked = {form.lower() for question, _ in EXCHANGES for form in forms(question)}
+    for fact in FACTS:
+        assert not asked & {question.lower() for question in fact.otherwise}, fact
+
+
+def test_each_language_has_its_part_of_facts_and_dialogues() -> None:
+    chinese = sum(fact.language == "zh" for fact in FACTS) / len(FACTS)
+    assert 0.4 < chinese < 0.6
+    assert 0.4 < sum(bool(HAN.search(question)) for question, _ in FIRST) / len(FIRST) < 0.8
 
 
 def test_the_sizes_in_the_documentation_are_those_of_the_files() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
-    for name, entries in (("pretraining.json", STATEMENTS), ("chat.json", DIALOGUES)):
-        english = sum(1 for entry in entries if is_english(entry))
-        characters = sum(len(entry) for entry in entries)
-        line = f"{name}: {len(entries)} entries, {english} in English, {characters} characters"
-        assert line in page, (
-            f"docs/data.md should hold the line {line!r}: run its command and paste the output"
-        )
+    rows = {name: len(json.loads(read(name))) for name in FILES}
+    assert rows == {"pretraining.json": len(STATEMENTS), "chat.json": len(DIALOGUES)}

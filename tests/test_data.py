@@ -561,7 +561,7 @@ def test_a_document_of_one_token_is_no_window():
         np.array([9, 9, 5, 9], np.uint16),
         np.array([0, 1, 4]),
         np.empty(0, np.int64),
-        np.array([False, False]),
+        np.zeros(2, np.uint8),
         {},
     )
     data = Dataset(corpus, config(8), "a")

@@ -14,10 +14,9 @@ from tinyllm import chat
 from tinyllm.config import Config, DataConfig
 from tinyllm.inference.conversation import Conversation
 from tinyllm.inference.language_model import LanguageModel, load_model
-from tinyllm.inference.samples import training_questions
 from tinyllm.inference.settings import GREEDY
 from tinyllm.run.state import Sources, TrainState
-from tinyllm.text.dialogue import Turn, encode, joined, prompt_for
+from tinyllm.text.dialogue import Turn, encode, first_prompt, joined, prompt_for
 from tinyllm.text.texts import Texts, digest
 from tinyllm.training import setup
 
@@ -42,8 +41,9 @@ def asked(model, *options, typed=""):
 
 
 def before(fields):
-    """Return a state's dict as it was written before the markers and the system text were stored."""
-    data = {name: value for name, value in fields["config"]["data"].items() if name != "separate_markers"}
+    """Return a state's dict as it was written before the markers, their drawing and the system text were."""
+    later = ("separate_markers", "join_dialogues", "vary_questions")
+    data = {name: value for name, value in fields["config"]["data"].items() if name not in later}
     sources = {
         phase: {"paths": source["paths"], "fingerprint": source["fingerprint"]}
         for phase, source in fields["sources"].items()
@@ -65,7 +65,8 @@ def test_a_state_from_before_joins_its_markers_and_a_new_run_does_not():
 def test_the_texts_of_a_run_from_before_have_the_digest_they_had(tmp_path):
     Run(tmp_path / "run", phases=CHAT_ONLY).sources()
     paths = [str(tmp_path / "instruction_tuning.json")]
-    texts = setup.open_texts(Config(data=DataConfig(separate_markers=False)), "instruction_tuning", paths)
+    data = DataConfig(separate_markers=False, join_dialogues=False)
+    texts = setup.open_texts(Config(data=data), "instruction_tuning", paths)
     assert digest(texts) == "db20f4202000dad0b2f5aa7b929eb5cda8573eac48f61d71eda9b89925821a56"
 
 
@@ -73,7 +74,7 @@ def test_the_texts_of_a_run_from_before_have_the_digest_they_had(tmp_path):
 def test_a_run_resumed_from_a_file_with_or_without_the_new_fields_continues_bit_for_bit(
     tmp_path, separate, monkeypatch, dialogues
 ):
-    config = replace(TINY, data=replace(TINY.data, separate_markers=separate))
+    config = replace(TINY, data=replace(TINY.data, separate_markers=separate, join_dialogues=separate))
     whole, cut = (Run(tmp_path / name, config, phases=CHAT_ONLY) for name in ("whole", "cut"))
     expected = whole.go()
     assert cut.go(cut=3) is None
@@ -96,7 +97,7 @@ def test_chat_begins_with_the_system_text_and_the_markers_of_training(tmp_path, 
     texts = Texts([dialogues], dialogues=True, data=config.data)
     talk = Conversation(model, GREEDY, 1, 0)
     talk.system = SYSTEM  # the window of 12 has no room for it
-    prompt, _ = training_questions(texts, 1)[0]
+    prompt = first_prompt(next(iter(texts)).segments)
     assert talk.prompt("月亮是什么？").tolist() == encode(model.tokenizer, prompt)[0].tolist()
 
 

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from tests.models import chain_of, saved
 from tinyllm import chat, explain, generate, train
 from tinyllm.cli import options, summary
-from tinyllm.config import LARGEST, SECTIONS, flag, is_option
+from tinyllm.config import SECTIONS
+from tinyllm.option import LARGEST, flag, is_option
 
 # Values that would take the time or the memory of a large run, if they are not refused for it.
 SMALL: dict[str, Any] = {

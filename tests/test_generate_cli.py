@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import chain_of, chain_state, random_state, saved
-from tinyllm import generate
+from tests.models import KNOWN, chain_of, chain_state, random_state, saved
+from tinyllm import chat, generate
+from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata
 from tinyllm.config import ModelConfig
 from tinyllm.inference.beam import beam_search
 from tinyllm.inference.language_model import load_model
@@ -129,10 +130,14 @@ def test_streaming_writes_whole_characters_as_they_come_and_the_same_text(tmp_pa
     assert run(file, *prompt) == (0, "中🙂\n", "")
 
 
-def test_bytes_that_are_no_character_are_shown_as_such_streamed_or_not(wild):
-    plain = run(wild, "--max-tokens=40", "--ignore-end")
-    assert plain == run(wild, "--max-tokens=40", "--ignore-end", "--stream")
-    assert plain[0] == 0 and "\ufffd" in plain[1]
+def test_bytes_that_are_no_text_are_drawn_again_streamed_or_not(wild):
+    options = ["--max-tokens=300", "--ignore-end"]
+    plain = run(wild, *options)
+    assert plain == run(wild, *options, "--stream")
+    assert plain[0] == 0 and len(plain[1]) > 50 and "\ufffd" not in plain[1]
+    for others in (["--temperature=0"], ["--temperature=3"], ["--num-samples=3"]):
+        assert "\ufffd" not in run(wild, *options, *others)[1]
+    assert "\ufffd" not in run(wild, "--beams=3", "--max-tokens=7")[1]
 
 
 def test_the_same_seed_draws_the_same_text_and_another_another(wild):
@@ -142,9 +147,22 @@ def test_the_same_seed_draws_the_same_text_and_another_another(wild):
 
 def test_beams_write_the_best_text_that_the_search_finds(wild):
     model = load_model(wild)
-    best = beam_search(model.decoder(3), model.prompt("hi"), 256, 5)[0]
-    expected = model.tokenizer.decode(best.tokens) + "\n"
+    best = beam_search(model.decoder(3), model.prompt("hi"), 256, 5, 1.0, model.tokenizer.states)[0]
+    expected = "".join(model.tokenizer.stream(best.tokens)) + "\n"
     assert run(wild, "--prompt=hi", "--beams=3", "--max-tokens=5")[1] == expected
+
+
+def test_of_a_run_generate_takes_pretraining_and_chat_takes_instruction_tuning(tmp_path):
+    """Of two phases, each program says which file it took; stdout holds the text alone."""
+    with CheckpointManager(tmp_path) as manager:
+        for epoch, (phase, word) in enumerate((("pretraining", "ab"), ("instruction_tuning", "ac")), 1):
+            metadata = CheckpointMetadata(epoch, 1.0, 1e-3, "2026-01-01 00:00:00", phase)
+            manager.save_checkpoint(chain_of(f"{word} ：嗨", more=KNOWN), metadata)
+    code, out, err = run(tmp_path, "--prompt=a")
+    assert (code, out) == (0, "b\n") and err.endswith("checkpoint_best_epoch_1_loss_1.0000.bin\n")
+    out, err = io.StringIO(), io.StringIO()
+    assert chat.main([str(tmp_path), "--prompt=天"], io.StringIO(), out, err) == 0
+    assert out.getvalue() == "嗨\n" and err.getvalue().endswith("checkpoint_best_epoch_2_loss_1.0000.bin\n")
 
 
 def test_a_prompt_longer_than_the_window_is_said_to_be_cut(wild):

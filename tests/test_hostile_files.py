@@ -29,9 +29,9 @@ from tinyllm.cli.display import Lines
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.cli.main import main
 from tinyllm.cli.request import shell_quoted
-from tinyllm.config import ConfigError
 from tinyllm.escape import legible, printable, printable_lines
 from tinyllm.inference.language_model import LanguageModel
+from tinyllm.option import ConfigError
 from tinyllm.parallel.threads import most_threads
 from tinyllm.run.state import Sources, TrainState
 from tinyllm.text.files import DataError
@@ -67,6 +67,7 @@ WRONG = {
     "environment": [[], None, {"\x1b[2J": "x"}],
     "sources.pretraining.paths": [[5], [], "x", [None], ["\0"], ["x" * 5000], [["x"]]],
     "sources.pretraining.fingerprint": [HOSTILE, 7],
+    "sources.pretraining.questions": [[5], "x", [HOSTILE], ["x" * 257]],
     "sources": [{"elsewhere": {"paths": ["x"], "fingerprint": "y"}}, []],
     "phases": [["pretraining", "pretraining"], [["pretraining"]], [], "pretraining", None],
     "progress.step": [-1, 1 << 62, 0.5, True],
@@ -105,7 +106,7 @@ def test_a_checkpoint_of_a_larger_machine_uses_no_more_threads_than_are_accepted
 
 
 def test_a_resume_checks_the_memory_as_a_fresh_start_does(run, fields, monkeypatch):
-    from tinyllm.config import Changes
+    from tinyllm.run.changes import Changes
     from tinyllm.training import setup
 
     monkeypatch.setattr(setup, "memory_needed", lambda config, V: 1 << 60)
@@ -147,6 +148,7 @@ FORGERIES = {
     "starts that fall": put(1, 1, 0), "an end beyond the tokens": put(1, -1, 1 << 40),
     "a token beyond the vocabulary": put(0, 0, 65535), "a masked run below 0": put(2, 0, -5),
     "a masked run far away": put(2, -1, 1 << 50), "a stream of 7": put(3, 0, 7),
+    "a form of nothing": put(3, 0, 6), "a form that joins otherwise": put(3, 1, 4),
     "another dtype": renamed(1, "<f8", 3), "objects": renamed(0, "O", 3), "no tokens": renamed(0, "<u2", 0),
     "a negative count": renamed(1, "<i8", -1), "no count": renamed(1, "<i8", None),
     "another format": lambda header, *parts: header.__setitem__("format", "x"),

@@ -91,11 +91,11 @@ class Draw:
             while free and self.rng.random() < 0.8:
                 length = int(self.rng.integers(1, free + 1))
                 start = int(self.rng.integers(0, n - length))
-                spans.append((start, start + length))
+                spans.append((start, start + length, int(self.rng.integers(0, 2))))
                 free -= length
             first.append(len(spans))
         corpus.flags.writeable = masked.flags.writeable = False
-        return corpus, masked, np.array(spans, np.int64).reshape(-1, 2), np.array(first, np.int64)
+        return corpus, masked, np.array(spans, np.int64).reshape(-1, 3), np.array(first, np.int64)
 
     def heads(self) -> Array:
         """One of two sets of heads, not copied: (B, H, T, C) with gaps."""
@@ -107,7 +107,7 @@ class Draw:
         size = 30 * self.B
         text = self.rng.choice(np.repeat(codes, self.rng.integers(0, 4, codes.size))[:size], size)
         kinds, characters = np.zeros((2, 0x20000), np.int32)
-        kinds[self.rng.choice(codes, 9)] = self.rng.integers(0, 6, 9)
+        kinds[self.rng.choice(codes, 9)] = self.rng.integers(0, 8, 9)
         kinds[[32, 39, 0x2019]] = 5, 3, 3
         characters[128:] = -1
         characters[:128] = np.arange(128)
@@ -128,7 +128,8 @@ class Draw:
         stops = np.sort(self.rng.integers(0, size + 1, self.B))
         stops[-1] = size
         room, ends = np.full(4 * size, -7, np.int32), np.full(self.B, -7)
-        return room, ends, text, stops, kinds.astype(np.uint8), characters, table
+        han_run = int(self.rng.integers(1, 17))
+        return room, ends, text, stops, kinds.astype(np.uint8), characters, table, han_run
 
     def words(self) -> tuple[Any, ...]:
         """A row of tokens between walls, a pair of them, and how often it occurs, or once more."""

@@ -15,10 +15,10 @@ from tinyllm.inference.language_model import Form, LanguageModel, load_model
 from tinyllm.inference.settings import GREEDY
 
 
-def says(path, prompt):
+def says(path, prompt, phase=None):
     """Return (what the model at `path` generates, the notices of its loading)."""
     notes: list[str] = []
-    model = load_model(path, notes.append)
+    model = load_model(path, notes.append, phase=phase)
     tokens = model.generate(model.prompt(prompt), GREEDY, 20, (0,))
     return "".join(model.tokenizer.stream(tokens)), "\n".join(notes)
 
@@ -44,9 +44,18 @@ def test_a_folder_gives_the_best_checkpoint_of_its_latest_phase(tmp_path):
             manager.save_checkpoint(state, metadata)
     text, notes = says(tmp_path, "a")
     assert text == "d" and "checkpoint_best_epoch_3_loss_2.0000.bin" in notes
+    text, notes = says(tmp_path, "a", "pretraining")
+    assert text == "b" and notes == f"using {tmp_path / 'checkpoint_best_epoch_1_loss_1.0000.bin'}"
+    assert says(tmp_path, "a", "instruction_tuning") == says(tmp_path, "a")
+    last = tmp_path / "checkpoint_last.bin"
+    assert says(last, "a", "pretraining") == ("e", "")  # a file is taken as it was given
+    (tmp_path / "checkpoint_best_epoch_1_loss_1.0000.bin").unlink()
+    text, notes = says(tmp_path, "a", "pretraining")
+    assert text == "d" and notes.startswith(f"{tmp_path}: no best checkpoint of pretraining was kept\nusing ")
     for best in tmp_path.glob("checkpoint_best_*"):
         best.unlink()
     assert says(tmp_path, "a")[0] == "e"
+    assert says(tmp_path, "a", "instruction_tuning") == ("e", f"using {last}")  # its only epoch there
 
 
 def test_a_folder_with_a_damaged_best_gives_the_next_and_says_so(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 from tinyllm import explain, generate
 from tinyllm.cli.options import options
 from tinyllm.cli.request import Fresh, Machine, Request, Resume
-from tinyllm.config import BUNDLED, SECTIONS, Changes, Config, SavingConfig
+from tinyllm.config import BUNDLED, SECTIONS, Config, SavingConfig
+from tinyllm.run.changes import Changes
 
 NOTHING = {section: {} for section in SECTIONS}
 

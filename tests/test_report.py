@@ -202,6 +202,42 @@ def test_every_event_is_marked_on_the_charts_and_listed_in_the_table(tmp_path):
         assert words in page.words
 
 
+def test_what_simple_models_lose_is_drawn_in_each_phase_and_in_logs_that_have_it(tmp_path):
+    lines = log_run(tmp_path, 400)
+    assert not shown(tmp_path).all("path", **{"class": "level"})
+    found = [("pretraining", 7.62, 6.5, 3.25), ("instruction_tuning", 7.62, 1.5, math.nan)]
+    header = [
+        {"step": 0, "event": "baselines", "phase": phase, "baseline/uniform": uniform,
+         "baseline/unigram": unigram, "baseline/bigram": None if bigram != bigram else bigram}
+        for phase, uniform, unigram, bigram in found
+    ]  # fmt: skip
+    write_lines(tmp_path, [*header, *lines])
+    page = shown(tmp_path)
+    levels = {str(path["class"]).split()[1]: path["d"] for path in page.all("path", **{"class": "level"})}
+    assert levels == {
+        "uniform": "M1 7.62 240 7.62M241 7.62 400 7.62", "unigram": "M1 6.5 240 6.5M241 1.5 400 1.5",
+        "bigram": "M1 3.25 240 3.25",
+    }  # fmt: skip
+    labels = [each["data-y"] for each in page.all("i", **{"class": "level"})]
+    assert labels == ["7.62", "7.62", "6.5", "1.5", "3.25"]
+    assert all(each["data-x"] != "0" for each in page.all("i", **{"class": "event"}))
+    assert "baselines" not in page.words
+    (loss,) = [each for each in page.all("figure") if each["id"] == "loss"]
+    assert float(str(loss["data-high"])) > 7.62
+    two = Page(written([tmp_path, tmp_path], tmp_path / "two.html"))
+    assert not two.all("path", **{"class": "level"})
+
+
+def test_levels_far_from_the_curves_do_not_squash_them(tmp_path):
+    lines = log_run(tmp_path, 100)
+    far = {"baseline/uniform": 90.0, "baseline/unigram": "?", "baseline/bigram": -1}
+    write_lines(tmp_path, [{"step": 0, "event": "baselines", "phase": "pretraining", **far}, *lines])
+    page = shown(tmp_path)
+    (loss,) = [each for each in page.all("figure") if each["id"] == "loss"]
+    assert float(str(loss["data-high"])) < 20 and not page.all("i", **{"class": "level"})
+    assert len(page.all("path", **{"class": "level"})) == 1
+
+
 def test_phases_are_bands_and_best_and_newest_checkpoints_are_rings(tmp_path):
     log_run(tmp_path, 400)
     save(tmp_path, 20, 0.91)

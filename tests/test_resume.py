@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runs import SMALL, Run, same_state
-from tinyllm.config import Config, ConfigError, DataConfig, ModelConfig, TrainConfig
+from tinyllm.config import Config, DataConfig, ModelConfig, SavingConfig, TrainConfig
+from tinyllm.option import ConfigError
 from tinyllm.training import setup
 from tinyllm.training.control import SaveRhythm
 
@@ -35,6 +36,7 @@ def survives(settings_of_run: dict, cuts: list[int], graceful: bool = False) -> 
         assert found is not None
         same_state(found, expected)
         assert cut.losses() == whole.losses()
+        assert cut.samples() == whole.samples()
 
 
 def cut_state(run: Run):
@@ -52,10 +54,10 @@ def begin_is_finished(run: Run) -> bool:
 
 @st.composite
 def drawn_runs(draw) -> dict:
-    """Draw model, data, dropout, accumulation, strategy, async or not, patience, evaluation, workers."""
+    """Draw model, data and its drawing, dropout, accumulation, strategy, patience, evaluation, workers."""
     H = draw(st.integers(1, 2))
     model = ModelConfig(
-        n_layer=draw(st.integers(1, 2)), n_head=H, n_embd=4 * H, block_size=draw(st.integers(4, 16)),
+        n_layer=draw(st.integers(1, 2)), n_head=H, n_embd=4 * H, block_size=draw(st.integers(4, 40)),
         dropout=draw(st.sampled_from([0.0, 0.2])),
     )  # fmt: skip
     val = draw(st.sampled_from([0.0, 0.2]))
@@ -69,10 +71,11 @@ def drawn_runs(draw) -> dict:
     )  # fmt: skip
     data = DataConfig(
         tokenizer=draw(st.sampled_from(["bpe", "char"])), vocab_size=280, val_fraction=val,
-        train_on_prompts=draw(st.booleans()),
+        train_on_prompts=draw(st.booleans()), join_dialogues=draw(st.booleans()),
+        vary_questions=draw(st.booleans()),
     )  # fmt: skip
     return {
-        "config": Config(model, train, data),
+        "config": Config(model, train, data, SavingConfig(sample_every=draw(st.sampled_from([0, 3])))),
         "strategy": draw(st.sampled_from(["best-and-last", "last", "best-and-periodic:2"])),
         "workers": draw(st.integers(1, 2)),
         "asynchronous": draw(st.booleans()),

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tinyllm.config import Config, ConfigError, ModelConfig, TrainConfig
+from tinyllm.config import Config, ModelConfig, TrainConfig
+from tinyllm.option import ConfigError
 from tinyllm.run.phases import continue_phase, enter_phase, phase_end, phase_schedule, replace_texts
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.state import Identity, Progress, Sources, TrainState

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyllm.config import ConfigError
 from tinyllm.inference.sampling import BUCKETS, REACH, SamplingError, candidates, sample
 from tinyllm.inference.settings import GREEDY, Sampling
+from tinyllm.option import ConfigError
 from tinyllm.rng import generator
 
 # Few different values, so that ties are common.

@@ -16,7 +16,7 @@ import pytest
 
 from tests.runs import CHATS, FACTS, SMALL, TINY, Run, Silent, same_state
 from tinyllm.checkpoint import CheckpointError, CheckpointManager
-from tinyllm.cli import summary
+from tinyllm.cli import last_words
 from tinyllm.cli.interrupt import Interrupt, Stopped
 from tinyllm.cli.main import main
 from tinyllm.config import Config, DataConfig, TrainConfig
@@ -139,7 +139,7 @@ def test_a_stop_while_a_resume_reads_the_texts_leaves_the_checkpoints_as_they_we
 def test_a_stop_while_samples_are_written_says_that_the_run_is_finished(
     command, tmp_path, monkeypatch, capsys
 ):
-    assert stopped_in(monkeypatch, summary, "sample_texts", command) == 128 + signal.SIGTERM
+    assert stopped_in(monkeypatch, last_words, "last_words", command) == 128 + signal.SIGTERM
     assert (
         f"the run is finished and saved in {tmp_path / 'run' / 'model_final.bin'}" in capsys.readouterr().err
     )
@@ -182,7 +182,7 @@ def test_a_report_or_samples_that_fail_are_a_warning_of_a_run_that_has_succeeded
         raise error
 
     monkeypatch.setattr(report, "write_report", fails)
-    monkeypatch.setattr(summary, "sample_texts", fails)
+    monkeypatch.setattr(last_words, "last_words", fails)
     assert main(command) == 0
     said = capsys.readouterr()
     assert "warning: no report: " in said.err and "warning: no samples: " in said.err

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllm.config import ConfigError, DataConfig
+from tinyllm.config import DataConfig
+from tinyllm.option import ConfigError
 from tinyllm.text import bpe, files
 from tinyllm.text.dialogue import Segment
 from tinyllm.text.files import DataError, File
@@ -383,7 +384,7 @@ def test_hidden_files_and_files_of_a_run_are_not_read(write):
     folder = write("f/book.txt", "words").parent
     write("f/._book.txt", b"\x00\x05\x16\x07 not text")
     write("f/metrics.jsonl", '{"step": 1}')
-    texts = Texts([folder], dialogues=False, is_ours=lambda name: name == "metrics.jsonl")
+    texts = Texts([folder], dialogues=False, is_ours=lambda path: path.name == "metrics.jsonl")
     assert [text.segments[0].text for text in texts] == ["words"]
     assert texts.notices == [f"{folder}: ignored 1 entry, hidden or not {KNOWN}: ._book.txt"]
     assert read(write("f/.named.txt", "hidden, but named")) == ["hidden, but named"]
@@ -564,6 +565,8 @@ def test_the_same_letters_in_another_arrangement_have_another_digest():
         [Text((Segment("ab"),))],
         [Text((Segment("ab", False),))],
         [Text((Segment("a"), Segment("b")))],
+        [Text((Segment("a"),), alternatives=((Segment("b"),),))],
+        [Text((Segment("a"), Segment("b")), joins=True)],
         [Text((Segment("a"),)), Text((Segment("b"),))],
         [Text((Segment("ab"),), stream=True)],
         [Text((Segment("a"),), stream=True), Text((Segment("b"),), stream=True)],

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`python -m tinyllm` is the console script `tinyllm`."""
 
 import sys

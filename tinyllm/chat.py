@@ -1,7 +1,8 @@
+# PYTHON_ARGCOMPLETE_OK
 """Talk to a model: `python -m tinyllm.chat MODEL`; answers are written to stdout, everything else to stderr.
 
-No line that is typed ends the program but :exit, the end of the input, and Ctrl-C at the prompt. Order:
-options, main, the questions, the commands.
+No line that is typed ends the program but exit and its synonyms, the end of the input, and Ctrl-C at the
+prompt. Order: options, main, the questions, the commands.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ from tinyllm import __version__
 from tinyllm.cli import command, typed
 from tinyllm.cli.arguments import add_writing, checked_sampling, program
 from tinyllm.cli.interrupt import exit_code
-from tinyllm.config import ConfigError
 from tinyllm.escape import printable, printable_lines
-from tinyllm.inference.settings import OPTIONS, Sampling, check
+from tinyllm.inference.settings import ANSWER, OPTIONS, check
+from tinyllm.option import ConfigError
 from tinyllm.words import counted
 
 if TYPE_CHECKING:
     from tinyllm.inference.conversation import Conversation
 
-DEFAULTS = Sampling(temperature=0.7, top_p=0.9)
 DESCRIPTION = """\
 Talk to a model. It sees as much of the conversation as fits its context
 window: when that is full, the oldest turns are forgotten. An answer ends
@@ -36,14 +36,19 @@ EXAMPLES = """\
 checkpoints
 checkpoints --prompt "Hello" --temperature 0"""
 COMMANDS = """\
-:help            show these commands
+help             show these commands, as do :help and 帮助
 :set NAME=VALUE  change a sampling option, such as top_p; alone: show them
 :save PATH       save the conversation to a new file: .json or .jsonl as
                  training data, else text
 :clear           forget the conversation
 :system TEXT     put this text before the conversation, - for none; alone:
                  show it
-:exit            end the program, as Ctrl-D does; Ctrl-C ends an answer"""
+exit             end the program, as do :exit, quit, bye, 退出, 再见 and
+                 Ctrl-D; Ctrl-C ends an answer"""
+# What a person types who knows no command, alone on its line; no model is asked about these words.
+BARE = dict.fromkeys(("exit", "quit", "bye", "退出", "再见"), "exit") | dict.fromkeys(
+    ("help", "帮助"), "help"
+)
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
@@ -62,10 +67,10 @@ def options(argv: list[str] | None) -> argparse.Namespace:
         help='a text that stands before the conversation; "" for none (default: the one of the training '
         "dialogues, if all share one)",
     )  # fmt: skip
-    add_writing(parser, DEFAULTS, max_tokens=128)
+    add_writing(parser, ANSWER, max_tokens=128, phase="instruction tuning")
     args = parser.parse_args(argv)
     try:
-        args.sampling = checked_sampling(args, DEFAULTS)
+        args.sampling = checked_sampling(args, ANSWER)
         if args.memory is not None:
             check("memory", args.memory, low=0)
     except ConfigError as error:
@@ -90,7 +95,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     question = None if args.prompt is None else command.text_of(args.prompt, streams.stdin).strip()
     if question == "":
         raise ConfigError("--prompt: found no text, expected a question")
-    model = command.load(args.model, args.blas_threads, streams)
+    model = command.load(args.model, args.blas_threads, streams, "instruction_tuning")
     conversation = Conversation(model, args.sampling, args.max_tokens, args.seed, args.memory)
     chat = Chat(conversation, streams)
     if args.system is not None:
@@ -103,7 +108,8 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     chat.say(
         f"tinyllm {__version__}: {args.model}, context window of {counted(model.config.block_size, 'token')}"
     )
-    chat.say(":help lists the commands")
+    chat.note_questions()
+    chat.say("help lists the commands, exit ends the chat")
     try:
         for line in typed.lines(*streams):
             if not chat.respond(line):
@@ -132,6 +138,8 @@ class Chat:
         line = line.encode(errors="replace").decode().strip()  # what was not UTF-8 becomes ?
         if found := re.fullmatch(r"[:：]\s*([A-Za-z]\w*)\s*(.*)", line, re.DOTALL):
             return self._command(found[1].lower(), found[2])
+        if command := BARE.get(line.lower()):
+            return self._command(command, "")
         if line:
             try:
                 self.ask(line)
@@ -187,6 +195,11 @@ class Chat:
         used = "leaves no room in the context window" if not self.conversation.system else "is used"
         if text:
             self.say(f"(the system text of the training dialogues {used}: {_quoted(text)})")
+
+    def note_questions(self) -> None:
+        """Show a few questions of the training dialogues, where the model knows any: what it was taught."""
+        if questions := self.conversation.model.form.questions:
+            self.say("\n".join(["questions to try:", *(f"  {question}" for question in questions[:3])]))
 
     def _system(self, rest: str) -> None:
         if rest:
@@ -274,7 +287,7 @@ def transcript(conversation: Conversation, suffix: str) -> str:
 
 
 def _number(name: str, text: str) -> Any:
-    kind = type(getattr(DEFAULTS, name))
+    kind = type(getattr(ANSWER, name))
     try:
         return kind(text)
     except ValueError:

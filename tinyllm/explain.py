@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`python -m tinyllm.explain MODEL --prompt TEXT`: one page that shows what a model does with a text.
 
 The page needs no network. It has every head's attention, the model's predictions after each token, and the
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, TextIO
 from tinyllm.cli import command
 from tinyllm.cli.arguments import add_model, path, program
 from tinyllm.cli.interrupt import exit_code
-from tinyllm.config import ConfigError
 from tinyllm.escape import printable
 from tinyllm.inference.settings import check
+from tinyllm.option import ConfigError
 from tinyllm.parallel.threads import cores
 from tinyllm.words import counted
 

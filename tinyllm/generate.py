@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Let a model write: `python -m tinyllm.generate MODEL --prompt TEXT`.
 
 The text is written to stdout, everything else to stderr. Order: options, main, its parts. NumPy is imported
@@ -15,15 +16,14 @@ from typing import TYPE_CHECKING, TextIO
 from tinyllm.cli import command
 from tinyllm.cli.arguments import add_writing, checked_sampling, given_sampling, program
 from tinyllm.cli.interrupt import exit_code
-from tinyllm.config import ConfigError, flag
-from tinyllm.inference.settings import Sampling, check
+from tinyllm.inference.settings import TEXT, check
+from tinyllm.option import ConfigError, flag
 from tinyllm.words import counted
 
 if TYPE_CHECKING:
     from tinyllm.arena import Array
     from tinyllm.inference.language_model import LanguageModel
 
-DEFAULTS = Sampling(temperature=0.8, top_p=0.95)
 DESCRIPTION = """\
 Continue a prompt. stdout gets what the model writes and a newline; with --echo, the prompt before it. The
 text ends where the model ends it, or at --max-tokens. Of a prompt longer than the model's context window
@@ -49,7 +49,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--echo", action="store_true", help="also write the prompt, before the text")
     parser.add_argument("--stream", action="store_true", help="write each character as soon as it is known")
     parser.add_argument("--ignore-end", action="store_true", help="do not let the model end the text early")
-    add_writing(parser, DEFAULTS, max_tokens=200)
+    add_writing(parser, TEXT, max_tokens=200, phase="pretraining")
     search = parser.add_argument_group("beam search, instead of sampling")
     search.add_argument(
         "--beams", type=int, default=1, metavar="N",
@@ -61,7 +61,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     args = parser.parse_args(argv)
     try:
-        args.sampling = checked_sampling(args, DEFAULTS)
+        args.sampling = checked_sampling(args, TEXT)
         _check(args)
     except ConfigError as error:
         parser.error(str(error))
@@ -93,7 +93,7 @@ def main(
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     prompts = [command.text_of(option, streams.stdin) for option in args.prompt or [""]]
-    model = command.load(args.model, args.blas_threads, streams)
+    model = command.load(args.model, args.blas_threads, streams, "pretraining")
     asked = [(text, model.prompt(text)) for text in prompts]
     asked = [each for each in asked for _ in range(args.num_samples)]
     texts = _texts(args, model, [prompt for _, prompt in asked])
@@ -111,7 +111,8 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
         streams.out.write("\n")
         streams.out.flush()
         if empty:
-            streams.note("the model ended the text at once; with --ignore-end it must continue")
+            few = ", or --max-tokens cut its first character" * (args.max_tokens < 4)
+            streams.note(f"the model ended the text at once{few}; with --ignore-end it must continue")
     return 0
 
 
@@ -127,9 +128,11 @@ def _texts(args: argparse.Namespace, model: LanguageModel, prompts: list[Array])
 def _most_probable(args: argparse.Namespace, model: LanguageModel, prompt: Array) -> Iterable[str]:
     from tinyllm.inference.beam import beam_search
 
-    end = model.tokenizer.end_of_text
-    found = beam_search(model.decoder(args.beams), prompt, end, args.max_tokens, args.length_penalty)
-    return filter(None, [model.tokenizer.decode(found[0].tokens)])
+    found = beam_search(
+        model.decoder(args.beams), prompt, model.tokenizer.end_of_text, args.max_tokens,
+        args.length_penalty, model.tokenizer.states,
+    )  # fmt: skip
+    return model.tokenizer.stream(found[0].tokens)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,11 @@ class Purpose(NamedTuple):
     backward: bool = True  # without: forward alone, from a Source that brings its own memory
     recompute: bool = False  # keep only the residual stream of each block, and recompute the rest
     accumulate: bool = True  # several micro-batches per step, hence memory to add their gradients with
+    gradient: bool = True  # without: forward and loss alone, over whole batches, as training computes them
 
 
 TRAINING, READING = Purpose(), Purpose(backward=False)
+SCORING = Purpose(recompute=True, accumulate=False, gradient=False)
 
 
 class Inputs(NamedTuple):

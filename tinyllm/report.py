@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`python -m tinyllm.report RUN [RUN ...]`: a training run as one page that any browser opens, offline too.
 
 RUN is the directory of a run, the one that holds metrics.jsonl and the checkpoints. The page is written as a

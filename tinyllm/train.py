@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Train a GPT: `python -m tinyllm.train`; the order of a run, from the command line to the last line.
 
 Order: main, the run, its parts as they come. NumPy is imported only after the options are read, so that
@@ -6,12 +7,11 @@ the number of BLAS threads can still be set.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyllm import __version__
@@ -19,16 +19,15 @@ from tinyllm.cli.interrupt import Interrupt, Stopped, exit_code
 from tinyllm.cli.options import options
 from tinyllm.cli.output import as_display
 from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
-from tinyllm.config import ConfigError
 from tinyllm.escape import printable, reason
+from tinyllm.option import ConfigError
 from tinyllm.parallel.threads import choose, cores, set_blas_threads
 
 if TYPE_CHECKING:
-    from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
+    from tinyllm.checkpoint import CheckpointManager
     from tinyllm.cli.display import Lines
+    from tinyllm.cli.start import Begun
     from tinyllm.run.state import TrainState
-    from tinyllm.text.batches import Dataset
-    from tinyllm.training.setup import Initial
 
 
 @as_display()
@@ -67,17 +66,22 @@ def _run(request: Request, machine: Machine, interrupt: Interrupt, started: floa
     from tinyllm.checkpoint import CheckpointManager
     from tinyllm.cli import summary
     from tinyllm.cli.display import watcher
+    from tinyllm.cli.start import begin
 
     _check_directory(request)
     with interrupt.ends(summary.nothing_begun(request)):
         _compile()
+        if request.plan:
+            from tinyllm.cli import plan
+
+            return plan.show(request, machine)
     with (
         closing(watcher(request.plain)) as watch,
         CheckpointManager(request.directory, on_notice=lambda text: watch.notice(f"note: {text}")) as manager,
     ):
         interrupt.show = watch.interrupted
         with interrupt.ends(summary.nothing_begun(request)):
-            begun = _begin(request, manager, watch)
+            begun = begin(request, manager, watch)
         if begun.is_finished:
             watch.line(summary.already_finished(begun.state, request))
             if report.is_due(request.directory):
@@ -109,9 +113,7 @@ def _check_directory(request: Request) -> None:
 
 def _stop(interrupt: Interrupt, request: Request, started: float) -> Callable[[], bool]:
     """Return what the loop asks whether to stop: a signal came, or --max-minutes are over."""
-    if request.minutes is None:
-        return interrupt
-    end = started + 60 * request.minutes
+    end = math.inf if request.minutes is None else started + 60 * request.minutes
     return lambda: interrupt() or time.monotonic() >= end
 
 
@@ -122,11 +124,14 @@ def _train(
     """Train to the end, or until `stop()`; return whether the run is finished."""
     from tinyllm.cli import summary
     from tinyllm.cli.clock import SystemClock
+    from tinyllm.inference.samples import sample_in_training
     from tinyllm.network import Purpose
     from tinyllm.parallel.team import Team
     from tinyllm.parallel.threads import most_threads
+    from tinyllm.run import toml
     from tinyllm.training.control import Control, Outputs, SaveRhythm
     from tinyllm.training.environment import use_machine
+    from tinyllm.training.header import write_header
     from tinyllm.training.loop import Loop
     from tinyllm.training.metrics import Metrics
     from tinyllm.training.step import Engine
@@ -135,18 +140,20 @@ def _train(
     train, saving = state.config.train, state.config.saving
     workers, blas_threads = use_machine(state, machine.workers, machine.blas_threads, watch.notice)
     watch.begin(state, begun.datasets, summary.description(state, begun.datasets, request))
+    if saving.sample_every:
+        _compile(decoding=True)
     with Team(min(workers * blas_threads, most_threads())) as team:
         purpose = Purpose(recompute=train.recompute, accumulate=train.accumulate > 1)
         engine = Engine(state, team, workers, purpose)
         manager.reserve(state)  # touched now, the first save is no slower than the others
         # There are texts, memory and room: the run can begin, and only now may earlier files move.
         forked = _take_place(begun, manager, watch)
+        toml.write(state, request.directory, watch.notice)
         rhythm = SaveRhythm(saving.save_every_steps, saving.save_every_minutes)
         with Metrics(request.directory, manager.check_directory) as metrics:
-            control = Control(SystemClock(), stop, rhythm)
-            loop = Loop(state, begun.datasets, engine, Outputs(manager, metrics, watch), control)
-            if begun.source:
-                metrics.write(step=state.progress.step, event="resume", phase=state.progress.phase)
+            results = Outputs(manager, metrics, watch, sample_in_training)
+            loop = Loop(state, begun.datasets, engine, results, Control(SystemClock(), stop, rhythm))
+            write_header(metrics, state, begun.datasets, resumed=begun.source is not None)
             if forked:
                 loop.save()
             return loop.run()
@@ -163,64 +170,6 @@ def _compile(decoding: bool = False) -> None:
         print(f"done in {time.monotonic() - started:.1f} s", flush=True)
     if kernels.CACHE_PROBLEM and not decoding:
         print(f"note: {printable(kernels.CACHE_PROBLEM)}", file=sys.stderr, flush=True)
-
-
-@dataclass
-class Begun:
-    """A run that can be trained: its state and data, and the checkpoint it is resumed from, if any."""
-
-    state: TrainState
-    datasets: dict[str, Dataset]
-    source: Path | None = None
-    is_finished: bool = False
-
-
-def _begin(request: Request, manager: CheckpointManager, watch: Lines) -> Begun:
-    """Return the run that was asked for: a fresh one, or that of a checkpoint; no file has moved yet."""
-    from tinyllm.training import place, setup
-
-    start, directory = request.start, request.directory
-    if isinstance(start, Resume) and start.otherwise and not manager.list_checkpoints():
-        start = start.otherwise
-    if isinstance(start, Resume):
-        state, source = _load(start, manager, watch)
-        place.check_alone(state, source, manager)
-        begun = Begun(state, setup.resumed(state, start.changes, directory, watch), source)
-        begun.is_finished = setup.is_finished(state)
-    else:
-        held = manager.list_checkpoints()
-        if held and not start.set_aside:
-            raise FileExistsError(
-                f"{directory} already holds a run: --resume continues it, --fresh "
-                f"moves it to a folder previous-N in it, another --checkpoint-dir leaves it alone"
-            )
-        config, initial = start.config, None
-        if start.initial:
-            initial = _initial(start.initial, watch)
-            config = setup.initial_config(start.options, initial)
-        begun = Begun(*setup.fresh(config, start.sources, directory, watch, initial))
-    saving = begun.state.config.saving
-    manager.configure(_strategy(saving.strategy), saving.keep_best_n, asynchronous=saving.asynchronous)
-    return begun
-
-
-def _initial(path: Path, watch: Lines) -> Initial:
-    """Return the model that a new run begins from."""
-    from tinyllm.inference.language_model import load_model
-    from tinyllm.training.setup import Initial
-
-    model = load_model(path, lambda text: watch.notice(f"note: {text}"))
-    return Initial(model.config, model.tokenizer, model.weights.row)
-
-
-def _strategy(text: str) -> CheckpointStrategy:
-    """Return --strategy as a value; ConfigError if it is none."""
-    from tinyllm.checkpoint import CheckpointStrategy
-
-    try:
-        return CheckpointStrategy.parse(text)
-    except ValueError as error:
-        raise ConfigError(f"--strategy: {error}") from error
 
 
 def _take_place(begun: Begun, manager: CheckpointManager, watch: Lines) -> bool:
@@ -240,48 +189,10 @@ def _take_place(begun: Begun, manager: CheckpointManager, watch: Lines) -> bool:
     return begun.source is not None
 
 
-def _load(start: Resume, manager: CheckpointManager, watch: Lines) -> tuple[TrainState, Path]:
-    """Return the state of the checkpoint that was asked for, and that."""
-    from tinyllm.checkpoint import CheckpointError
-
-    directory = manager.directory
-    latest = f"--resume alone continues from the latest valid checkpoint in {directory}"
-    path = _source(start, manager, watch, latest)
-    if path is None:
-        raise FileNotFoundError(
-            f"{start.source or directory}: no valid {'best ' if start.best else ''}checkpoint to resume "
-            f"from; drop --resume to start from scratch, or give the --checkpoint-dir of the run"
-        )
-    state: TrainState
-    try:
-        state, metadata = manager.load_checkpoint(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; {latest}") from error
-    about = f"{metadata.phase}, epoch {metadata.epoch}, step {state.progress.step:,}"
-    watch.notice(f"resuming from {path.name}: {about}")
-    return state, path
-
-
-def _source(start: Resume, manager: CheckpointManager, watch: Lines, latest: str) -> Path | None:
-    """Return the checkpoint to resume from; None if there is no valid one."""
-    from tinyllm.checkpoint import CheckpointManager
-
-    if start.source is None:
-        path = manager.get_last_checkpoint()
-        if path is None or not start.best:
-            return path
-        return manager.get_best_checkpoint(manager.load_checkpoint(path)[1].phase)
-    if not start.source.exists():
-        raise FileNotFoundError(f"{start.source}: not found, expected a checkpoint; {latest}")
-    if start.source.is_dir():
-        with CheckpointManager(start.source, read_only=True, on_notice=watch.notice) as other:
-            return other.get_last_checkpoint()
-    return start.source
-
-
 def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) -> None:
     """Say what was written and in what time, let the model speak, and how to talk to it."""
     from tinyllm.cli import summary
+    from tinyllm.cli.last_words import last_words
     from tinyllm.words import duration
 
     report = f" and {request.directory / 'report.html'}" if drawn else ""
@@ -290,10 +201,12 @@ def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) 
     if request.samples:
         _compile(decoding=True)
         try:
-            print(f"\n{summary.sample_texts(state)}")
+            print(flush=True)
+            for line in last_words(state, request.directory):
+                print(line, flush=True)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:  # the texts may be gone by now
             print(f"warning: no samples: {reason(error)}", file=sys.stderr)
-    print(f"\ntalk to it: {summary.chat_command(state, request)}")
+    print(f"\n{summary.invitation(state, request)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Numbers and messages as a person reads them: counted nouns, and lines that fit the terminal.
 
-Order: counts, durations, the width of a text, lines.
+Order: counts, durations, the width of a text, a line that is too wide, lines.
 """
 
 from __future__ import annotations
@@ -40,6 +40,16 @@ def columns(text: str) -> int:
         return len(text)
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a line, without its end if it takes more than `width` columns."""
+    if columns(text) <= width:
+        return text
+    kept = text[:width]
+    while columns(kept) > width - 4:
+        kept = kept[:-1]
+    return f"{kept} ..."
 
 
 def fold(text: str, width: int, hang: int = 2) -> str:

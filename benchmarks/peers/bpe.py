@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from tinyllm.config import HAN_RUN
 from tinyllm.text import bpe
 from tinyllm.text.tokenizer import BPETokenizer, train_bpe
 
 Learner = Callable[[Sequence[str], int], object]
 
 
-def pattern() -> str:
+def pattern(han_run: int = HAN_RUN) -> str:
     """Return the pattern of chunks in the regular expressions of Oniguruma and Rust."""
 
     def ranges(characters: str) -> str:
@@ -26,11 +27,13 @@ def pattern() -> str:
         return "".join(rf"\x{{{ord(a):x}}}-\x{{{ord(b or a):x}}}" for a, b in pairs)
 
     letter = "^" + ranges(bpe.LETTER[1:])
-    blank, newline, digit, han, symbol = map(ranges, (bpe.BLANK, bpe.NEWLINE, bpe.DIGIT, bpe.HAN, bpe.SYMBOL))
+    blank, newline, digit, symbol = map(ranges, (bpe.BLANK, bpe.NEWLINE, bpe.DIGIT, bpe.SYMBOL))
+    kana, han = ranges(bpe.KANA), ranges(bpe.HAN)
     run = f"{{1,{bpe.LONGEST_RUN}}}"
     return (
-        f"[ '’]?[{letter}]{run}| ?[{han}]{run}| ?[{digit}]{{1,{bpe.LONGEST_NUMBER}}}| ?[{symbol}]{run}"
-        f"|[{newline}]{run}|[{blank}]{run}(?= [^{blank}{newline}])|[{blank}]{run}"
+        f"[ '’]?[{letter}]{run}|[{han}]{{1,{han_run}}}|[{kana}]{run}"
+        f"| ?[{digit}]{{1,{bpe.LONGEST_NUMBER}}}| ?[{symbol}]{run}|[{newline}]{run}"
+        f"|[{blank}]{run}(?= [^{blank}{newline}{kana}{han}])|[{blank}]{run}"
     )
 
 
@@ -66,7 +69,7 @@ class Own(Encoder):
     package = "tinyllm"
 
     def __init__(self, tokenizer: BPETokenizer) -> None:
-        self.tokenizer = BPETokenizer(tokenizer.merges)
+        self.tokenizer = BPETokenizer(tokenizer.merges, tokenizer.han_run)
         self.tokenizer.encode("")  # its tables, as the others make theirs at once
 
     @staticmethod

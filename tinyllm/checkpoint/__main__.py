@@ -1,17 +1,20 @@
-"""`python -m tinyllm.checkpoint ls|show|verify|export|rm PATH`: checkpoints inspected without a trainer.
+# PYTHON_ARGCOMPLETE_OK
+"""`python -m tinyllm.checkpoint ls|show|diff|verify|export|rm PATH`: checkpoints inspected without a trainer.
 
 Exit codes: 0, 1 for a failure (CheckpointError) or a bad checkpoint, 2 for wrong usage, 141 where the reader
-of stdout has gone away. Order: one function per command, then the command line.
+of stdout has gone away; of diff: 0 equal, 1 different, 2 a failure. Order: one function per command, then
+the command line.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinyllm.checkpoint import policy, reader
+from tinyllm.checkpoint import comparison, policy, reader
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.export import export_weights, to_json
 from tinyllm.checkpoint.metadata import CheckpointError, Entry, GoneError
@@ -114,6 +117,34 @@ def show(path: Path, disk: Disk, as_json: bool) -> int:
     return 0
 
 
+def diff(old: Path, new: Path, disk: Disk) -> int:
+    """Print what differs between two checkpoints, and every tensor; 0 if they hold equal states, else 1."""
+    found = comparison.compare(old, new, disk)
+    print(f"old  {printable(found.files[0])}\nnew  {printable(found.files[1])}")
+    counted = [field for field in found.fields if not field.is_origin]
+    settings = [field for field in counted if field.name.startswith(("config.", "tokenizer."))]
+    groups = {
+        "settings": settings, "progress": [field for field in counted if field not in settings],
+        "origin, which does not count": [field for field in found.fields if field.is_origin],
+    }  # fmt: skip
+    for title, fields in groups.items():
+        if fields:
+            width = max(len(field.name) for field in fields)
+            rows = [f"  {each.name:<{width}}  {each.old} -> {each.new}" for each in fields]
+            print("\n".join(["", title, *map(printable, rows)]))
+    width = max((len(tensor.name) for tensor in found.tensors), default=0)
+    print(f"\n{'tensors':<{width + 2}}    largest   relative difference")
+    for tensor in found.tensors:
+        what = tensor.remark or f"{tensor.largest:9.2e}  {tensor.relative:9.2e}"
+        print(printable(f"  {tensor.name:<{width}}  {'equal bits' if tensor.same_bits else what}"))
+    same = sum(tensor.same_bits for tensor in found.tensors)
+    print(
+        f"\n{'equal' if found.is_equal else 'different'}: {len(counted)} fields differ, "
+        f"{same} of {len(found.tensors)} tensors have equal bits"
+    )
+    return 0 if found.is_equal else 1
+
+
 def verify(paths: Sequence[Path], disk: Disk) -> int:
     """Read every byte of the given checkpoints against its checksums; 1 if any is bad or there is none."""
     files = []
@@ -181,16 +212,17 @@ def _say(text: str) -> None:
     print(printable(text), file=sys.stderr)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code."""
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; any mistake ends the program with exit code 2 and a message."""
     parser = program(
         "checkpoint",
-        "List, show, verify, export and remove checkpoints.",
+        "List, show, compare, verify, export and remove checkpoints.",
         "ls checkpoints\nverify checkpoints\nexport checkpoints weights.bin",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     about = {"ls": "list the checkpoints of a directory (reads only the head of each file)",
              "show": "print the contents of a checkpoint (of a directory: its latest)",
+             "diff": "compare two checkpoints; exit code 0: equal, 1: different, 2: one cannot be read",
              "verify": "check every byte of checkpoints against its checksum",
              "export": "write the weights alone to another file",
              "rm": "remove a checkpoint and its .json"}  # fmt: skip
@@ -201,18 +233,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser_.add_argument("path", type=a_path, metavar="PATH", nargs="+" if name == "verify" else None,
                              help=kinds.get(name, "a checkpoint, or a directory of them"))  # fmt: skip
     sub["show"].add_argument("--json", action="store_true", help="print JSON")
+    sub["diff"].add_argument("other", type=a_path, metavar="OTHER", help="the one to compare it with")
     sub["export"].add_argument("out", type=a_path, metavar="OUT", help="the file to write, .bin or .json")
     sub["export"].add_argument("--force", action="store_true", help="replace whatever file is there")
     sub["rm"].add_argument(
         "--force", action="store_true", help="remove even the only valid checkpoint of a directory"
     )
-    given = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    given = _options(argv)
     disk = Disk()
     try:
         if given.command == "ls":
             return ls(given.path, disk)
         if given.command == "show":
             return show(given.path, disk, given.json)
+        if given.command == "diff":
+            return diff(given.path, given.other, disk)
         if given.command == "verify":
             return verify(given.path, disk)
         if given.command == "export":
@@ -222,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except (CheckpointError, OSError) as error:
         _say(f"error: {error}")
-        return 1
+        return 2 if given.command == "diff" else 1
 
 
 if __name__ == "__main__":

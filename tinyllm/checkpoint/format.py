@@ -34,7 +34,7 @@ from tinyllm.checkpoint.metadata import (
     is_count,
     read_standing,
 )
-from tinyllm.config import LARGEST_COUNT
+from tinyllm.option import LARGEST_COUNT
 from tinyllm.words import counted
 
 MAGIC = b"\x89TLM\r\n\x1a\n"  # as PNG's: shows text-mode and 7-bit damage

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from tinyllm.config import LARGEST_COUNT
+from tinyllm.option import LARGEST_COUNT
 
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from tinyllm.cli.parser import Parser
-from tinyllm.config import SECTIONS, flag, is_option
+from tinyllm.config import SECTIONS
 from tinyllm.inference.settings import OPTIONS, Sampling, check
+from tinyllm.option import flag, is_option
 from tinyllm.parallel.threads import cores, most_threads
 
 TITLES = {"model": "model", "train": "training", "data": "tokenizer and batches", "saving": "saving"}
@@ -77,18 +78,18 @@ def given_config(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     }
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the model."""
+def add_model(parser: argparse.ArgumentParser, phase: str = "its latest phase") -> None:
+    """Add the model, of a folder that of a phase."""
     parser.add_argument(
         "model", type=path, metavar="MODEL",
-        help="a .bin file (a checkpoint or exported weights); for a folder: the best checkpoint of its "
-        "latest phase, or else its latest valid one",
+        help=f"a .bin file (a checkpoint or exported weights); for a folder: the best checkpoint of {phase}, "
+        f"or else its latest valid one",
     )  # fmt: skip
 
 
-def add_writing(parser: argparse.ArgumentParser, defaults: Sampling, max_tokens: int) -> None:
-    """Add the model, one option per field of Sampling, and how much is written with how many threads."""
-    add_model(parser)
+def add_writing(parser: argparse.ArgumentParser, defaults: Sampling, max_tokens: int, phase: str) -> None:
+    """Add the model of a phase, one option per field of Sampling, the length and the threads."""
+    add_model(parser, phase)
     parser.add_argument(
         "--max-tokens", type=int, default=max_tokens, metavar="N",
         help=f"maximum length of what is written, in tokens (default: {max_tokens})",

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from tinyllm.cli.interrupt import INTERRUPTED
 from tinyllm.cli.output import PIPE_CLOSED
-from tinyllm.config import ConfigError
 from tinyllm.escape import legible, printable, reason
+from tinyllm.option import ConfigError
 from tinyllm.parallel.threads import set_blas_threads
 
 if TYPE_CHECKING:
@@ -70,12 +70,12 @@ def text_of(option: str, stdin: TextIO) -> str:
     return text
 
 
-def load(model: Path, blas_threads: int, streams: Streams) -> LanguageModel:
-    """Return the model at a path, ready to write; CheckpointError if there is none."""
+def load(model: Path, blas_threads: int, streams: Streams, phase: str | None = None) -> LanguageModel:
+    """Return the model at a path, of a folder that of the phase, ready to write, or raise CheckpointError."""
     from tinyllm.inference import language_model
     from tinyllm.kernels import compile_decoding, is_decoding_warm
 
-    found = language_model.load_model(model, streams.note, blas_threads)
+    found = language_model.load_model(model, streams.note, blas_threads, phase)
     note_compiling("the generation kernels", is_decoding_warm(), streams)
     compile_decoding()
     return found

@@ -16,11 +16,11 @@ from typing import TextIO
 
 from tinyllm.cli.rows import WIDTH, Table, fitted, legend, mean_loss, rate
 from tinyllm.escape import printable, printable_lines
-from tinyllm.run.phases import steps_per_epoch
+from tinyllm.run.phases import phase_steps
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Dataset
 from tinyllm.training.step import Step
-from tinyllm.words import counted, duration, fold
+from tinyllm.words import counted, duration, fold, shortened
 
 HEARTBEAT = 10.0  # seconds between lines during a long epoch
 BAR = 12  # columns
@@ -53,8 +53,7 @@ class Lines:
         """Write what is trained on what; `datasets` are those of the current phase and the later ones."""
         train = state.config.train
         self.steps = {
-            phase: train.max_steps or train.epochs * steps_per_epoch(train, dataset.windows)
-            for phase, dataset in datasets.items()
+            phase: phase_steps(train.of(phase), dataset.windows) for phase, dataset in datasets.items()
         }
         self.line(description)
 
@@ -62,11 +61,12 @@ class Lines:
         """Write the phase's name and how many steps it has; first of all, what the columns mean."""
         progress, train = state.progress, state.config.train
         if not self.total:
-            self.line("\n" + fold(legend(train.monitor), WIDTH, 0))
+            self.line("\n" + fold(legend(train.monitor or "train"), WIDTH, 0))
         later = state.phases[state.phases.index(progress.phase) + 1 :]
         self.total = progress.phase_start + steps + sum(self.steps.get(phase, 0) for phase in later)
         self.best = state.stopping.best
-        epochs = progress.epoch - progress.phase_epoch + train.epochs * (1 + len(later))
+        ahead = (progress.phase, *later)
+        epochs = progress.epoch - progress.phase_epoch + sum(train.of(each).epochs for each in ahead)
         self.table = Table(self.total if train.max_steps else epochs, self.total)
         done = progress.step - progress.phase_start
         length = f"step {done:,} of {steps:,}" if done else counted(steps, "step")
@@ -97,6 +97,11 @@ class Lines:
         if train.monitor == "val" and train.eval_every and loss < self.best:
             self.best, mark = loss, " *"
         self._write_row(state, loss, None, math.nan, mark)
+
+    def sampled(self, state: TrainState, prompt: str, text: str) -> None:
+        """Write it as one line, whatever it is."""
+        where, said = f"step {state.progress.step:,}", " ".join(f"{prompt} | {text}".split())
+        self.line(shortened(f"  {where}  {printable(said)}", WIDTH))
 
     def notice(self, text: str) -> None:
         """Write it to stderr."""

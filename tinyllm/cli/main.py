@@ -1,4 +1,5 @@
-"""`tinyllm train|generate|chat|checkpoint|report|explain`: one name for the programs of this package.
+# PYTHON_ARGCOMPLETE_OK
+"""`tinyllm train|generate|chat|...`: one name for the programs of this package.
 
 It imports little, so that Ctrl-C is heard early.
 """
@@ -8,18 +9,29 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from tinyllm.cli.completion import typed_program
 from tinyllm.cli.interrupt import exit_code
 
 PROGRAMS = {
     "train": "train a model, or resume a run",
     "generate": "continue a text",
     "chat": "talk to a model",
+    "evaluate": "measure how well models predict texts",
     "checkpoint": "list, show, verify, export and remove checkpoints",
     "report": "plot the curves of a run on one HTML page",
     "explain": "show a model's attention, predictions and norms on one HTML page",
+    "tokenize": "show a text as a model's tokens, or ids as text",
 }
+MODULES = {"checkpoint": "checkpoint.__main__", "tokenize": "encode"}  # where not named as the program is
 ALIASES = {"inspect": "explain"}  # its earlier name
-OTHER_NAMES = {"sample": "generate", "talk": "chat", "resume": "train", "ls": "checkpoint"}
+OTHER_NAMES = {
+    "sample": "generate",
+    "talk": "chat",
+    "resume": "train",
+    "ls": "checkpoint",
+    "encode": "tokenize",
+    "eval": "evaluate",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,15 +40,15 @@ def main(argv: list[str] | None = None) -> int:
     Without `argv` this is the process's own command line, and the process ends with it.
     """
     if argv is None:
-        return exit_code(lambda: main(sys.argv[1:]))
+        return exit_code(lambda: main(typed_program(PROGRAMS) or sys.argv[1:]))
     name = ALIASES.get(argv[0], argv[0]) if argv else ""
     if name in PROGRAMS:
-        module = "tinyllm.checkpoint.__main__" if name == "checkpoint" else f"tinyllm.{name}"
-        code: int = import_module(module).main(argv[1:])
+        code: int = import_module(f"tinyllm.{MODULES.get(name, name)}").main(argv[1:])
         return code
     usage = "usage: tinyllm PROGRAM [options]\n\n" + "".join(f"  {p:<12}{t}\n" for p, t in PROGRAMS.items())
     if argv in (["-h"], ["--help"]):
-        print(f"{usage}\ntinyllm PROGRAM --help lists its options; python -m tinyllm.PROGRAM is the same.")
+        print(f"{usage}\ntinyllm PROGRAM --help lists its options. python -m tinyllm.PROGRAM is the same;")
+        print("for tokenize it is python -m tinyllm.encode.")
         return 0
     if argv == ["--version"]:
         from tinyllm import __version__

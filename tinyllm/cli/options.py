@@ -10,11 +10,14 @@ import argparse
 import math
 from pathlib import Path
 
+from tinyllm.cli import config_file
 from tinyllm.cli.arguments import add_config, given_config, path, program
 from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
-from tinyllm.config import BUNDLED, PHASES, Changes, Config, ConfigError, replace
+from tinyllm.config import BUNDLED, PHASES, Config, replace
 from tinyllm.inference.settings import check
+from tinyllm.option import ConfigError
 from tinyllm.parallel.threads import most_threads
+from tinyllm.run.changes import Changes
 
 DESCRIPTION = """\
 Train a GPT on a CPU. With no options: tokenizer, pretraining and instruction tuning on the bundled
@@ -37,10 +40,14 @@ def options(argv: list[str] | None) -> tuple[Request, Machine]:
     for add in (_add_data, _add_resuming, add_config, _add_hardware, _add_output):
         add(parser)
     parser.put_first("the most used options", MOST_USED)
+    parser.set_defaults(only_these=False)
     args = parser.parse_args(argv)
     try:
         _check(args)
-        return _request(args), Machine(args.workers, args.blas_threads)
+        texts = _texts(args)
+        if args.config is not None:
+            texts = _fill_in(args, config_file.read(args.config), texts)
+        return _request(args, texts), Machine(args.workers, args.blas_threads)
     # A path may be one that cannot be resolved.
     except (ConfigError, OSError, RuntimeError, argparse.ArgumentTypeError) as error:
         parser.error(str(error))
@@ -107,6 +114,15 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--checkpoint-dir", type=path, default=Path("checkpoints"), metavar="DIR",
         help="where checkpoints, metrics and the report are kept (default: checkpoints)",
     )  # fmt: skip
+    group.add_argument(
+        "--config", type=path, metavar="FILE",
+        help="take settings from this TOML file, such as the config.toml that each run writes; "
+        "other options override it",
+    )  # fmt: skip
+    group.add_argument(
+        "--plan", action="store_true",
+        help="train nothing, write nothing: print the run's size, memory and time, from a probe of 2 s",
+    )  # fmt: skip
     group.add_argument("--plain", action="store_true", help="plain lines, no progress bar")
     group.add_argument("--no-samples", action="store_true", help="skip the samples at the end")
 
@@ -151,10 +167,28 @@ def _absolute(text: str) -> str:
     return str(source.parent.resolve() / source.name)
 
 
-def _request(args: argparse.Namespace) -> Request:
-    """Return what the checked options ask for; ConfigError where the config of a fresh run is impossible."""
+def _texts(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Return the absolute paths that were typed, by phase."""
     named = {"pretraining": args.data or args.pretraining_data, "instruction_tuning": args.chat_data}
-    sources = {phase: [_absolute(text) for text in texts] for phase, texts in named.items() if texts}
+    return {phase: [_absolute(text) for text in texts] for phase, texts in named.items() if texts}
+
+
+def _fill_in(
+    args: argparse.Namespace, given: config_file.Given, texts: dict[str, list[str]]
+) -> dict[str, list[str]]:
+    """Set what was not typed to what the --config file has; return the texts, all replaced by --data."""
+    config_file.fill_in(args, given)
+    if args.data or not given.sources:
+        return texts
+    args.only_these = True  # the phases of the file are those of its run
+    found = {**given.sources, **texts}
+    if args.phase and args.phase not in found:
+        raise ConfigError(f"--phase {args.phase}: {args.config} names no texts for it; give them too")
+    return {phase: found[phase] for phase in PHASES if phase in found}
+
+
+def _request(args: argparse.Namespace, sources: dict[str, list[str]]) -> Request:
+    """Return what the checked options ask for; ConfigError where the config of a fresh run is impossible."""
     given = given_config(args)
     fresh = Fresh(given, _all_sources(args, sources), args.fresh, args.init_from)
     start: Fresh | Resume = fresh
@@ -165,10 +199,10 @@ def _request(args: argparse.Namespace) -> Request:
         changes = Changes(given, sources, None if auto else args.phase, args.allow_new_data)
         source = None if args.resume_from is None else path(args.resume_from)
         start = Resume(source, args.resume_best, changes, fresh if auto else None)
-    return Request(start, args.checkpoint_dir, args.max_minutes, args.plain, not args.no_samples)
+    return Request(start, args.checkpoint_dir, args.max_minutes, args.plain, not args.no_samples, args.plan)
 
 
 def _all_sources(args: argparse.Namespace, given: dict[str, list[str]]) -> dict[str, list[str]]:
     """Return the texts of a fresh run: those given, and the bundled ones of the other phases."""
-    sources = given if args.data else {**{phase: [text] for phase, text in BUNDLED.items()}, **given}
+    sources = given if args.data or args.only_these else {**BUNDLED, **given}
     return {args.phase: sources[args.phase]} if args.phase else sources

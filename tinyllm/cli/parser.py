@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from tinyllm import __version__
+from tinyllm.cli.completion import complete
 from tinyllm.cli.spellings import DASHES, closest, meant
 from tinyllm.escape import printable_lines
 
@@ -59,6 +60,7 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> argparse.Namespace:
         """Return the options; a mistake ends the program."""
+        complete(self)
         found, rest = self.parse_known_args(args, namespace)
         if rest:
             self.error("; ".join(map(self._superfluous, rest)))

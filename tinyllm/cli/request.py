@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyllm.config import Changes, Config, replace
+from tinyllm.config import Config, for_texts, replace
+from tinyllm.run.changes import Changes
 
 EXIT_UNFINISHED = 75  # saved when its time was up: EX_TEMPFAIL of sysexits.h, "try again"
 
@@ -40,7 +41,12 @@ class Fresh:
     @property
     def config(self) -> Config:
         """The config, but for what the initial model decides; ConfigError if it is impossible."""
-        return replace(Config(), self.options)
+        return replace(Config(), self.settings)
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """The options that were given, and what the bundled texts suggest for the others."""
+        return for_texts(self.options, self.sources, trained=self.initial is not None)
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Request:
     minutes: float | None  # until it is saved and ended, to be resumed later
     plain: bool
     samples: bool
+    plan: bool = False  # only say how long it would take, and how much memory
 
     @property
     def resume_command(self) -> str:

@@ -11,17 +11,11 @@ from tinyllm.checkpoint.policy import FINAL_NAME
 from tinyllm.cli.clock import probe
 from tinyllm.cli.request import Request, Resume, shell_quoted
 from tinyllm.cli.rows import WIDTH
-from tinyllm.escape import legible, printable
-from tinyllm.inference import samples
-from tinyllm.inference.language_model import LanguageModel
+from tinyllm.escape import printable
 from tinyllm.parallel.threads import cores
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Dataset
-from tinyllm.training import setup
 from tinyllm.words import counted, fold
-
-SHOWN = 5  # answers to training questions
-LONGEST = 100  # characters of an answer
 
 
 def description(state: TrainState, datasets: Mapping[str, Dataset], request: Request) -> str:
@@ -49,7 +43,8 @@ def _amount(dataset: Dataset) -> str:
 
 def already_finished(state: TrainState, request: Request) -> str:
     """Return why a resumed run has nothing left to do, and the command that extends it."""
-    progress, train = state.progress, state.config.train
+    progress = state.progress
+    train = state.config.train.of(progress.phase)
     if progress.status == "rolled_back":
         why = f"stopped early (no improvement for {counted(train.patience, 'epoch')}) and was rolled back"
     else:
@@ -82,33 +77,8 @@ def saved_anyway(request: Request) -> str:
     )
 
 
-def chat_command(state: TrainState, request: Request) -> str:
-    """Return the command line that talks to the finished model."""
-    # Trained on single questions alone, a model takes an unrelated second one for a part of the first.
-    alone = " --memory 0" if "instruction_tuning" in state.phases else ""
-    return f"python -m tinyllm.chat {shell_quoted(request.directory / 'model_final.bin')}{alone}"
-
-
-def sample_texts(state: TrainState) -> str:
-    """Return what the finished model answers to questions of its training, or how it continues a text."""
-    phase = state.phases[-1]
-    texts = setup.open_texts(state.config, phase, state.sources[phase].paths)
-    model = LanguageModel.of(state)
-    if phase == "pretraining":
-        beginning, rest = samples.sample_continuation(model, texts)
-        return f"sample continuation:\n  {legible(f'{beginning}|{rest}')}"
-    answers = samples.answer_training_questions(model, texts)
-    rows = ["answers to training questions:", *(_shortened(answer) for answer in answers[:SHOWN])]
-    same = sum(answer.said == answer.expected for answer in answers)
-    recognised = sum(answer.is_recognisable for answer in answers)
-    rows.append(
-        f"recalled: {recognised} of {len(answers)}, {same} word for word; "
-        f"this shows memorisation, not understanding"
-    )
-    return "\n".join(rows)
-
-
-def _shortened(answer: samples.Answer) -> str:
-    prompt = answer.prompt.replace("\n", " ")
-    said = answer.said if len(answer.said) <= LONGEST else answer.said[:LONGEST] + " ..."
-    return legible(f"  {prompt}{' ' if prompt.endswith(':') else ''}{said}".replace("\n", " "))
+def invitation(state: TrainState, request: Request) -> str:
+    """Return the command line that lets the finished model speak: in a chat, if it has learnt to answer."""
+    if "instruction_tuning" in state.phases:
+        return f"talk to it: python -m tinyllm.chat {shell_quoted(request.directory)}"
+    return f"let it write: python -m tinyllm.generate {shell_quoted(request.directory)}"

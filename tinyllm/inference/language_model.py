@@ -32,6 +32,7 @@ class Form(NamedTuple):
     starts_with_end: bool = True  # end_of_text stands before each
     separate_markers: bool = True  # those of dialogues are encoded apart
     system: str = ""  # the system text of all dialogues, if they share one
+    questions: tuple[str, ...] = ()  # some of the dialogues, to be tried
 
     @classmethod
     def of(cls, fields: dict[str, Any], data: DataConfig) -> Form:
@@ -47,8 +48,9 @@ class Form(NamedTuple):
         paths = [path for source in sources.values() for path in source.paths]
         streams = bool(paths) and all(path.lower().endswith(".txt") for path in paths)
         starts_with_end = not streams or data.documents or "instruction_tuning" in sources
-        systems = ["", *(source.system for source in sources.values())]
-        return cls(starts_with_end, data.separate_markers, systems[-1])
+        # Of the last phase: no other has dialogues.
+        last = [*sources.values()][-1] if sources else Sources([], "")
+        return cls(starts_with_end, data.separate_markers, last.system, tuple(last.questions))
 
 
 UNKNOWN = Form()
@@ -92,11 +94,13 @@ class LanguageModel:
         """Yield up to `max_tokens` tokens that continue the prompt (n,), until the model ends the text.
 
         `address` is the seed and the number of the text: the same address samples the same text. It does not
-        end before it has `min_tokens` tokens. The part of the prompt that `decoder` already holds is not
-        computed again. The repetition penalty counts the prompt's tokens too. Raises SamplingError.
+        end before it has `min_tokens` tokens, and is UTF-8, though its end may lack the rest of a character.
+        The part of the prompt that `decoder` already holds is not computed again. The repetition penalty
+        counts the prompt's tokens too. Raises SamplingError.
         """
         end = self.tokenizer.end_of_text
-        continuation = Continuation(prompt, sampling, address, end, max_tokens, min_tokens)
+        states = self.tokenizer.states
+        continuation = Continuation(prompt, sampling, address, end, max_tokens, min_tokens, states)
         return writing.generate(decoder or self.decoder(), continuation)
 
     def generate_all(
@@ -107,31 +111,33 @@ class LanguageModel:
         Number i yields what `generate` does at the address (seed, i), to the bit. Reading them in order
         needs the least memory.
         """
-        end = self.tokenizer.end_of_text
+        end, states = self.tokenizer.end_of_text, self.tokenizer.states
         continuations = [
-            Continuation(prompt, sampling, (seed, number), end, max_tokens, min_tokens)
+            Continuation(prompt, sampling, (seed, number), end, max_tokens, min_tokens, states)
             for number, prompt in enumerate(prompts)
         ]
         decoder = self.decoder(min(len(continuations), writing.MAX_TOGETHER))
         return writing.split(writing.generate_all(decoder, continuations), len(continuations))
 
 
-def load_model(path: Path, notice: Callable[[str], None] = lambda _: None, threads: int = 1) -> LanguageModel:
+def load_model(
+    path: Path, notice: Callable[[str], None] = lambda _: None, threads: int = 1, phase: str | None = None
+) -> LanguageModel:
     """Return the model in a .bin, or in a folder of checkpoints; it will generate on so many threads.
 
-    Of a folder: the best checkpoint of the phase that the newest one is in, or the newest if there is no
-    best; damaged files are skipped with a notice. Raises CheckpointError.
+    Of a folder: the best checkpoint of the phase. Without one, of the phase that the newest checkpoint is in,
+    or the newest if there is no best; damaged files are skipped with a notice. Raises CheckpointError.
     """
-    return load_model_with_file(path, notice, threads)[0]
+    return load_model_with_file(path, notice, threads, phase)[0]
 
 
 def load_model_with_file(
-    path: Path, notice: Callable[[str], None] = lambda _: None, threads: int = 1
+    path: Path, notice: Callable[[str], None] = lambda _: None, threads: int = 1, phase: str | None = None
 ) -> tuple[LanguageModel, Path]:
     """Return the model of `load_model`, and the file it was read from, or raise CheckpointError."""
 
     def read() -> tuple[Path, dict[str, Any], dict[str, Array]]:
-        chosen = _checkpoint_in(path, notice) if path.is_dir() else path
+        chosen = checkpoint_in(path, notice, phase) if path.is_dir() else path
         return chosen, *load_weights(chosen)
 
     file, fields, weights = retry_if_gone(read) if path.is_dir() else read()
@@ -156,9 +162,13 @@ def load_model_with_file(
     return LanguageModel(Weights.of(config, layout, row), tokenizer, form, threads), file
 
 
-def _checkpoint_in(folder: Path, notice: Callable[[str], None]) -> Path:
+def checkpoint_in(folder: Path, notice: Callable[[str], None], phase: str | None = None) -> Path:
+    """Return the file that `load_model` reads, and say which it is; CheckpointError if there is none."""
     with CheckpointManager(folder, read_only=True, on_notice=notice) as manager:
-        file = manager.get_best_checkpoint() or manager.get_last_checkpoint()
+        file = manager.get_best_checkpoint(phase) if phase else None
+        if phase and not file and manager.list_checkpoints():
+            notice(f"{folder}: no best checkpoint of {phase.replace('_', ' ')} was kept")
+        file = file or manager.get_best_checkpoint() or manager.get_last_checkpoint()
     if file is None:
         raise CheckpointError(f"{folder}: no valid checkpoint here; give the folder of a run, or a .bin")
     notice(f"using {file}")

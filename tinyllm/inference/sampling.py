@@ -2,7 +2,7 @@
 
 Top-k: Fan et al. 2018, arXiv:1805.04833; top-p: Holtzman et al. 2019, arXiv:1904.09751; repetition penalty:
 Keskar et al. 2019, arXiv:1909.05858. The vocabulary is never sorted as a whole. Order: the tokens that
-Sampling keeps, sampling one of them, the parts.
+Sampling keeps, sampling one of them, forbidding some, the parts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from tinyllm.arena import Array
 from tinyllm.inference.settings import Sampling
+from tinyllm.text.utf8 import NOWHERE
 
 FARTHEST = 1e300  # of a penalised logit
 BUCKETS, REACH = 1024, 32.0  # equal buckets of the distances below REACH nats; the last has all beyond
@@ -60,6 +61,19 @@ def sample(tokens: Array, probabilities: Array, u: float) -> int:
     passed = np.searchsorted(cumulative, u * cumulative[-1], side="right")
     # Rounding may lift u * total to the total itself: then it is the last token that adds anything to it.
     return int(tokens[min(passed, np.searchsorted(cumulative, cumulative[-1]))])
+
+
+def forbid_(logits: Array, following: Array) -> None:
+    """Set the logits (V,) of tokens that cannot continue a text to -inf; `following` (V,) is NOWHERE there.
+
+    Raises SamplingError if no token is left.
+    """
+    logits[following == NOWHERE] = -np.inf
+    if np.isneginf(logits).all():
+        raise SamplingError(
+            "found no token that can come next: those of this vocabulary are no text in UTF-8; train a "
+            "tokenizer on other texts"
+        )
 
 
 def _penalised(logits: Array, penalty: float, seen: Collection[int]) -> Array:

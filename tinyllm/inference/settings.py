@@ -1,6 +1,6 @@
 """How a text is sampled, as a value; nothing imports NumPy here, so `--help` is instant.
 
-Order: the check of a value's range, Sampling, what the command line says of its fields.
+Order: the check of a value's range, Sampling, the usual ones, what the command line says of its fields.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tinyllm.config import ConfigError, flag
+from tinyllm.option import ConfigError, flag
 
 
 def check(
@@ -39,6 +39,8 @@ class Sampling:
 
 
 GREEDY = Sampling(temperature=0.0)
+TEXT = Sampling(temperature=0.8, top_p=0.95)  # where nothing else is asked for: of a text,
+ANSWER = Sampling(temperature=0.7, top_p=0.9)  # of an answer
 OPTIONS = {
     "temperature": ("X", "higher is more random; 0 always takes the most probable token"),
     "top_k": ("K", "sample from the K most probable tokens only; 0: from all"),

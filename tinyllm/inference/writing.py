@@ -12,24 +12,28 @@ import numpy as np
 
 from tinyllm.arena import Array
 from tinyllm.inference.decode import Decoder
-from tinyllm.inference.sampling import candidates, sample
+from tinyllm.inference.sampling import candidates, forbid_, sample
 from tinyllm.inference.settings import Sampling
 from tinyllm.rng import uniform
+from tinyllm.text.utf8 import BOUNDARY, NOWHERE
 
 MAX_TOGETHER = 8  # texts in a batch: beyond, a token of one more costs nearly what it costs alone
 
 
 class Continuation:
-    """What decides the next token of a text besides the logits; the same `address` samples the same text."""
+    """What decides the next token of a text besides the logits; the same `address` samples the same text.
+
+    With the `states` of a tokenizer the bytes of the text are always UTF-8, or the beginning of it.
+    """
 
     def __init__(
         self, prompt: Array, sampling: Sampling, address: tuple[int, ...], end: int,
-        max_tokens: int, min_tokens: int = 0,
+        max_tokens: int, min_tokens: int = 0, states: Array | None = None,
     ) -> None:  # fmt: skip
         self.prompt, self.sampling, self.address, self.end = prompt, sampling, address, end
-        self.max_tokens, self.min_tokens = max_tokens, min_tokens
+        self.max_tokens, self.min_tokens, self.states = max_tokens, min_tokens, states
         self.seen = set(prompt.tolist()) - {end}
-        self.count = 0
+        self.count, self.state = 0, BOUNDARY
 
     @property
     def is_full(self) -> bool:
@@ -39,17 +43,26 @@ class Continuation:
     def sample(self, logits: Array) -> int | None:
         """Return the next token, or None where the text ends; logits (V,) are overwritten.
 
-        Raises SamplingError.
+        A token whose bytes cannot continue the text is drawn again, among those that can. Raises
+        SamplingError.
         """
         if self.count < self.min_tokens:
             logits[self.end] = -np.inf
-        u = uniform(self.address[0], "sample", *self.address[1:], self.count)
-        token = sample(*candidates(logits, self.sampling, self.seen), u)
+        token = self._drawn(logits, "sample")
+        if self.states is not None:
+            if self.states[self.state, token] == NOWHERE:
+                forbid_(logits, self.states[self.state])
+                token = self._drawn(logits, "sample again")
+            self.state = int(self.states[self.state, token])
         if token == self.end:
             return None
         self.seen.add(token)
         self.count += 1
         return token
+
+    def _drawn(self, logits: Array, what: str) -> int:
+        u = uniform(self.address[0], what, *self.address[1:], self.count)
+        return sample(*candidates(logits, self.sampling, self.seen), u)
 
 
 def generate(decoder: Decoder, continuation: Continuation) -> Iterator[int]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tinyllm.escape import printable
 from tinyllm.page.curves import decimate, logarithms, trend
-from tinyllm.page.history import Event, Phase, Run
+from tinyllm.page.history import BASELINES, Event, Phase, Run
 from tinyllm.page.thinning import Series
 
 POINTS = 20_000  # of all paths of a page together, about 13 bytes each
@@ -21,6 +21,7 @@ MAX_MARKS = 100
 MAX_EPOCHS = 100  # with a tick each
 LEVELS = 4  # lines of text for events
 LETTER = 1 / 130  # width of a letter as a fraction of the plot's, on a wide screen
+LEVEL_LABELS = dict(zip(BASELINES, ("ln V", "unigram", "bigram"), strict=True))
 EVENT_TEXTS = {
     "resume": "resumed",
     "early_stop": "stopped early",
@@ -67,19 +68,29 @@ class Chart:
     marks: list[Mark] = field(default_factory=list)
 
     def range(self) -> tuple[float, float]:
-        """Return the (low, high) of the y axis, in log10 where the chart is logarithmic."""
+        """Return the (low, high) of the y axis, in log10 where the chart is logarithmic.
+
+        It fits the curves, and the levels that are near them.
+        """
         values: list[float] = []
         for line in self.lines:
+            if line.kind in BASELINES:
+                continue
             points = logarithms(line.points) if self.log else line.points
             known = sorted(y for _, y in points if y is not None)
             values += known[: len(known) - int(len(known) * self.clip) if line.kind == "raw" else None]
         if not values:
             return 0.0, 1.0
         low, high = min(values), max(values)
+        levels = [y for line in self.lines if line.kind in BASELINES for _, y in line.points if y is not None]
+        half = (high - low) / 2
+        near = [y for y in levels if low - half <= y <= high + half]
+        low, high = min([low, *near]), max([high, *near])
         if self.floor is not None and not self.log:
             low = min(low, self.floor)
         pad = 0.05 * (high - low) or abs(high) * 0.1 or 1.0
-        return (low if low == self.floor and not self.log else low - pad), high + pad
+        room = 2 * pad if near and max(near) > high - pad else pad  # for the names of phases, above the line
+        return (low if low == self.floor and not self.log else low - pad), high + room
 
 
 def event_text(event: Event) -> str:
@@ -115,6 +126,8 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
         for chart in found:
             chart.phases = runs[0].phases[-MAX_MARKS:]
             chart.epochs = ends[:MAX_EPOCHS]
+        found[0].lines += _levels(runs[0])
+        found[0].marks += _level_labels(found[0])
     for chart in found:
         for number, run in enumerate(runs):
             chart.marks += _hairlines(run, number, chart, len(runs))
@@ -168,6 +181,35 @@ def _lines(runs: Sequence[Run], tag: str, label: str) -> list[Line]:
         if tag == "train/loss" and run.series["eval/loss"]:
             points = decimate(run.series["eval/loss"], share // 20)
             found.append(Line(colour, "eval", f"{name} eval".lstrip(), points))
+    return found
+
+
+def _levels(run: Run) -> list[Line]:
+    """Return a level line for each of the BASELINES that was logged, in each phase at its own height."""
+    found = []
+    for name, label in LEVEL_LABELS.items():
+        points: Series = []
+        for phase in run.phases[-MAX_MARKS:]:
+            if (y := run.baselines.get(phase.name, {}).get(name)) is not None:
+                points += [(phase.first, y), (phase.last, y), (phase.last, None)]
+        if points:
+            found.append(Line(0, name, label, points))
+    return found
+
+
+def _level_labels(chart: Chart) -> list[Mark]:
+    """Return marks that name the levels in each phase, where there is room."""
+    low, high = chart.range()
+    found: list[Mark] = []
+    for line in chart.lines:
+        if line.kind not in BASELINES:
+            continue
+        for (first, y), (last, _) in zip(line.points[::3], line.points[1::3], strict=True):
+            assert y is not None
+            wide = last - first > 0.12 * (chart.last - chart.first)
+            others = [mark.value for mark in found if first <= mark.step <= last and mark.value is not None]
+            if wide and low <= y <= high and all(abs(y - other) > 0.06 * (high - low) for other in others):
+                found.append(Mark(0, "level", first + (last - first) * 3 // 4, line.label, value=y))
     return found
 
 

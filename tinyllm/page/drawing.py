@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from tinyllm.page.charts import Chart, Mark
 from tinyllm.page.curves import figures, labels, log_ticks, logarithms, loss, path, ticks
+from tinyllm.page.history import BASELINES
 from tinyllm.page.shell import escaped
 from tinyllm.page.thinning import Series
 
 SIDE = 1000  # of the plot in the units of its viewBox
-KINDS = ("raw", "trend", "eval")  # in the order of painting
+KINDS = (*BASELINES, "raw", "trend", "eval")  # in the order of painting
 
 
 class Frame(NamedTuple):
@@ -104,7 +105,10 @@ def _paths(chart: Chart) -> str:
     found = []
     for number, line in sorted(enumerate(chart.lines), key=lambda each: KINDS.index(each[1].kind)):
         points = logarithms(line.points) if chart.log else line.points
-        found.append(f'<path class="{line.kind} run{line.run}" data-line="{number}" d="{path(points)}"/>')
+        level = "level " if line.kind in BASELINES else ""
+        found.append(
+            f'<path class="{level}{line.kind} run{line.run}" data-line="{number}" d="{path(points)}"/>'
+        )
         if line.kind == "eval" and len(points) <= 80:
             dots = "".join(f"M{x} {y:.5g}h0" for x, y in points if y is not None)
             found.append(f'<path class="dots run{line.run}" d="{dots}"/>')
@@ -118,7 +122,7 @@ def _legend(chart: Chart) -> str:
         for number, line in enumerate(chart.lines)
         if line.label
     ]
-    rings = {mark.kind: mark for mark in chart.marks if mark.value is not None}
+    rings = {mark.kind: mark for mark in chart.marks if mark.value is not None and mark.kind != "level"}
     found += [
         f'<span class="{kind}">{kind} <b>{loss(rings[kind].value)}</b></span>' for kind in sorted(rings)
     ]
@@ -135,7 +139,11 @@ def _mark(mark: Mark, frame: Frame) -> str:
         position += ";" + frame.bottom(mark.value)
         data = f' data-y="{mark.value:.6g}"'
     label = f'<b style="--level:{mark.level}">{escaped(mark.label)}</b>' if mark.label else ""
-    flip = " flip" if label and mark.step - frame.first > 0.8 * (frame.last - frame.first) else ""
+    flip = (
+        " flip"
+        if label and (mark.kind == "level" or mark.step - frame.first > 0.8 * (frame.last - frame.first))
+        else ""
+    )
     return (
         f'<i class="{mark.kind}{flip} run{mark.run}" data-x="{mark.step}"{data} style="{position}">'
         f"{label}</i>"

@@ -21,6 +21,7 @@ from tinyllm.checkpoint import CheckpointError, CheckpointManager, policy, reade
 from tinyllm.checkpoint.disk import Disk
 from tinyllm.checkpoint.metadata import Entry, is_count
 from tinyllm.page.thinning import Series, Thinned
+from tinyllm.page.written import Written, gather_, is_sample
 from tinyllm.training import metrics
 
 TAGS = ("train/loss", "eval/loss", "train/lr", "train/grad_norm", "train/tokens_per_second")
@@ -28,6 +29,7 @@ LARGEST = 1e100  # a larger value counts as infinite: no axis could show it
 _NO_TAG = object()
 MOST_EVENTS = 2000  # kept of a run, the last; so are the phases
 MOST_EPOCHS = 100_000
+BASELINES = ("uniform", "unigram", "bigram")  # of simple models, in falling order
 
 
 class Sample(NamedTuple):
@@ -74,6 +76,8 @@ class Run:
     phases: list[Phase] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    written: dict[int, Written] = field(default_factory=dict)  # what the model wrote, by step
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)  # nats, by phase and BASELINES
     tokens: int = 0
     seconds: float = 0.0  # spent in training steps
     broken: int = 0  # updates whose train loss was not finite
@@ -154,8 +158,12 @@ def read_run(directory: Path, name: str) -> Run:
     epochs = _Epochs(run)
     for lines in metrics.blocks(directory / metrics.FILE_NAME):
         lines = [line for line in lines if 0 <= line["step"] < 1 << 53]
-        for event in map(_event, [line for line in lines if "event" in line]):
-            events[event.step, event.kind] = event
+        gather_(run.written, lines)
+        for line in lines:
+            if line.get("event") == metrics.BASELINES and len(run.baselines) < MOST_EVENTS:
+                run.baselines[_text(line.get("phase"))] = _baselines(line)
+            elif "event" in line and not is_sample(line):
+                events[line["step"], _text(line["event"])] = _event(line)
         if len(events) > MOST_EVENTS:
             events = dict(list(events.items())[-MOST_EVENTS // 2 :])
         lines = [line for line in lines if "event" not in line]
@@ -176,6 +184,11 @@ def _event(line: dict[str, Any]) -> Event:
     return Event(
         line["step"], _text(line["event"]), _text(line.get("phase")), epoch if is_count(epoch) else None
     )
+
+
+def _baselines(line: dict[str, Any]) -> dict[str, float]:
+    found = {name: line.get(f"baseline/{name}") for name in BASELINES}
+    return {name: v for name, v in found.items() if isinstance(v, float) and 0 <= v <= LARGEST}
 
 
 class _Epochs:

@@ -1,4 +1,4 @@
-"""The report's page: headline, curves, tables, in this order."""
+"""The report's page: headline, curves, what the model wrote, tables, in this order."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tinyllm.page.history import Run, section
 from tinyllm.page.report_script import SCRIPT
 from tinyllm.page.shell import Assets, escaped, headline, html_page, table
 from tinyllm.page.style import CHARTS
+from tinyllm.page.written import chosen
 from tinyllm.words import counted
 
 KIND = "training report"
@@ -28,7 +29,9 @@ def report_page(runs: Sequence[Run], title: str, notes: Sequence[str], refresh: 
 
     With `refresh` it reloads itself after so many seconds.
     """
-    parts = (_headline(runs), _curves(runs), _events(runs), _checkpoints(runs), _settings(runs))
+    parts = (
+        _headline(runs), _curves(runs), _written(runs), _events(runs), _checkpoints(runs), _settings(runs),
+    )  # fmt: skip
     body = f'<main class="{"single" if len(runs) == 1 else "many"}">\n{"".join(parts)}</main>\n'
     assets = Assets(CHARTS, SCRIPT, {"epochs": _epoch_ends(runs)})
     return html_page(title, KIND, notes, body, assets, refresh)
@@ -126,6 +129,21 @@ def _events(runs: Sequence[Run]) -> str:
     ]
     head = [*["run"] * many, "step", "event", "phase"]
     return f"<section><h2>Events</h2>{table(head, rows, numeric=['step'])}</section>\n" if rows else ""
+
+
+def _written(runs: Sequence[Run]) -> str:
+    many, most = len(runs) > 1, max(MAX_ROWS // len(runs), 1)
+    rows = [
+        [
+            *[escaped(run.name)] * many, f"{each.epoch:,}", f"{each.step:,}", escaped(each.phase, 60),
+            escaped(f"{each.prompt} | {each.text}" if each.prompt else each.text, 400),
+        ]
+        for run in runs
+        for each in chosen(run.written)[-most:]
+    ]  # fmt: skip
+    head = [*["run"] * many, "epochs", "step", "phase", "text"]
+    title = "What the model wrote"
+    return f"<section><h2>{title}</h2>{table(head, rows, ['epochs', 'step'])}</section>\n" if rows else ""
 
 
 def _checkpoints(runs: Sequence[Run]) -> str:

@@ -91,7 +91,12 @@ SCRIPT = r"""
   function fit(chart) {
     if (!zoomed() && chart.log === chart.wasLog) return chart.range;
     let low = Infinity, high = -Infinity;
-    for (const { x, y } of chart.lines) {
+    const near = [];
+    for (const { path, x, y } of chart.lines) {
+      if (path.classList.contains("level")) {
+        near.push(...y.map(chart.log ? Math.log10 : Number));
+        continue;
+      }
       for (let i = nearest(x, view[0]); i < x.length && x[i] <= view[1]; i++) {
         const v = chart.log ? (y[i] > 0 ? Math.log10(y[i]) : NaN) : y[i];
         if (x[i] >= view[0] && v < low) low = v;
@@ -99,6 +104,11 @@ SCRIPT = r"""
       }
     }
     if (!(low <= high)) return chart.log === chart.wasLog ? chart.range : [0, 1];
+    const half = (high - low) / 2;
+    for (const v of near.filter((v) => v >= low - half && v <= high + half)) {
+      low = Math.min(low, v);
+      high = Math.max(high, v);
+    }
     if (chart.floor !== null && !chart.log) low = Math.min(low, chart.floor);
     const pad = 0.05 * (high - low) || Math.abs(high) * 0.1 || 1;
     return [low === chart.floor && !chart.log ? low : low - pad, high + pad];
@@ -129,7 +139,11 @@ SCRIPT = r"""
           item.hidden = x < x0 || x > x1;
           item.classList.toggle("flip", x - x0 > 0.8 * (x1 - x0));
         }
-        if (item.dataset.y) item.style.bottom = bottom(level(+item.dataset.y));
+        if (item.dataset.y) {
+          const y = level(+item.dataset.y);
+          item.style.bottom = bottom(y);
+          item.hidden ||= !(y >= low && y <= high);
+        }
       }
     }
     where.hidden = !zoomed();

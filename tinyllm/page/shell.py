@@ -18,6 +18,7 @@ from tinyllm.checkpoint import policy
 from tinyllm.checkpoint.lock import LOCK_NAME
 from tinyllm.escape import printable
 from tinyllm.page.style import PAGE
+from tinyllm.run import toml
 from tinyllm.training import metrics
 
 _START = (
@@ -103,7 +104,8 @@ def write_page(page: str, kind: str, out: Path, force: bool = False) -> None:
     Raises PageError where that fails, where `out` is a name that runs use for other files, and, unless
     `force`, where it would replace anything but an earlier page of this kind.
     """
-    if out.name in (LOCK_NAME, metrics.FILE_NAME) or out.suffix == ".tokens" or policy.label_of(out.name):
+    names = (LOCK_NAME, metrics.FILE_NAME, toml.FILE_NAME)
+    if out.name in names or out.suffix == ".tokens" or policy.label_of(out.name):
         raise PageError(f"{out}: runs give this name to a file of another kind; give another name")
     ending = f" · {kind}</title>".encode()
     try:

@@ -114,6 +114,13 @@ path { fill: none; stroke: var(--colour); vector-effect: non-scaling-stroke; str
 .raw { stroke-width: 1px; }
 path.raw { opacity: 0.3; }
 .dots { stroke-width: 4px; }
+path.level, .legend .uniform, .legend .unigram, .legend .bigram { --colour: var(--soft); stroke-width: 1px; }
+path.unigram { stroke-dasharray: 7 4; }
+path.bigram { stroke-dasharray: 2 4; }
+.legend .uniform::before, .legend .unigram::before, .legend .bigram::before { width: 1.4em;
+  border-top-width: 1px; }
+.legend .unigram::before { border-top-style: dashed; }
+.legend .bigram::before { border-top-style: dotted; }
 .run0 { --colour: var(--run0); } .run1 { --colour: var(--run1); } .run2 { --colour: var(--run2); }
 .run3 { --colour: var(--run3); } .run4 { --colour: var(--run4); } .run5 { --colour: var(--run5); }
 .single .eval, .single .dots { --colour: var(--eval); }
@@ -123,7 +130,9 @@ path.raw { opacity: 0.3; }
 .marks i.event { top: 0; bottom: 0; border-left: 1px dashed var(--soft); }
 .many .marks i.event { border-color: var(--colour); }
 .marks b { position: absolute; left: 0.5em; top: calc(1.5em * (var(--level) + 1)); }
+.marks b { text-shadow: 0 0 2px var(--paper), 0 0 2px var(--paper), 0 0 2px var(--paper); }
 .marks .flip b { left: auto; right: 0.5em; }
+.marks i.level b { top: auto; bottom: 1px; left: auto; right: 0.5em; line-height: 1.2; }
 .marks i.best, .marks i.newest { top: auto; width: 11px; height: 11px; margin: 0 0 -5.5px -5.5px;
   border: 2px solid var(--ink); border-radius: 50%; background: var(--paper); }
 .marks i.newest { border-radius: 0; width: 9px; height: 9px; margin: 0 0 -4.5px -4.5px; }

@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tinyllm.config import Config, ConfigError, TrainConfig
+from tinyllm.config import Config, TrainConfig
+from tinyllm.option import ConfigError
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.state import Progress, TrainState
 from tinyllm.run.stopping import EarlyStopping
@@ -33,9 +34,14 @@ def phase_end(progress: Progress, config: TrainConfig, windows: int) -> int:
     return max(end, progress.step)
 
 
+def phase_steps(config: TrainConfig, windows: int) -> int:
+    """Return the number of updates of a whole phase, whose settings are `config`."""
+    return config.max_steps or config.epochs * steps_per_epoch(config, windows)
+
+
 def phase_schedule(config: TrainConfig, windows: int, start: int) -> Schedule:
     """Return the schedule of a phase that begins at update `start`."""
-    steps = config.max_steps or config.epochs * steps_per_epoch(config, windows)
+    steps = phase_steps(config, windows)
     warmup = min(100, steps // 20) if config.warmup is None else min(config.warmup, steps)
     return Schedule(config.lr, floor_rate(config), start, warmup, start + steps)
 
@@ -48,7 +54,7 @@ def floor_rate(config: TrainConfig) -> float:
 def enter_phase(state: TrainState, phase: str, windows: int) -> None:
     """Begin `phase` from the state's present weights: a new schedule, new records, epochs counting on."""
     progress = state.progress
-    state.schedule = phase_schedule(state.config.train, windows, progress.step)
+    state.schedule = phase_schedule(state.config.train.of(phase), windows, progress.step)
     progress.phase, progress.status = phase, "running"
     progress.phase_start, progress.phase_epoch = progress.step, 0
     _forget_losses(state)
@@ -62,7 +68,8 @@ def continue_phase(
     The rate continues without a jump, except to another --lr. Raises ConfigError where a change would have
     no effect.
     """
-    old, new, progress = previous.train, state.config.train, state.progress
+    progress = state.progress
+    old, new = (config.train.of(progress.phase) for config in (previous, state.config))
     warmup = new.warmup if new.warmup != old.warmup else None
     if warmup is not None and new.lr == old.lr and progress.phase == state.phases[-1]:
         raise ConfigError(

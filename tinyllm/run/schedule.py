@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from tinyllm.config import ConfigError
+from tinyllm.option import ConfigError
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from tinyllm import model
 from tinyllm.arena import Array, Layout, aligned_empty
-from tinyllm.config import PHASES, Config, ConfigError, ModelConfig, checked, from_fields
+from tinyllm.config import PHASES, Config, ModelConfig
 from tinyllm.network import TRAINING, Inputs, Memory, Network, Purpose
+from tinyllm.option import ConfigError, checked, from_fields
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.stopping import EarlyStopping
 from tinyllm.text.batches import Batch
@@ -59,12 +60,13 @@ class Progress:
 
 @dataclass
 class Sources:
-    """The texts of one phase: where they were, a hash of what they said, the system text of all dialogues."""
+    """The texts of one phase: where they were, a hash of what they said, and of dialogues two more things."""
 
     paths: list[str]
     fingerprint: str
-    # "": they have none, or several
-    system: str = field(default="", metadata={"added": True, "before": "", "free": True})
+    # The system text of all; "": they have none, or several
+    system: str = field(default="", metadata={"before": "", "free": True})
+    questions: list[str] = field(default_factory=list, metadata={"before": []})  # a few to try
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values; text that is not UTF-8, which no msgpack text is, as bytes."""
@@ -73,7 +75,7 @@ class Sources:
         system = (
             self.system.encode("utf-8", "surrogatepass") if surrogate.search(self.system) else self.system
         )
-        return {"paths": paths, "fingerprint": self.fingerprint, "system": system}
+        return {**vars(self), "paths": paths, "system": system, "questions": [*self.questions]}
 
     @classmethod
     def from_dict(cls, fields: Any, name: str) -> Sources:
@@ -87,6 +89,10 @@ class Sources:
         found.paths = [os.fsdecode(path) for path in paths]
         if any(len(path) > LONGEST_PATH or "\0" in path for path in found.paths):
             raise ConfigError(f"{name}.paths: expected at most {LONGEST_PATH} characters, none of them NUL")
+        for question in found.questions:
+            if not isinstance(question, str):
+                raise ConfigError(f"{name}.questions: expected texts, found {question!r:.80}")
+            checked(question, f"{name}.questions")
         return found
 
 
@@ -250,7 +256,7 @@ class Workspace:
         self._added_to: list[Array] = []
         self._gradients: list[Array] = []
         grads = None
-        if purpose.backward:
+        if purpose.backward and purpose.gradient:
             layout = layout_of(config, V)
             self.gradient = aligned_empty(layout.size, dtype)
             self.gradient[:] = 0  # its padding belongs to no tensor, and must stay zero
@@ -266,7 +272,7 @@ class Workspace:
             scratch.views(self._rows[1]), np.zeros(N, np.float64), grads,
         )  # fmt: skip
         self.indices = np.arange(config.block_size, dtype=np.int32)
-        if purpose.backward:
+        if grads is not None:
             self.poison(0)  # touches every page once, so that no step pays for it
 
     def load(self, batch: Batch, share: slice) -> None:

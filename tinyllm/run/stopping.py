@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from tinyllm.config import ConfigError, added
+from tinyllm.option import ConfigError, added
 
 
 @dataclass(frozen=True)

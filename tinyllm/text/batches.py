@@ -10,7 +10,8 @@ documents; `starts` keeps them apart. How texts become windows:
 - a stream (.txt) is one document per file, but its windows begin at an offset drawn in each epoch, and its
   held-out part is its end. A stream shorter than a window is packed like a document.
 
-Windows are shuffled in each epoch. Order: Batch, prepare, Dataset, the held-out part.
+Windows are shuffled in each epoch; how dialogues are drawn, drawing.py says. Order: Batch, prepare, Epoch,
+Dataset, the held-out part.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,13 +28,17 @@ import numpy as np
 from tinyllm.arena import Array
 from tinyllm.config import Config
 from tinyllm.kernels import fill_batch
-from tinyllm.rng import generator, key
+from tinyllm.rng import generator
 from tinyllm.text.dialogue import Tokenizer
+from tinyllm.text.drawing import Drawing, Members
 from tinyllm.text.files import DataError
-from tinyllm.text.packing import cut, pack, stream_spans, stream_windows
+from tinyllm.text.held_out import chosen, drawn, split
+from tinyllm.text.packing import Windows, cut, pack, stream_spans, stream_windows
 from tinyllm.text.texts import Text, digest
-from tinyllm.text.tokens import FORMAT, Tokens, load_tokens, save_tokens
+from tinyllm.text.tokens import ALTERNATIVE, FORMAT, STREAM, Tokens, load_tokens, save_tokens
 from tinyllm.words import counted
+
+PROMPTS, LONGEST_PROMPT = 64, 128  # of Dataset.prompts; the length in tokens
 
 
 class Batch(NamedTuple):
@@ -79,36 +83,54 @@ def prepare(
     return Dataset(tokens, config, name)
 
 
+class Epoch(NamedTuple):
+    """What is drawn for an epoch."""
+
+    order: Array  # (W,) of the windows
+    offsets: list[int]  # of the windows of each stream
+    packed: Windows
+
+
 class Dataset:
     """The windows of a corpus, and the batches made of them.
 
-    `tokens` and `documents` count the whole corpus; `windows`, and `targets` that carry loss, one epoch.
+    `tokens` and `documents` count the whole corpus, of groups the first member; `windows`, and `targets` that
+    carry loss, one epoch; `held_out_windows` the validation data.
     `fingerprint` is equal for equal batches: it depends on the texts and on all settings that matter, but not
     on any path. An epoch's windows are numbered: first the packed ones, then those of each stream in turn.
+    `prompts` are the tokens (n,) of a few first prompts of dialogues that are trained on.
     """
 
     def __init__(self, corpus: Tokens, config: Config, name: str) -> None:
         self.name, self.block_size = name, config.model.block_size
-        self.tokens, self.documents = len(corpus.tokens), len(corpus.streams)
+        opens = corpus.kinds & ALTERNATIVE == 0
+        self.documents, self.tokens = int(opens.sum()), int(np.diff(corpus.starts)[opens].sum())
         self.fingerprint = _fingerprint(config, name, corpus.made_of)
         self._tokens = corpus.tokens
         self._masked = corpus.masked[:0] if config.data.train_on_prompts else corpus.masked
         train, streams, held_out = self._parts(corpus, config)
+        self.corpus, self.training, self.held_out = corpus, train, held_out  # spans (S, 2) of positions
+        self.prompts = _prompts(corpus, train[~streams])
         length = train[:, 1] - train[:, 0]
         long_streams = streams & (length > self.block_size)  # these fill windows of their own
         self._streams: list[list[int]] = train[long_streams].tolist()
-        self._packed = pack(self._pieces(train[~long_streams]), self.block_size)
+        members, packed = Members(corpus, self.block_size), train[~long_streams]
+        group = members.group[np.searchsorted(corpus.starts, packed[:, 0], "right") - 1]
+        pieces = self._pieces(members.longest(packed, group))
+        self._packed = pack(pieces, self.block_size, config.data.mixed_windows)
+        self._drawing = Drawing(self._packed, corpus, members) if corpus.kinds.max() > STREAM else None
         self._held_out = pack(self._pieces(held_out), self.block_size)
+        self.held_out_windows = len(self._held_out)
         # Buffers of `_fill`, for as many spans as any B windows can have; a stream's window has up to two.
         self._most_spans = max(self._packed.most_spans, self._held_out.most_spans, 2)
-        self._spans = np.empty((0, 2), np.int64)
+        self._spans = np.empty((0, 3), np.int64)
         self._first = np.empty(0, np.int64)  # the spans of row b are spans[first[b]:first[b + 1]]
         counts = stream_windows(length[long_streams], self.block_size)
         first = len(self._packed) + np.cumsum(counts) - counts
         self._stream_first: list[int] = first.tolist()  # the number of each stream's first window
         self.windows = len(self._packed) + int(counts.sum())
         self.targets = int(self._loss_in(train).sum())
-        self._epoch: tuple[tuple[int, int], Array, list[int]] | None = None
+        self._epoch: tuple[tuple[int, int], Epoch] | None = None
 
     def batch(
         self, seed: int, epoch: int, index: int, batch_size: int, out: Batch | None = None
@@ -117,10 +139,10 @@ class Dataset:
 
         Where `out` is given, its arrays are filled: then only an epoch's first batch allocates any.
         """
-        order, offsets = self._drawn(seed, epoch)
-        windows = order[index * batch_size : (index + 1) * batch_size]
+        drawn = self._drawn(seed, epoch)
+        windows = drawn.order[index * batch_size : (index + 1) * batch_size]
         out = Batch.empty(batch_size, self.block_size) if out is None else out
-        return self._fill(out, windows.tolist(), lambda spans, w: self._copy_spans(spans, w, offsets))
+        return self._fill(out, windows.tolist(), lambda spans, w: self._copy_spans(spans, w, drawn))
 
     def validation(self, batch_size: int) -> Iterator[Batch]:
         """Yield the whole held-out part, always the same batches; each overwrites the one before."""
@@ -129,31 +151,33 @@ class Dataset:
             windows = range(first, min(first + batch_size, len(self._held_out)))
             yield self._fill(out, windows, self._held_out.copy_spans)
 
-    def _drawn(self, seed: int, epoch: int) -> tuple[Array, list[int]]:
-        """Return the epoch's order of windows and offset of each stream; the latest are cached."""
+    def _drawn(self, seed: int, epoch: int) -> Epoch:
+        """Return what is drawn for the epoch; the latest is cached."""
         latest = self._epoch
         if latest is None or latest[0] != (seed, epoch):
             order = generator(seed, "shuffle", self.name, epoch).permutation(self.windows)
             offsets = generator(seed, "offset", self.name, epoch)
             drawn: list[int] = offsets.integers(0, self.block_size, len(self._streams)).tolist()
-            latest = self._epoch = (seed, epoch), order, drawn
-        return latest[1], latest[2]
+            packed = self._drawing.windows(seed, self.name, epoch) if self._drawing else self._packed
+            latest = self._epoch = (seed, epoch), Epoch(order, drawn, packed)
+        return latest[1]
 
-    def _copy_spans(self, spans: Array, w: int, offsets: Sequence[int]) -> int:
+    def _copy_spans(self, spans: Array, w: int, drawn: Epoch) -> int:
         """Write the spans of training window w into the first rows of `spans`; return how many they are."""
         if w < len(self._packed):
-            return self._packed.copy_spans(spans, w)
+            return drawn.packed.copy_spans(spans, w)
         s = bisect_right(self._stream_first, w) - 1  # the last stream that begins at window w or before
         start, stop = self._streams[s]
-        return stream_spans(spans, start, stop, offsets[s], w - self._stream_first[s], self.block_size)
+        return stream_spans(spans, start, stop, drawn.offsets[s], w - self._stream_first[s], self.block_size)
 
     def _fill(self, out: Batch, windows: Sequence[int], copy_spans: Callable[[Array, int], int]) -> Batch:
         """Fill the rows of `out` with these windows, and any further rows with padding; return the batch."""
         B = len(out.tokens)
         if len(self._first) != B + 1:
-            self._spans = np.empty((B * self._most_spans, 2), np.int64)
+            self._spans = np.empty((B * self._most_spans, 3), np.int64)
             self._first = np.empty(B + 1, np.int64)
         spans, first, count = self._spans, self._first, 0
+        spans[:, 2] = 0  # only windows that were drawn say which spans join the one before
         for row, w in enumerate(windows):
             first[row] = count
             count += copy_spans(spans[count:], w)
@@ -166,9 +190,11 @@ class Dataset:
         """Return the spans to train on, which of them are streams, and the spans held out."""
         fraction, seed = config.data.val_fraction, config.train.seed
         # The last token of a document is no position: it has no successor in it, and so no target.
-        spans = np.stack([corpus.starts[:-1], corpus.starts[1:] - 1], axis=1)
+        # A group is trained on or held out as a whole: its first member stands for it.
+        opens = corpus.kinds & ALTERNATIVE == 0
+        spans = np.stack([corpus.starts[:-1], corpus.starts[1:] - 1], axis=1)[opens]
         with_loss = self._loss_in(spans) > 0
-        spans, streams = spans[with_loss], corpus.streams[with_loss]
+        spans, streams = spans[with_loss], corpus.kinds[opens][with_loss] & STREAM > 0
         if not len(spans):
             raise DataError(
                 f"{self.name}: found {counted(self.documents, 'document')}, none has a token with loss"
@@ -177,15 +203,15 @@ class Dataset:
         if fraction:
             documents = spans[~streams]
             if config.data.held_out_by == "content":
-                held = _chosen(corpus.tokens, documents, fraction, (seed, "split", self.name))
+                held = chosen(corpus.tokens, documents, fraction, (seed, "split", self.name))
             else:
-                held = _drawn(len(documents), fraction, generator(seed, "split", self.name))
-            spans, streams, held_out = _split(spans, streams, fraction, held)
+                held = drawn(len(documents), fraction, generator(seed, "split", self.name))
+            spans, streams, held_out = split(spans, streams, fraction, held)
             if not len(held_out):
                 raise DataError(
                     f"{self.name}: found {counted(self.documents, 'document')} and "
                     f"{counted(self.tokens, 'token')}, too few to hold out a fraction of "
-                    f"{fraction}; give more text, or omit --val-fraction"
+                    f"{fraction}; give more text, or --val-fraction 0"
                 )
         # A book must fill a window; a few short documents need not, since each is complete in itself.
         found = int((spans[:, 1] - spans[:, 0]).sum()) + 1
@@ -220,47 +246,16 @@ class Dataset:
         return spans[:, 1] - spans[:, 0] - masked
 
 
-def _chosen(tokens: Array, documents: Array, fraction: float, address: tuple[int, str, str]) -> Array:
-    """Return which documents (n,) bool are held out: those whose hash is below the fraction.
-
-    So equal documents are on one side, and no other document has a say; but at least one is held out, that
-    of the lowest hash, and at least one is not.
-    """
-    name = key(*address).to_bytes(8, "little")
-    hashes = np.array(
-        [
-            int.from_bytes(blake2b(tokens[begin:end].tobytes(), digest_size=8, key=name).digest(), "little")
-            for begin, end in documents.tolist()
-        ],
-        np.uint64,
-    )
-    held: Array = hashes < np.uint64(int(fraction * 2.0**64))
-    if len(held):
-        held[hashes.argmin()] = True  # the first of equal ones,
-        held[len(held) - 1 - hashes[::-1].argmax()] = False  # the last
-    return held
-
-
-def _drawn(n: int, fraction: float, rng: np.random.Generator) -> Array:
-    """Return which of n documents (n,) bool are held out, drawn by their place: how earlier runs did it."""
-    held = np.zeros(n, np.bool_)
-    held[rng.permutation(n)[: min(max(int(fraction * n), 1), max(n - 1, 0))]] = True
-    return held
-
-
-def _split(spans: Array, streams: Array, fraction: float, held: Array) -> tuple[Array, Array, Array]:
-    """Hold out the documents (n,) of which `held` is true, and the end of every stream.
-
-    Returns the spans to train on, which of them are streams, and the spans held out.
-    """
-    # Training and held-out documents both keep the order of the corpus.
-    documents, (begin, end) = spans[~streams], spans[streams].T
-    kept = documents[~held]
-    # Each stream is cut in two; one so short that its fraction rounds to nothing holds out nothing.
-    border = end - (fraction * (end - begin)).astype(np.int64)
-    train = np.concatenate([kept, np.stack([begin, border], axis=1)])
-    held_out = np.concatenate([documents[held], np.stack([border, end], axis=1)[border < end]])
-    return train, np.arange(len(train)) >= len(kept), held_out
+def _prompts(corpus: Tokens, documents: Array) -> list[Array]:
+    """Return the first run of masked tokens, if it is short, of a few documents, evenly spread over all."""
+    begins, ends = corpus.masked[::2], corpus.masked[1::2]
+    found = []
+    for i in np.linspace(0, len(documents) - 1, min(PROMPTS, len(documents))).astype(np.int64):
+        start, stop = documents[i]
+        run = int(np.searchsorted(begins, start))
+        if run < len(begins) and begins[run] <= stop and ends[run] - begins[run] <= LONGEST_PROMPT:
+            found.append(corpus.tokens[begins[run] : ends[run]])
+    return found
 
 
 def _fingerprint(config: Config, name: str, made_of: dict[str, str]) -> str:
@@ -269,5 +264,6 @@ def _fingerprint(config: Config, name: str, made_of: dict[str, str]) -> str:
     split: list[Any] | None = [data.val_fraction, config.train.seed] if data.val_fraction else None
     if split and data.held_out_by == "content":
         split.append(data.held_out_by)
-    content = json.dumps([FORMAT, name, made_of, block_size, data.train_on_prompts, split])
+    settings = [FORMAT, name, made_of, block_size, data.train_on_prompts, split]
+    content = json.dumps([*settings, "mixed"] if data.mixed_windows else settings)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -1,8 +1,9 @@
 """Byte pair encoding: the most frequent pair of neighbours becomes one token, again and again.
 
 Text is first cut into chunks (words, runs of Han, numbers, punctuation), and pairs are counted and merged
-only inside a chunk. Order: cutting text, which pairs may be joined, learning merges; they are applied in
-kernels/bpe.py, always the one that was learnt first, from the left.
+only inside a chunk. Chinese has no spaces between words, so how long its runs may be is a setting, `han_run`.
+Order: cutting text, which pairs may be joined, learning merges; they are applied in kernels/bpe.py, always
+the one that was learnt first, from the left.
 Sources: Gage 1994, "A new algorithm for data compression"; Sennrich, Haddow and Birch 2016, "Neural
 machine translation of rare words with subword units"; minbpe, for how to explain it.
 """
@@ -14,10 +15,12 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import numpy as np
 
 from tinyllm.arena import Array
+from tinyllm.config import HAN_RUN
 from tinyllm.kernels import KINDS, LONGEST_NUMBER, LONGEST_RUN, bpe_merge
 
 Pair = tuple[int, int]
@@ -28,42 +31,60 @@ Pair = tuple[int, int]
 BLANK = " \t\v\f"
 NEWLINE = "\r\n"
 DIGIT = "0-9０-９"
-HAN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # and kana
+KANA = "\u3040-\u30ff"
+HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 SYMBOL = (
     "\x00-\x08\x0e-\x1f!-/:-@[-`{-\xa9\xab-\xb4\xb6-\xb9\xbb-\xbf\xd7\xf7"
     "\u2000-\u2bff\u2e00-\u2e7f\u3000-\u303f\ufe00-\ufe0f！-／：-＠［-｀｛-･\U0001f000-\U0001faff"
 )
-LETTER = f"^{BLANK}{NEWLINE}{DIGIT}{HAN}{SYMBOL}"
+LETTER = f"^{BLANK}{NEWLINE}{DIGIT}{KANA}{HAN}{SYMBOL}"
 
-# A chunk is a run of one class, with at most one space before it (letters: or an apostrophe). Runs are
-# bounded, so that a chunk is short whatever the text, and its merges take bounded time.
-_CHUNK = re.compile(
-    f"[ '’]?[{LETTER}]{{1,{LONGEST_RUN}}}| ?[{HAN}]{{1,{LONGEST_RUN}}}| ?[{DIGIT}]{{1,{LONGEST_NUMBER}}}"
-    f"| ?[{SYMBOL}]{{1,{LONGEST_RUN}}}|[{NEWLINE}]{{1,{LONGEST_RUN}}}"
-    f"|[{BLANK}]{{1,{LONGEST_RUN}}}(?= [^{BLANK}{NEWLINE}])"  # leaves one space to the word that follows
-    f"|[{BLANK}]{{1,{LONGEST_RUN}}}"
-)
+SPLIT_VERSION = 2  # stored with every tokenizer: text that is cut otherwise has other ids
+
+
+@cache
+def _chunk(han_run: int | None) -> re.Pattern[str]:
+    """Return the pattern of a chunk: a run of one class, perhaps with one space or apostrophe before it.
+
+    Runs are bounded, so that a chunk is short whatever the text, and its merges take bounded time. Before
+    letters, numbers and symbols, the last space of several belongs to their chunk. Han and kana are scripts
+    without spaces and take none; in split 1 they were one class, which did.
+    """
+    run = f"{{1,{LONGEST_RUN}}}"
+    if han_run is None:
+        east_asian, without_space = f" ?[{KANA}{HAN}]{run}", f"{BLANK}{NEWLINE}"
+    else:
+        east_asian = f"[{HAN}]{{1,{han_run}}}|[{KANA}]{run}"
+        without_space = f"{BLANK}{NEWLINE}{KANA}{HAN}"
+    return re.compile(
+        f"[ '’]?[{LETTER}]{run}|{east_asian}| ?[{DIGIT}]{{1,{LONGEST_NUMBER}}}| ?[{SYMBOL}]{run}"
+        f"|[{NEWLINE}]{run}|[{BLANK}]{run}(?= [^{without_space}])|[{BLANK}]{run}"
+    )
+
+
 # Everything up to the last character that certainly ends its chunk: `.*` takes as much as it can, then come a
-# character and, not consumed, one of another class. LETTER[1:] is the complement of LETTER.
+# character and, not consumed, one of another class, in any version. LETTER[1:] is the complement of LETTER.
 _CUT = re.compile(
-    f"(?s:.*)(?:[{LETTER}](?=[{LETTER[1:]}])|[{HAN}](?=[^{HAN}])|[{DIGIT}](?=[^{DIGIT}])"
+    f"(?s:.*)(?:[{LETTER}](?=[{LETTER[1:]}])|[{KANA}{HAN}](?=[^{KANA}{HAN}])|[{DIGIT}](?=[^{DIGIT}])"
     f"|(?!['’])[{SYMBOL}](?=[^{SYMBOL}]))"
 )
-SPLIT_VERSION = 1  # stored with every tokenizer: text that is cut otherwise has other ids
 
 
-def split(text: str) -> list[str]:
-    """Cut `text` into chunks; joined, they are the text again.
+def split(text: str, han_run: int | None = HAN_RUN) -> list[str]:
+    """Cut `text` into chunks, of at most `han_run` Han characters; joined, they are the text again.
 
-    Example: "I don't  know 12345，你好" -> ["I", " don", "'t", " ", " know", " 123", "45", "，", "你好"]
+    None is split 1: Han and kana are one class, and a run of them may have a space before it.
+
+    Example: "I don't  know 12345，你好" -> ["I", " don", "'t", " ", " know", " 123", "45", "，", "你好"];
+    with a `han_run` of 1, "你" and "好" are two chunks.
     """
-    return _CHUNK.findall(text)
+    return _chunk(han_run).findall(text)
 
 
 def last_safe_cut(text: str) -> int:
     """Return the last position at which `text` may be cut without changing any chunk, 0 if there is none.
 
-    For every text t that begins with `text`, and i = last_safe_cut(text):
+    For every text t that begins with `text`, i = last_safe_cut(text), and any `han_run`:
     `split(t[:i]) + split(t[i:]) == split(t)`. Such a position lies between two characters of different
     classes, the first of them neither white space nor an apostrophe: for example after a word.
     """
@@ -71,11 +92,14 @@ def last_safe_cut(text: str) -> int:
     return found.end() if found else 0
 
 
-def kinds_of_characters() -> Array:
+def kinds_of_characters(han_run: int | None) -> Array:
     """Return which of KINDS every code point is, (0x110000,) uint8, as `bpe_encode` wants it."""
-    letters, *others = KINDS
+    letters, east_asian, digit, symbol, newline, blank, han, kana = KINDS
     kinds = np.full(sys.maxunicode + 1, letters, np.uint8)
-    for kind, characters in zip(others, (HAN, DIGIT, SYMBOL, NEWLINE, BLANK), strict=True):
+    if han_run is None:
+        han = kana = east_asian
+    classes = {DIGIT: digit, SYMBOL: symbol, NEWLINE: newline, BLANK: blank, HAN: han, KANA: kana}
+    for characters, kind in classes.items():
         for first, last in re.findall("(?s)(.)(?:-(.))?", characters):
             kinds[ord(first) : ord(last or first) + 1] = kind
     return kinds
@@ -106,14 +130,15 @@ def is_whole(piece: bytes) -> bool:
 DISTINCT_CHUNKS = 1 << 16  # bounds the time and memory of learning on texts without spaces
 
 
-def count_chunks(texts: Iterable[str]) -> Counter[str]:
+def count_chunks(texts: Iterable[str], han_run: int | None = HAN_RUN) -> Counter[str]:
     """Count the chunks of all texts; of very many different ones only the most frequent are kept.
 
-    When more than twice DISTINCT_CHUNKS are known, and at the end, the rarest are dropped.
+    When more than twice DISTINCT_CHUNKS are known, and at the end, the rarest are dropped. `han_run` is that
+    of `split`.
     """
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(split(text))
+        counts.update(split(text, han_run))
         if len(counts) > 2 * DISTINCT_CHUNKS:
             counts = Counter(dict(counts.most_common(DISTINCT_CHUNKS)))
     return Counter(dict(counts.most_common(DISTINCT_CHUNKS)))

@@ -118,6 +118,16 @@ def joined(segments: Iterable[Segment]) -> tuple[Segment, ...]:
     )
 
 
+def can_join(turns: Sequence[Turn]) -> bool:
+    """Return whether a dialogue may follow another, or be followed by one.
+
+    It begins with a question, ends with an answer, and has no system text. So what `render` makes of both
+    together is what it makes of one, and behind that what it makes of the other.
+    """
+    roles = [turn.role for turn in turns]
+    return roles[:1] == ["user"] and roles[-1] == "assistant" and "system" not in roles
+
+
 def first_prompt(segments: Sequence[Segment]) -> tuple[Segment, ...]:
     """Return the segments before the first answer."""
     return tuple(takewhile(lambda segment: not segment.carries_loss, segments))
@@ -139,8 +149,13 @@ def prompt_for(turns: Sequence[Turn]) -> tuple[Segment, ...]:
     return render([*turns, Turn("assistant", "")])[:-1]
 
 
+def is_chinese(text: str) -> bool:
+    """Return whether a question is marked in Chinese: it has a character of Chinese, or a full-width mark."""
+    return _CJK.search(text) is not None
+
+
 def _template(text: str) -> Template:
-    return CHINESE if _CJK.search(text) else ENGLISH
+    return CHINESE if is_chinese(text) else ENGLISH
 
 
 class Tokenizer(Protocol):

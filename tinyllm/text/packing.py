@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from tinyllm.arena import Array
+from tinyllm.rng import generator
 
 
 def cut(spans: Array, T: int) -> Array:
@@ -32,7 +33,7 @@ def cut(spans: Array, T: int) -> Array:
 class Windows:
     """Packed windows: number w is spans[first[w]:first[w + 1]], at most T positions together."""
 
-    spans: Array  # (P, 2) int64
+    spans: Array  # (P, 2) int64: begin and stop; (P, 3): and 1 for a span that joins the one before
     first: Array  # (W + 1,) int64
 
     def __len__(self) -> int:
@@ -47,14 +48,17 @@ class Windows:
         return int(np.diff(self.first).max(initial=0))
 
     def copy_spans(self, out: Array, w: int) -> int:
-        """Write the spans of window w to the first rows of `out` (n, 2); return how many they are."""
+        """Write the spans of window w to the first rows of `out` (n, 2) or (n, 3); return how many."""
         spans = self[w]
-        out[: len(spans)] = spans
+        out[: len(spans), : spans.shape[1]] = spans
         return len(spans)
 
 
-def pack(spans: Array, T: int) -> Windows:
+def pack(spans: Array, T: int, mixed: bool = False) -> Windows:
     """Pack (P, 2) spans of at most T positions into windows of T: best fit, the longest first.
+
+    If `mixed`, those of at most a quarter of a window come last and in an order of chance: by length, windows
+    would hold documents that resemble each other, and the gradients of a batch would repeat each other.
 
     Johnson 1973, "Near-optimal bin packing algorithms": at most 11/9 of the fewest possible windows, plus 4.
 
@@ -67,6 +71,9 @@ def pack(spans: Array, T: int) -> Windows:
     with_room: list[list[int]] = [[] for _ in range(T)]
     rooms, count = 0, 0
     order = np.argsort(-lengths, kind="stable")
+    if mixed:
+        long = int(np.count_nonzero(4 * lengths > T))
+        order[long:] = generator(0, "pack").permutation(order[long:])
     for i, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
         if fitting := rooms >> length:
             room = length + (fitting & -fitting).bit_length() - 1  # x & -x is the lowest bit of x

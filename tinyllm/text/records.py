@@ -20,7 +20,7 @@ class Meaning(StrEnum):
     """What the field of an entry, or of a message, is."""
 
     TEXT = "a text"
-    QUESTION = "a question"
+    QUESTION = "a question, or a list of its forms"
     MORE = "what stands below the question; `input` alone is the question"
     ANSWER = "its answer"
     SYSTEM = "a system text, before all turns"
@@ -66,11 +66,15 @@ EXPECTED = (
 
 
 class Reading(NamedTuple):
-    """What an entry says: a text or turns, the other empty, and which of its fields were not read."""
+    """What an entry says: a text or turns, the other empty, and which of its fields were not read.
+
+    Where the question is a list of its forms, `others` are the turns with each but the first.
+    """
 
     text: str = ""
     turns: tuple[Turn, ...] = ()
     unread: tuple[str, ...] = ()
+    others: tuple[tuple[Turn, ...], ...] = ()
 
 
 def read_entry(entry: Any, where: str) -> Reading:
@@ -85,20 +89,22 @@ def read_entry(entry: Any, where: str) -> Reading:
     if len(found) == 1 and Meaning.TEXT in found:  # most entries of a large corpus: the short way
         return Reading(_one(entry, found, Meaning.TEXT, str, where), unread=unread)
     _check_usable(entry, found, where)
+    others: list[list[Turn]] = []
     if Meaning.MESSAGES in found:
         turns = _messages(_one(entry, found, Meaning.MESSAGES, list, where), where)
         turns = [*_before(entry, found, where), *turns]
         rivals: tuple[Meaning, ...] = (Meaning.QUESTION, Meaning.MORE, Meaning.ANSWER, Meaning.TEXT)
-    elif Meaning.ANSWER in found and (question := _question(entry, found, where)) is not None:
-        answer = _one(entry, found, Meaning.ANSWER, str, where)
-        turns = [*_before(entry, found, where), Turn("user", question), Turn("assistant", answer)]
+    elif Meaning.ANSWER in found and (questions := _questions(entry, found, where)):
+        answer = Turn("assistant", _one(entry, found, Meaning.ANSWER, str, where))
+        before = list(_before(entry, found, where))
+        turns, *others = ([*before, Turn("user", question), answer] for question in questions)
         rivals = (Meaning.TEXT,)
     elif Meaning.TEXT in found:
         return Reading(_text(entry, found, where), unread=unread + _others(found))
     else:
         raise refusal(f"{where}: found {described(entry)}, expected {EXPECTED}")
     _check_repeats(entry, _names(found, rivals), turns, where)
-    return Reading(turns=stripped(turns), unread=unread)
+    return Reading(turns=stripped(turns), unread=unread, others=tuple(map(stripped, others)))
 
 
 def is_message(value: Any) -> bool:
@@ -165,19 +171,25 @@ def _one(entry: dict[str, Any], found: Found, meaning: Meaning, kind: type, wher
     return value
 
 
-def _question(entry: dict[str, Any], found: Found, where: str) -> str | None:
-    """Return the question with what stands below it, None if there is none."""
+def _questions(entry: dict[str, Any], found: Found, where: str) -> list[str]:
+    """Return the forms of the question, each with what stands below it; none if there is no question."""
     more = [name for name in found.get(Meaning.MORE, []) if entry[name]]
     for name in more:
         if not isinstance(entry[name], str):
             raise refusal(f"{where}: found {name!r}: {_kind(entry[name])}, expected a string")
     if Meaning.QUESTION in found:
-        parts = [_one(entry, found, Meaning.QUESTION, str, where)]
+        name = found[Meaning.QUESTION][0]
+        forms = _one(entry, found, Meaning.QUESTION, list if isinstance(entry[name], list) else str, where)
+        if isinstance(forms, str):
+            forms = [forms]
+        elif not forms or not all(isinstance(form, str) and form.strip() for form in forms):
+            raise refusal(f"{where}: found {name!r}: a list, expected a string, or strings that ask the same")
     elif any(_plain(name) == "input" for name in more):
-        parts = []
+        forms = [""]
     else:
-        return None
-    return "\n".join(part.strip() for part in (*parts, *(entry[name] for name in more)) if part.strip())
+        return []
+    below = [entry[name] for name in more]
+    return ["\n".join(part.strip() for part in (form, *below) if part.strip()) for form in forms]
 
 
 def _before(entry: dict[str, Any], found: Found, where: str) -> Iterator[Turn]:

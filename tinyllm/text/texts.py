@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinyllm.config import DataConfig
-from tinyllm.text.dialogue import Segment, Turn, joined, parse, render, stripped, system_text
+from tinyllm.text.dialogue import Segment, Turn, can_join, joined, parse, render, stripped, system_text
 from tinyllm.text.files import PACKED, File, OnRead, paragraphs, pieces, refusal, separated
 from tinyllm.text.findings import Findings
+from tinyllm.text.forms import variants
 from tinyllm.text.json_entries import json_entries
 from tinyllm.text.records import Reading, is_message, read_entry
 from tinyllm.text.tables import csv_rows, parquet_rows
@@ -38,19 +39,22 @@ OnProgress = Callable[[int, int], None]  # receives the bytes read so far, and t
 class Text(NamedTuple):
     """A document, or a piece of one: if `ends` is false, the next Text continues it.
 
-    A stream is running text, such as a book; training windows may begin anywhere in it.
+    A stream is running text, such as a book; training windows may begin anywhere in it. An epoch may take one
+    of the `alternatives` for the segments. If a document `joins`, it may follow or precede another such one.
     """
 
     segments: tuple[Segment, ...]
     ends: bool = True
     stream: bool = False
+    alternatives: tuple[tuple[Segment, ...], ...] = ()
+    joins: bool = False
 
 
 class Texts:
     """The texts of files and folders, in order; each iteration reads the files again.
 
     Of a folder, the files with a known suffix are read in natural order (a2 before a10); hidden ones, its
-    subfolders, and names for which `is_ours` is true, are not. With `dialogues`, plain strings are parsed as
+    subfolders, and those for which `is_ours` is true, are not. With `dialogues`, plain strings are parsed as
     conversations. During an iteration, `on_progress` is called after every read; after it, `notices` says
     what was left out or not understood, and `system` is the system text with which all dialogues begin, ""
     if they differ. Iterating raises DataError for anything that cannot be read, for a path without any text
@@ -59,7 +63,7 @@ class Texts:
 
     def __init__(
         self, paths: Sequence[Path], *, dialogues: bool, data: DataConfig | None = None,
-        is_ours: Callable[[str], bool] = lambda name: False,
+        is_ours: Callable[[Path], bool] = lambda path: False,
     ) -> None:  # fmt: skip
         self.paths, self.dialogues, self.is_ours = tuple(paths), dialogues, is_ours
         self.data = data or DataConfig()
@@ -112,7 +116,7 @@ class Texts:
     def _files(self, path: Path) -> list[Path]:
         if path.is_dir():
             inside = sorted(path.iterdir(), key=natural)
-            inside = [file for file in inside if not self.is_ours(file.name)]
+            inside = [file for file in inside if not self.is_ours(file)]
             files = [file for file in inside if self._is_read(file)]
             ignored = [file.name for file in inside if file not in files]
             if ignored:
@@ -155,43 +159,47 @@ class Texts:
         for where, entry in entries:
             reading = read_entry(entry, f"{file.path}: {where}")
             self._found.add_unread(reading.unread)
-            for segments in self._documents(reading):
-                if len(self._systems) < 2 and (system := system_text(segments)) is not None:
-                    self._systems.add(system)
-                yield Text(segments if self.data.separate_markers else joined(segments))
+            yield from self._documents(reading)
 
     @property
     def documents(self) -> bool:
         """Whether running text is split at blank lines."""
         return self.dialogues or self.data.documents
 
-    def _documents(self, reading: Reading) -> Iterator[tuple[Segment, ...]]:
-        """Yield the segments of each document that an entry holds."""
+    def _documents(self, reading: Reading) -> Iterator[Text]:
+        """Yield each document that an entry holds."""
         separator = self.data.separator
         if reading.turns:
-            if separator:  # behind an answer it says what end_of_text will
-                reading = Reading(turns=stripped(
-                    Turn(role, content.strip().removesuffix(separator)) for role, content in reading.turns
-                ))  # fmt: skip
-            self._found.conversations += _is_answered(segments := render(reading.turns))
-            yield segments
+            # A separator behind an answer says what end_of_text will.
+            yield self._dialogue(*(
+                stripped(Turn(role, text.strip().removesuffix(separator)) for role, text in turns)
+                for turns in (reading.turns, *reading.others)
+            ))  # fmt: skip
             return
         for part in _parts(reading.text, separator) if separator else (reading.text,):
             if self.dialogues and (turns := parse(part)):
-                self._found.conversations += _is_answered(segments := render(turns))
-                yield segments
+                yield self._dialogue(turns)
             elif part:
                 self._found.plain += self.dialogues
-                yield (Segment(part),)
+                yield Text((Segment(part),))
+
+    def _dialogue(self, turns: Sequence[Turn], *others: Sequence[Turn]) -> Text:
+        """Return the document of a dialogue in some forms; settings add others, and join it to more."""
+        data, segments, forms = self.data, render(turns), [tuple(turns), *map(tuple, others)]
+        self._found.conversations += (answered := any(segment.carries_loss for segment in segments))
+        if len(self._systems) < 2 and (system := system_text(segments)) is not None:
+            self._systems.add(system)
+        if data.vary_questions and answered:
+            forms += [variant for form in forms for variant in variants(form)]
+        rendered = map(render, dict.fromkeys(forms))  # each form once
+        document, *alternatives = (each if data.separate_markers else joined(each) for each in rendered)
+        joins = data.join_dialogues and can_join(turns)
+        return Text(document, alternatives=tuple(alternatives), joins=joins)
 
 
 def _parts(text: str, separator: str) -> list[str]:
     """Return the parts between separators, without the empty lines around them and without blank ones."""
     return [part.strip("\n") for part in text.split(separator) if part.strip()]
-
-
-def _is_answered(segments: tuple[Segment, ...]) -> bool:
-    return any(segment.carries_loss for segment in segments)
 
 
 def form(file: Path) -> str:
@@ -238,10 +246,15 @@ class Digest:
         """Yield the texts, adding each to the digest."""
         sha = self._sha
         for text in texts:
-            for segment in text.segments:
-                sha.update(segment.text.encode("utf-8", "surrogatepass"))
-                if not text.stream:  # a stream's segments are where it happened to be cut
-                    sha.update(b"\xff" if segment.carries_loss else b"\xfe")
+            for number, segments in enumerate((text.segments, *text.alternatives)):
+                if number:
+                    sha.update(b"\xfc")
+                for segment in segments:
+                    sha.update(segment.text.encode("utf-8", "surrogatepass"))
+                    if not text.stream:  # a stream's segments are where it happened to be cut
+                        sha.update(b"\xff" if segment.carries_loss else b"\xfe")
+            if text.joins:
+                sha.update(b"\xfb")
             if text.ends:
                 sha.update(b"\xfd")
             yield text
@@ -259,9 +272,13 @@ def digest(texts: Iterable[Text]) -> str:
 
 
 def strings(texts: Iterable[Text], longest: int = 1 << 16) -> Iterator[str]:
-    """Yield all text in strings of at most `longest` characters, for training a tokenizer."""
+    """Yield all text in strings of at most `longest` characters, for training a tokenizer.
+
+    Of alternatives, this is what they do not share with their document: their questions.
+    """
     for text in texts:
-        for segment in text.segments:
+        others = [segment for each in text.alternatives for segment in each if segment not in text.segments]
+        for segment in (*text.segments, *others):
             for start in range(0, len(segment.text), longest):
                 yield segment.text[start : start + longest]
 

@@ -1,6 +1,6 @@
 """A tokenizer is a value: text to ids and back, exactly, and its fingerprint says which one it is.
 
-Order: errors, what every tokenizer can do, byte pair encoding, one token per character, training, UTF-8.
+Order: errors, what every tokenizer can do, byte pair encoding, one token per character, training.
 The ids 0 to 255 of BPE are the bytes, so it encodes any string there is. The last id of every tokenizer is
 the end of a text, <|endoftext|>: no text produces it, that name neither, and it decodes to nothing.
 """
@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinyllm.kernels import LONGEST_CHUNK, bpe_encode, merge_table
+from tinyllm.config import HAN_RUN
+from tinyllm.kernels import LONGEST_CHUNK, LONGEST_RUN, bpe_encode, merge_table
 from tinyllm.text.bpe import (
     SPLIT_VERSION,
     Pair,
@@ -32,6 +33,7 @@ from tinyllm.text.bpe import (
     kinds_of_characters,
     learn_merges,
 )
+from tinyllm.text.utf8 import ERRORS, following_states
 from tinyllm.words import counted
 
 Ids = npt.NDArray[np.int32]
@@ -74,9 +76,9 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> str:
         """Return the text of `ids` (n,): `decode(encode(text)) == text`, for every text `encode` takes.
 
-        A model may well produce ids that are not UTF-8 when joined: broken bytes become U+FFFD.
+        Ids may be no UTF-8 when joined: broken bytes become U+FFFD.
         """
-        return self.decode_bytes(ids).decode("utf-8", _ERRORS)
+        return self.decode_bytes(ids).decode("utf-8", ERRORS)
 
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> bytes:
         """Return the bytes of `ids` (n,), which may begin or end inside a character.
@@ -94,14 +96,17 @@ class Tokenizer(ABC):
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the text of `ids` while they arrive, each character as soon as its last byte is there.
 
-        The strings joined are `decode` of all the ids.
+        The strings joined are `decode` of all the ids, but for a character at the end that is not whole.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")(_ERRORS)
+        decoder = codecs.getincrementaldecoder("utf-8")(ERRORS)
         for token in ids:
             if text := decoder.decode(self.decode_bytes([token])):
                 yield text
-        if rest := decoder.decode(b"", final=True):
-            yield rest
+
+    @cached_property
+    def states(self) -> npt.NDArray[np.int8]:
+        """The table (STATES, V) of `following_states`: which ids may continue a text in UTF-8."""
+        return following_states(self.pieces)
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hexadecimal, of `to_dict()` as JSON: equal for equal tokenizers only."""
@@ -113,16 +118,17 @@ class Tokenizer(ABC):
         """Rebuild a tokenizer from its `to_dict()`; anything else raises TokenizerError."""
         kind = fields.get("kind") if isinstance(fields, dict) else None
         if kind == "bpe":
-            merges = _integers(fields, "merges", {"kind", "split", "merges"})
-            if fields["split"] is True or fields["split"] != SPLIT_VERSION:
-                raise TokenizerError(
-                    f"tokenizer.split: found {fields['split']!r}, this program knows only {SPLIT_VERSION}"
-                )
+            version = fields.get("split", 1)
+            if version is True or version not in (1, SPLIT_VERSION):
+                raise TokenizerError(f"tokenizer.split: found {version!r}, expected 1 or {SPLIT_VERSION}")
+            names = {"kind", "split", "merges"} | ({"han_run"} if version > 1 else set())
+            merges = _integers(fields, "merges", names)
             if len(merges) % 2:
                 raise TokenizerError(
                     f"tokenizer.merges: expected pairs, found {counted(len(merges), 'number')}"
                 )
-            return BPETokenizer(tuple(zip(merges[::2], merges[1::2], strict=True)))
+            pairs = tuple(zip(merges[::2], merges[1::2], strict=True))
+            return BPETokenizer(pairs, _checked_run(fields["han_run"]) if version > 1 else None)
         if kind == "char":
             return CharTokenizer(tuple(_integers(fields, "characters", {"kind", "characters"})))
         raise TokenizerError(f"tokenizer.kind: expected 'bpe' or 'char', found {kind!r}")
@@ -130,12 +136,18 @@ class Tokenizer(ABC):
 
 @dataclass(frozen=True)
 class BPETokenizer(Tokenizer):
-    """Byte pair encoding: bytes are the ids 0 to 255, the i-th merge makes the id 256 + i."""
+    """Byte pair encoding: bytes are the ids 0 to 255, the i-th merge makes the id 256 + i.
+
+    `han_run` is that of `split`: the most Han characters of a chunk, None for split 1.
+    """
 
     merges: tuple[Pair, ...] = field(repr=False)
+    han_run: int | None = HAN_RUN
     pieces: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.han_run is not None:
+            _checked_run(self.han_run)
         if len(self.merges) > LARGEST_VOCABULARY - 257:
             raise TokenizerError(
                 f"tokenizer: found {len(self.merges)} merges, expected at most {LARGEST_VOCABULARY - 257}"
@@ -156,8 +168,8 @@ class BPETokenizer(Tokenizer):
         object.__setattr__(self, "pieces", (*pieces, b""))
 
     @cached_property
-    def tables(self) -> tuple[Ids, ...]:
-        """The last arguments of `bpe_encode`: kinds and ids of characters, table of merges."""
+    def tables(self) -> tuple[Ids, Ids, Ids, int]:
+        """The last arguments of `bpe_encode`: kinds and ids of characters, merges, longest Han run."""
         # By code point, the id that is that character, or -1. Encoding starts from these where it can: merges
         # join whole characters, each of which is one token by then.
         characters = np.full(sys.maxunicode + 1, -1, np.int32)
@@ -167,7 +179,8 @@ class BPETokenizer(Tokenizer):
                 if len(text) == 1:
                     characters[ord(text)] = i
         pairs = np.array(self.merges, np.int64).reshape(-1, 2)
-        return kinds_of_characters(), characters, merge_table(pairs[:, 0], pairs[:, 1])
+        table = merge_table(pairs[:, 0], pairs[:, 1])
+        return kinds_of_characters(self.han_run), characters, table, self.han_run or LONGEST_RUN
 
     def encode_all(self, texts: Sequence[str]) -> tuple[Ids, list[int]]:
         """Return the ids of the texts, each encoded by itself; any string at all can be encoded.
@@ -184,12 +197,12 @@ class BPETokenizer(Tokenizer):
         return ids[: found[-1]] if found else ids, found
 
     def to_dict(self) -> dict[str, Any]:
-        """Return {"kind": "bpe", "split": 1, "merges": [first, second, first, second, ...]}."""
-        return {
-            "kind": "bpe",
-            "split": SPLIT_VERSION,
-            "merges": [part for pair in self.merges for part in pair],
-        }
+        """Return {"kind": "bpe", "split": 2, "han_run": N, "merges": [first, second, first, ...]}.
+
+        Split 1 has no "han_run".
+        """
+        split = {"split": 1} if self.han_run is None else {"split": SPLIT_VERSION, "han_run": self.han_run}
+        return {"kind": "bpe", **split, "merges": [part for pair in self.merges for part in pair]}
 
 
 @dataclass(frozen=True)
@@ -234,20 +247,20 @@ class CharTokenizer(Tokenizer):
         return {"kind": "char", "characters": list(self.characters)}
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, han_run: int | None = HAN_RUN) -> BPETokenizer:
     """Return the BPE tokenizer of `texts`, with at most `vocab_size` ids: 256 bytes, merges, end of text.
 
-    It has fewer where the texts have no more pairs that occur twice. Raises TokenizerError when there is
-    no text, or `vocab_size` is below 257.
+    It has fewer where the texts have no more pairs that occur twice. `han_run` is that of `bpe.split`.
+    Raises TokenizerError when there is no text, or `vocab_size` is below 257.
     """
     if not 257 <= vocab_size <= LARGEST_VOCABULARY:
         raise TokenizerError(
             f"vocab_size {vocab_size}: expected 257 (256 bytes, end of text) to {LARGEST_VOCABULARY}"
         )
-    counts = count_chunks(texts)
+    counts = count_chunks(texts, han_run)
     if not counts:
         raise TokenizerError(_NO_TEXT)
-    return BPETokenizer(tuple(learn_merges(counts, vocab_size - 257)))
+    return BPETokenizer(tuple(learn_merges(counts, vocab_size - 257)), han_run)
 
 
 def train_char(texts: Iterable[str]) -> CharTokenizer:
@@ -274,13 +287,8 @@ def _integers(fields: dict[str, Any], name: str, expected: set[str]) -> list[int
     return values
 
 
-def _surrogate_or_replacement(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Decode a lone surrogate, which `encode` wrote, as itself, and what else is not UTF-8 as U+FFFD."""
-    try:
-        return codecs.lookup_error("surrogatepass")(error)
-    except UnicodeError:
-        return codecs.lookup_error("replace")(error)
-
-
-_ERRORS = "tinyllm.surrogate_or_replacement"
-codecs.register_error(_ERRORS, _surrogate_or_replacement)
+def _checked_run(value: Any) -> int:
+    """Return the longest run of Han characters if it can be one."""
+    if type(value) is not int or not 1 <= value <= LONGEST_RUN:
+        raise TokenizerError(f"tokenizer.han_run: found {value!r:.80}, expected 1 to {LONGEST_RUN}")
+    return value

@@ -2,13 +2,14 @@
 
 at 0      one line of JSON, padded to 4096 bytes: what the tokens were made of, the counts, a checksum
 at 4096   tokens (n,) uint16, or uint32 if the vocabulary has more than 65536; zeros up to a multiple of 8
-then      starts (D + 1,) int64; masked (2 S,) int64; streams (D,) uint8
+then      starts (D + 1,) int64; masked (2 S,) int64; kinds (D,) uint8
 
-Document d is tokens[starts[d]:starts[d + 1]]. Order: Tokens, loading, saving, encoding.
+Document d is tokens[starts[d]:starts[d + 1]]. A document is followed by its alternatives: the same dialogue,
+its questions asked in another way. Order: kinds, Tokens, loading, saving, encoding.
 
     two documents, "hi" and the dialogue of prompt "q" and answer "a"; | is end_of_text:
 
-    tokens   | h i | | q a |        starts  0 4 8        masked  5 6        streams  0 0
+    tokens   | h i | | q a |        starts  0 4 8        masked  5 6        kinds  0 0
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from tinyllm.text.texts import Digest, Text
 FORMAT = "tinyllm tokens 1"
 HEADER = 4096  # bytes, a page of memory
 GROUP = 1 << 17  # characters that are encoded in one task
+STREAM, JOINS, ALTERNATIVE = 1, 2, 4  # bits of a kind; earlier files have the first only
 THREADS = min(4, cores())  # that encode; the tokens do not depend on their number
 Encoded = tuple[Array, list[int], list[int]]  # tokens, begin and end of masked runs, ends of documents
 
@@ -47,7 +49,7 @@ class Tokens(NamedTuple):
     tokens: Array  # (n,) uint16 or uint32
     starts: Array  # (D + 1,) int64
     masked: Array  # (2 S,) int64: begin and end of each run of masked tokens, ascending
-    streams: Array  # (D,) bool: is the document a stream
+    kinds: Array  # (D,) uint8: STREAM; or JOINS, ALTERNATIVE, both, neither
     made_of: dict[str, str]  # digest of the texts, fingerprint of the tokenizer
 
 
@@ -68,24 +70,24 @@ def load_tokens(path: Path, vocab_size: int) -> Tokens | None:
             parts.append(raw[start:stop].view(dtype))
         if zlib.crc32(raw[HEADER:].data) != header["crc32"]:
             return None
-        tokens, starts, masked, streams = parts
-        if not _is_sound(tokens, starts, masked, streams, vocab_size):
+        tokens, starts, masked, kinds = parts
+        if not _is_sound(tokens, starts, masked, kinds, vocab_size):
             return None
         made_of = {name: str(header["made_of"][name]) for name in ("texts", "tokenizer")}
-        return Tokens(tokens, starts, masked, streams.view(np.bool_), made_of)
+        return Tokens(tokens, starts, masked, kinds, made_of)
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
 
 
-def _is_sound(tokens: Array, starts: Array, masked: Array, streams: Array, vocab_size: int) -> bool:
+def _is_sound(tokens: Array, starts: Array, masked: Array, kinds: Array, vocab_size: int) -> bool:
     """Return whether every number is one that the kernels, which trust them, may use as an index.
 
     A checksum shows what a disk has changed, but not what a person has.
     """
-    dtypes = [part.dtype.str for part in (starts, masked, streams)]
-    if tokens.dtype.str != _dtype(vocab_size) or dtypes != ["<i8", "<i8", "|u1"]:
+    dtypes = [part.dtype.str for part in (starts, masked, kinds)]
+    if tokens.dtype.str != dtype_of(vocab_size) or dtypes != ["<i8", "<i8", "|u1"]:
         return False
-    if not tokens.size or len(starts) != len(streams) + 1 or len(masked) % 2:
+    if not tokens.size or len(starts) != len(kinds) + 1 or len(masked) % 2:
         return False
     ends = starts[0] == 0 and starts[-1] == tokens.size
     # Compared, not subtracted: a difference of two large numbers may overflow.
@@ -93,7 +95,12 @@ def _is_sound(tokens: Array, starts: Array, masked: Array, streams: Array, vocab
         return False
     if masked.size and (masked[0] < 0 or masked[-1] > tokens.size or not (masked[:-1] <= masked[1:]).all()):
         return False
-    return int(streams.max()) <= 1 and int(tokens.max()) < vocab_size
+    # An alternative stands behind the document that it can replace, or another alternative of it.
+    follows, joins = kinds & ALTERNATIVE > 0, kinds & JOINS
+    if follows[0] or (follows[1:] & ((kinds[:-1] == STREAM) | (joins[1:] != joins[:-1]))).any():
+        return False
+    known = (0, STREAM, JOINS, ALTERNATIVE, JOINS | ALTERNATIVE)
+    return bool(np.isin(kinds, known).all()) and int(tokens.max()) < vocab_size
 
 
 def save_tokens(path: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
@@ -108,10 +115,10 @@ def save_tokens(path: Path, texts: Iterable[Text], tokenizer: Tokenizer) -> None
     with safe_files.replacing(path) as file:  # atomic; a run that has the old file mapped keeps it
         body, digest = _Body(file), Digest()
         # One pass over the texts: their digest is complete when their last token is written.
-        starts, masked, streams = _write_tokens(body, digest.of(texts), tokenizer)
+        starts, masked, kinds = _write_tokens(body, digest.of(texts), tokenizer)
         body.start_part(np.frombuffer(starts, "<i8"))
         body.start_part(np.frombuffer(masked, "<i8"))
-        body.start_part(np.frombuffer(streams, "|u1"))
+        body.start_part(np.frombuffer(kinds, "|u1"))
         made_of = {"texts": digest.hexadecimal(), "tokenizer": tokenizer.fingerprint()}
         header = {"format": FORMAT, "made_of": made_of, "parts": body.parts, "crc32": body.crc32}
         file.seek(0)  # over the zeros that `_Body` began with
@@ -147,42 +154,52 @@ class _Body:
 def _write_tokens(
     body: _Body, texts: Iterable[Text], tokenizer: Tokenizer
 ) -> tuple[array[int], array[int], bytearray]:
-    """Write the tokens and return starts, masked and streams."""
+    """Write the tokens and return starts, masked and kinds."""
     # Arrays of machine integers: lists of Python's take five times the memory.
-    starts, masked, streams, count = array("q", [0]), array("q"), bytearray(), 0
-    body.start_part(np.empty(0, _dtype(tokenizer.vocab_size)))
-    for stream, (tokens, masked_here, stops) in _encoded(texts, tokenizer):
+    starts, masked, kinds, count = array("q", [0]), array("q"), bytearray(), 0
+    body.start_part(np.empty(0, dtype_of(tokenizer.vocab_size)))
+    for kinds_here, (tokens, masked_here, stops) in _encoded(texts, tokenizer):
         body.extend_part(tokens)
         masked.extend(count + i for i in masked_here)
         starts.extend(count + i for i in stops)
-        streams += bytes([stream]) * len(stops)
+        kinds += kinds_here
         count += tokens.size
-    return starts, masked, streams
+    return starts, masked, kinds
 
 
-def _dtype(vocab_size: int) -> str:
+def dtype_of(vocab_size: int) -> str:
+    """Return the dtype of tokens in a file, as a string."""
     return "<u2" if vocab_size <= 1 << 16 else "<u4"
 
 
-def _encoded(texts: Iterable[Text], tokenizer: Tokenizer) -> Iterator[tuple[bool, Encoded]]:
-    """Yield the tokens of all texts in order, and whether they are of a stream.
+def _encoded(texts: Iterable[Text], tokenizer: Tokenizer) -> Iterator[tuple[bytes, Encoded]]:
+    """Yield the kinds and the tokens of all documents in order.
 
     Some threads encode ahead of the writer, so that reading, encoding and writing overlap.
     """
     # At most THREADS + 1 groups are waiting, oldest first: that bounds the memory, and keeps the order.
-    waiting: deque[tuple[bool, Future[Encoded]]] = deque()
+    waiting: deque[tuple[bytes, Future[Encoded]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         for group, opens in _groups(texts):
             if group[0].stream:
                 future = pool.submit(_encode_stream, tokenizer, group, opens)
+                kinds = bytes([STREAM]) * sum(text.ends for text in group)
             else:
-                future = pool.submit(encode_all, tokenizer, [text.segments for text in group])
-            waiting.append((group[0].stream, future))
+                documents = [each for text in group for each in (text.segments, *text.alternatives)]
+                future = pool.submit(encode_all, tokenizer, documents)
+                kinds = b"".join(_kinds(text) for text in group)
+            waiting.append((kinds, future))
             if len(waiting) > THREADS:
-                stream, future = waiting.popleft()
-                yield stream, future.result()
-        for stream, future in waiting:
-            yield stream, future.result()
+                kinds, future = waiting.popleft()
+                yield kinds, future.result()
+        for kinds, future in waiting:
+            yield kinds, future.result()
+
+
+def _kinds(text: Text) -> bytes:
+    """Return the kinds of a document and of its alternatives."""
+    kind = JOINS if text.joins else 0
+    return bytes([kind, *[kind | ALTERNATIVE] * len(text.alternatives)])
 
 
 def _groups(texts: Iterable[Text]) -> Iterator[tuple[list[Text], bool]]:
@@ -194,7 +211,8 @@ def _groups(texts: Iterable[Text]) -> Iterator[tuple[list[Text], bool]]:
             yield group, opens
             opens, group, size = group[-1].ends, [], 0
         group.append(text)
-        size += sum(len(segment.text) for segment in text.segments)
+        documents = (text.segments, *text.alternatives)
+        size += sum(len(segment.text) for segments in documents for segment in segments)
     if group:
         yield group, opens
 

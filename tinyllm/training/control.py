@@ -33,17 +33,24 @@ class Watcher(Protocol):
     def evaluated(self, state: TrainState, loss: float) -> None:
         """The held-out part was evaluated."""
 
+    def sampled(self, state: TrainState, prompt: str, text: str) -> None:
+        """The model wrote `text` after a prompt, "" if it began the text itself."""
+
     def notice(self, text: str) -> None:
         """Something happened that a person should know."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the results of a run are written: checkpoints, the log, the screen."""
+    """Where the results of a run are written: checkpoints, the log, the screen.
+
+    `sampler` lets the model of a state write: it returns the prompt and the text, and changes nothing.
+    """
 
     manager: CheckpointManager
     metrics: Metrics
     watcher: Watcher
+    sampler: Callable[[TrainState], tuple[str, str]] | None = None
 
 
 class Clock(Protocol):

@@ -18,6 +18,7 @@ from tinyllm.run.phases import enter_phase, phase_end, steps_per_epoch
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch, Dataset
 from tinyllm.training.control import Control, Outputs
+from tinyllm.training.samples import sample_if_due
 from tinyllm.training.step import Engine, Step
 from tinyllm.words import counted
 
@@ -29,7 +30,7 @@ class Loop:
         self, state: TrainState, datasets: Mapping[str, Dataset], engine: Engine, outputs: Outputs,
         control: Control,
     ) -> None:  # fmt: skip
-        self.state, self.datasets, self.engine = state, datasets, engine
+        self.state, self.datasets, self.engine, self.outputs = state, datasets, engine, outputs
         self.manager, self.metrics, self.watcher = outputs.manager, outputs.metrics, outputs.watcher
         self.clock, self.stop, self.rhythm = control.clock, control.stop, control.rhythm
         self.last_step: Step | None = None
@@ -68,7 +69,8 @@ class Loop:
 
     def phase_is_over(self) -> bool:
         """Return whether the current phase has stopped early or used up its epochs or steps."""
-        progress, config = self.state.progress, self.state.config.train
+        progress = self.state.progress
+        config = self.state.config.train.of(progress.phase)
         if progress.status in ("early_stopped", "rolled_back"):
             return True
         if config.max_steps:
@@ -144,6 +146,7 @@ class Loop:
             self.metrics.flush()
             self.flushed_time = now
         self.watcher.step(state, step, speed)
+        sample_if_due(state, self.outputs)
 
     def _close_epoch(self) -> None:
         progress = self.state.progress
@@ -160,12 +163,9 @@ class Loop:
             return
         progress.eval_loss, progress.evaluated = loss, progress.step
         self.metrics.write(
-            step=progress.step,
-            epoch=progress.epoch,
-            phase=progress.phase,
-            tokens=progress.tokens,
+            step=progress.step, epoch=progress.epoch, phase=progress.phase, tokens=progress.tokens,
             eval__loss=loss,
-        )
+        )  # fmt: skip
         self.watcher.evaluated(state, loss)
 
     def _judge(self) -> None:
@@ -232,10 +232,9 @@ class Loop:
             raise
 
     def _announce(self) -> None:
-        progress, config = self.state.progress, self.state.config.train
-        self.watcher.phase(
-            self.state, phase_end(progress, config, self.dataset.windows) - progress.phase_start
-        )
+        progress = self.state.progress
+        end = phase_end(progress, self.state.config.train.of(progress.phase), self.dataset.windows)
+        self.watcher.phase(self.state, end - progress.phase_start)
 
     # Saving.
 

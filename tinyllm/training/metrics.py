@@ -22,6 +22,7 @@ from tinyllm import safe_files
 FILE_NAME = "metrics.jsonl"
 BLOCK = 1 << 18  # bytes per read
 LONGEST_LINE = 1 << 16  # bytes
+BASELINES = "baselines"  # the event that is logged with what simple models would lose
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -106,6 +107,8 @@ def read(path: Path) -> list[dict[str, Any]]:
         for values in block:
             event = str(values.get("event", ""))
             kind = "event" if event else "eval" if "eval/loss" in values else "train"
+            if event == BASELINES:  # one per phase
+                event += str(values.get("phase"))
             latest[(values["step"], kind, event)] = values
     return sorted(latest.values(), key=lambda values: int(values["step"]))
 

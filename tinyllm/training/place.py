@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tinyllm.checkpoint import CheckpointManager, policy
+from tinyllm.run import toml
 from tinyllm.run.state import Identity, TrainState
 from tinyllm.training import metrics
 from tinyllm.words import counted
@@ -84,13 +85,15 @@ def files_of_a_run(directory: Path) -> list[Path]:
     """Return what a run writes, as it lies in its directory, which may hold a person's own files too."""
     return [
         path for path in sorted(directory.iterdir())
-        if is_of_a_run(path.name) and (path.is_symlink() or path.is_file())
+        if is_of_a_run(path) and (path.is_symlink() or path.is_file())
     ]  # fmt: skip
 
 
-def is_of_a_run(name: str) -> bool:
-    """Return whether a file of this name is one that a run writes."""
-    return name in (metrics.FILE_NAME, "report.html") or bool(policy.label_of(name.partition(".corrupt")[0]))
+def is_of_a_run(path: Path) -> bool:
+    """Return whether a file is one that a run writes: by its name, or, of settings, by what it says."""
+    if path.name in (metrics.FILE_NAME, "report.html") or toml.is_own(path):
+        return True
+    return bool(policy.label_of(path.name.partition(".corrupt")[0]))
 
 
 def set_aside(directory: Path, paths: Iterable[Path]) -> Path:

@@ -17,30 +17,34 @@ from tinyllm.arena import Array
 from tinyllm.config import (
     BUNDLED,
     PHASES,
-    Changes,
     Config,
-    ConfigError,
     DataConfig,
     ModelConfig,
     TrainConfig,
-    flag,
     replace,
-)  # fmt: skip
+)
 from tinyllm.network import Purpose
+from tinyllm.option import ConfigError, flag
+from tinyllm.run.changes import Changes
 from tinyllm.run.phases import continue_phase, enter_phase, phase_schedule, replace_texts
 from tinyllm.run.state import Sources, TrainState, layout_of, workspace_layouts
 from tinyllm.text.batches import Dataset, prepare
+from tinyllm.text.questions import typical_questions
 from tinyllm.text.texts import Texts, strings, training_sample
-from tinyllm.text.tokenizer import Tokenizer, train_bpe, train_char
+from tinyllm.text.tokenizer import BPETokenizer, Tokenizer, train_bpe, train_char
+from tinyllm.training.defaults import with_tokenizer, with_validation
 from tinyllm.training.place import is_of_a_run
 
 # Changing these would make the checkpoint's cursor, shapes or records meaningless: that is another run.
 FIXED = {
     "model": {"n_layer", "n_head", "n_embd", "block_size"},
     "train": {"batch_size", "accumulate", "seed", "monitor"},
-    "data": {"tokenizer", "vocab_size", "documents", "train_on_prompts", "val_fraction", "held_out_by"},
+    "data": {
+        "tokenizer", "vocab_size", "han_run", "documents", "train_on_prompts", "val_fraction", "held_out_by",
+        "join_dialogues", "vary_questions", "mixed_windows",
+    },
     "saving": set[str](),
-}
+}  # fmt: skip
 
 
 class Listener(Protocol):
@@ -90,7 +94,8 @@ def open_dataset(
         ) from error
     for text in texts.notices:
         listener.notice(text)
-    return dataset, Sources(paths, dataset.fingerprint, texts.system)
+    questions = typical_questions(map(tokenizer.decode, dataset.prompts))
+    return dataset, Sources(paths, dataset.fingerprint, texts.system, questions)
 
 
 class Initial(NamedTuple):
@@ -104,17 +109,23 @@ class Initial(NamedTuple):
 def initial_config(options: Mapping[str, Mapping[str, Any]], model: Initial) -> Config:
     """Return the config of a run that begins from `model`; ConfigError for an option that contradicts it."""
     shape = dataclasses.replace(model.config, dropout=Config().model.dropout)
-    kind = model.tokenizer.to_dict()["kind"]
-    data = DataConfig(kind, model.tokenizer.vocab_size) if kind == "bpe" else DataConfig(kind)
+    if isinstance(model.tokenizer, BPETokenizer):
+        data = DataConfig("bpe", model.tokenizer.vocab_size, han_run=model.tokenizer.han_run)
+    else:
+        data = DataConfig("char")
     config = Config(shape, TrainConfig(), data)
-    for section, names in (("model", FIXED["model"]), ("data", {"tokenizer", "vocab_size"})):
+    for section, names in (("model", FIXED["model"]), ("data", {"tokenizer", "vocab_size", "han_run"})):
         for name in names & set(options.get(section, {})):
             value, found = options[section][name], getattr(getattr(config, section), name)
             if value != found:
                 raise ConfigError(
-                    f"{flag(name)} {value}: the model of --init-from has {found}; drop {flag(name)}"
+                    f"{flag(name)} {value}: the model of --init-from has {_shown(found)}; drop {flag(name)}"
                 )
     return replace(config, options)
+
+
+def _shown(value: Any) -> Any:
+    return "none" if value is None else value
 
 
 def fresh(
@@ -125,20 +136,30 @@ def fresh(
 
     Its tokenizer is trained on all their texts and its parameters are drawn, or both are those of `initial`.
     """
-    tokenizer = initial.tokenizer if initial else _trained_tokenizer(config, sources, listener)
+    if initial:
+        tokenizer = initial.tokenizer
+    else:
+        config = with_tokenizer(config)
+        tokenizer = _trained_tokenizer(config, sources, listener)
     opened = {
         phase: open_dataset(config, phase, paths, tokenizer, directory, listener)
         for phase, paths in sources.items()
     }
     datasets = {phase: dataset for phase, (dataset, _) in opened.items()}
+    given, config = config, with_validation(config, sources, datasets, listener.notice)
+    if config.data.val_fraction and given.data.val_fraction is None:
+        datasets = {phase: Dataset(each.corpus, config, phase) for phase, each in datasets.items()}
     _check_memory(memory_needed(config, tokenizer.vocab_size))
     first = next(iter(sources))
     state = TrainState.fresh(
-        config, tokenizer, phase_schedule(config.train, datasets[first].windows, 0), tuple(sources)
+        config, tokenizer, phase_schedule(config.train.of(first), datasets[first].windows, 0), tuple(sources)
     )
     if initial:
         state.rows[0] = initial.row
-    state.sources = {phase: found for phase, (_, found) in opened.items()}
+    state.sources = {
+        phase: dataclasses.replace(found, fingerprint=datasets[phase].fingerprint)
+        for phase, (_, found) in opened.items()
+    }
     return state, datasets
 
 
@@ -148,7 +169,8 @@ def _trained_tokenizer(config: Config, sources: Mapping[str, list[str]], listene
         each.on_progress = partial(listener.reading, f"reading {phase} for the tokenizer")
     if config.data.tokenizer == "char":
         return train_char(string for each in texts for string in strings(each))
-    return train_bpe((s for each in texts for s in training_sample(each)), config.data.vocab_size)
+    sample = (string for each in texts for string in training_sample(each))
+    return train_bpe(sample, config.data.vocab_size, config.data.han_run)
 
 
 def memory_needed(config: Config, V: int) -> int:
@@ -197,7 +219,7 @@ def resumed(
     datasets = {}
     for name in ahead:
         stored = state.sources.get(name)
-        paths = changes.sources.get(name) or (stored.paths if stored else [BUNDLED[name]])
+        paths = changes.sources.get(name) or (stored.paths if stored else BUNDLED[name])
         datasets[name], found = open_dataset(config, name, paths, state.tokenizer, directory, listener)
         if stored and stored.fingerprint != found.fingerprint:
             _check_allowed(changes, name, found, stored)
@@ -236,14 +258,18 @@ def changed_config(
                 continue
             if name in FIXED[section]:
                 raise ConfigError(
-                    f"{flag(name)} {value}: the checkpoint has {old}, and this cannot change within a run; "
-                    f"drop {flag(name)}, or start a new run in another --checkpoint-dir"
+                    f"{flag(name)} {value}: the checkpoint has {_shown(old)}, and this cannot change within "
+                    f"a run; drop {flag(name)}, or start a new run in another --checkpoint-dir"
                 )
             changed.append(f"{flag(name)}: {old} -> {value}")
     train = options.get("train", {})
     if "epochs" in train and state.config.train.max_steps and "max_steps" not in train:
         options = {**options, "train": {**train, "max_steps": None}}
         changed.append("--epochs replaces the checkpoint's --max-steps")
+    for name in ("epochs", "lr"):  # for all phases, unless tuning is given its own
+        if name in train and f"tuning_{name}" not in train and getattr(state.config.train, f"tuning_{name}"):
+            options = {**options, "train": {**options["train"], f"tuning_{name}": None}}
+            changed.append(f"--{name} replaces the checkpoint's --tuning-{name}")
     config = replace(state.config, options)
     for text in changed:
         notice(text)

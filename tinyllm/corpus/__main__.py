@@ -1,0 +1,29 @@
+"""Write the files that training reads, from the tables and forms: `python -m tinyllm.corpus`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tinyllm.corpus import world
+
+FILES = {"pretraining.json": world.statements, "chat.json": world.dialogues}
+
+
+def content(entries: Iterable[Any]) -> str:
+    """Return a JSON array with one entry per line."""
+    return "[\n" + ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries) + "\n]\n"
+
+
+def main() -> None:
+    """Write both files beside this one, and say how large they are."""
+    for name, entries in FILES.items():
+        text = content(entries())
+        (Path(__file__).parent / name).write_text(text, encoding="utf-8")
+        print(f"{name}: {text.count(chr(10)) - 2:,} entries, {len(text.encode()):,} bytes")
+
+
+if __name__ == "__main__":
+    main()
