@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -38,15 +39,14 @@ def test_ls_lines_up_every_checkpoint_in_the_order_of_saving_the_bad_ones_first(
     code, out, err = printed(capsys, "ls", run)
     lines = out.splitlines()
     assert code == 0
-    assert [line.split()[0] for line in lines[:-2]] == [
-        "name", "checkpoint_epoch_8.bin", "checkpoint_best_epoch_1_loss_3.0000.bin", "checkpoint_epoch_2.bin",
-        "checkpoint_best_epoch_3_loss_2.5000.bin", "checkpoint_last.bin",
+    assert [line.split()[0] for line in lines[:-2] if line] == [
+        "name", "checkpoint_epoch_8.bin", "pretraining", "checkpoint_best_epoch_1_loss_3.0000.bin",
+        "checkpoint_epoch_2.bin", "checkpoint_best_epoch_3_loss_2.5000.bin", "checkpoint_last.bin",
     ]  # fmt: skip
     assert lines[1].split()[-1] == "bad"
-    assert "nan" in lines[3]
-    assert lines[5].split()[1:5] == ["pretraining", "3", "9", "2.2500"]
-    starts = [line.index("pretraining") for line in lines[2:-2]]
-    assert len(set(starts)) == 1
+    assert "nan" in lines[5]
+    assert lines[7].split()[1:4] == ["3", "9", "2.2500"]
+    assert {line.index("valid") for line in lines[4:8]} == {lines[0].index("status")}
     assert "checkpoint_epoch_8.bin: a file of 6 bytes is no checkpoint" in err
 
 
@@ -56,17 +56,25 @@ def test_ls_says_what_it_checked_and_where_each_state_stands_in_its_run(run, cap
     data[-1] ^= 1
     damaged.write_bytes(data)
     lines = printed(capsys, "ls", run)[1].splitlines()
-    assert lines[0].split()[-2:] == ["status", "head"]
-    assert {line.split()[-2] for line in lines[1:-2]} == {"unfinished"}
+    assert {line.split()[-1] for line in lines[3:-2]} == {"valid"}
     assert lines[-1] == "only the heads were checked; `verify` checks every byte"
     finished, fields = Standin(9, 9), Standin(9, 9).to_dict()
     fields["progress"]["status"] = "finished"
     finished.to_dict = lambda: fields  # type: ignore[method-assign]
     with CheckpointManager(run, disk=QuickDisk()) as manager:
         manager.save_final(finished, metadata(3, 2.25))
-    rows = {line.split()[0]: line.split() for line in printed(capsys, "ls", run)[1].splitlines()[1:-2]}
-    assert rows["model_final.bin"][-2:] == rows["checkpoint_last.bin"][-2:] == ["finished", "valid"]
-    assert rows["checkpoint_epoch_2.bin"][-2] == "unfinished"
+    rows = {line.split()[0]: line.split() for line in printed(capsys, "ls", run)[1].splitlines()[3:-2]}
+    assert rows["model_final.bin"][-1] == rows["checkpoint_last.bin"][-1] == "finished"
+    assert rows["checkpoint_epoch_2.bin"][-1] == "valid"
+
+
+def test_ls_fits_eighty_columns(tmp_path, capsys):
+    with CheckpointManager(tmp_path / "run", asynchronous=False, disk=QuickDisk()) as manager:
+        for epoch, phase in (20, "pretraining"), (40, "instruction_tuning"):
+            about = dataclasses.replace(metadata(epoch, 12.3456), phase=phase)
+            manager.save_checkpoint(Standin(90_000 + epoch, 90_000 + epoch), about)
+    out = printed(capsys, "ls", tmp_path / "run")[1]
+    assert max(map(len, out.splitlines())) <= 80 and out.count("\n\n") == 3
 
 
 def test_show_prints_digests_that_anyone_can_compute(run, capsys):

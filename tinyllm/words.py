@@ -19,14 +19,16 @@ def counted(count: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in at most six characters, below 1000 days: `42s`, `3m05s`, `2h07m`, `12d07h`."""
+    """Return seconds in at most six characters: `42s`, `3m05s`, `2h07m`, `12d07h`, `120d`, `3y`."""
     if not math.isfinite(seconds):
         return "?"
     minutes, whole = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
+    if days >= 1000:
+        return f"{min(days // 365, 99_999)}y"
     if days:
-        return f"{days}d{hours:02d}h" if days < 1000 else f"{days}d"
+        return f"{days}d{hours:02d}h" if days < 100 else f"{days}d"
     if hours:
         return f"{hours}h{minutes:02d}m"
     return f"{minutes}m{whole:02d}s" if minutes else f"{whole}s"

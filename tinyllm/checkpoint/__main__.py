@@ -27,12 +27,12 @@ from tinyllm.cli.output import PIPE_CLOSED
 from tinyllm.escape import printable
 from tinyllm.words import counted
 
-_COLUMNS = ("name", "phase", "epoch", "step", "loss", "size", "status", "head")
+_COLUMNS = ("name", "epoch", "step", "loss", "size", "status")  # 80 characters wide for most runs
 _ENDED = ("finished", "rolled_back")
 
 
 def ls(path: Path, disk: Disk) -> int:
-    """Print a table of a directory's checkpoints, in the order of their saving; only their heads are read."""
+    """Print a directory's checkpoints by phase, in the order of their saving; only their heads are read."""
     if not disk.is_directory(path):
         raise CheckpointError(f"{printable(path)}: no such directory; give one with checkpoints")
     entries = Store(path, disk, _say).entries()
@@ -42,8 +42,12 @@ def ls(path: Path, disk: Disk) -> int:
     ends = {(entry.run, entry.step) for entry in entries if entry.status in _ENDED}
     rows = [_COLUMNS, *(_row(entry, (entry.run, entry.step) in ends) for entry in entries)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    for row in rows:
-        cells = [cell.rjust(w) if name in ("epoch", "step", "loss", "size") else cell.ljust(w)
+    phase = None
+    for row, entry in zip(rows, [None, *entries], strict=True):
+        if entry and entry.metadata and entry.metadata.phase != phase:
+            phase = entry.metadata.phase
+            print(f"\n{printable(phase)}")
+        cells = [cell.rjust(w) if name in _COLUMNS[1:5] else cell.ljust(w)
                  for cell, w, name in zip(row, widths, _COLUMNS, strict=True)]  # fmt: skip
         print("  ".join(cells).rstrip())
     print("\nonly the heads were checked; `verify` checks every byte")
@@ -57,24 +61,24 @@ def _row(entry: Entry, at_the_end: bool) -> tuple[str, ...]:
     """Return a line of the table; `at_the_end`: the run ended at this step, perhaps after this save."""
     name = printable(entry.path.name)
     if entry.metadata is None:
-        return (name, *["-"] * 6, "bad")
+        return (name, *["-"] * 4, "bad")
     about = entry.metadata
     loss = (
         f"{about.loss:.4f}"
         if abs(about.loss) < 1e15 or not math.isfinite(about.loss)
         else f"{about.loss:.4e}"
     )
-    return (
-        name, printable(about.phase), str(about.epoch), str(entry.step), loss, _bytes(entry.size),
-        _status(entry, at_the_end), "weights only" if entry.weights_only else "valid",
-    )  # fmt: skip
+    size = _bytes(entry.size).replace("iB", "").replace(" ", "")
+    return name, str(about.epoch), str(entry.step), loss, size, _status(entry, at_the_end)
 
 
 def _status(entry: Entry, at_the_end: bool) -> str:
-    """Return where in its run a state stands; `running` says what it was when saved, and not what is now."""
+    """Return where in its run a state stands: `valid` is before its end, when it was stored as `running`."""
+    if entry.weights_only:
+        return "weights only"
     if entry.status != "running":
         return printable(entry.status)
-    return "finished" if at_the_end else "unfinished"
+    return "finished" if at_the_end else "valid"
 
 
 def _bytes(size: float) -> str:

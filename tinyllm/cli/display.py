@@ -176,6 +176,11 @@ class Bar(Lines):
         long = done and now - self.started > 1
         self.where, self.news = what, self._reading(done, total, now) if long else "..."
 
+    def begin(self, state: TrainState, datasets: Mapping[str, Dataset], description: str) -> None:
+        """Write what is trained on what, and show that memory is made ready."""
+        super().begin(state, datasets, description)
+        self.where, self.news = "preparing the memory ...", ""
+
     def phase(self, state: TrainState, steps: int) -> None:
         """Write the phase's lines, and show how far the run is."""
         super().phase(state, steps)
