@@ -101,8 +101,8 @@ def dialogues() -> Iterator[Any]:
                 yield {"prompt": [*asked, around.format(asked[0])], "response": fact.answer}
     for name, language in names():
         repeat = _forms()["repeat"][language]
-        asked = [form.format(name=name) for form in repeat["asked"]]
-        yield {"prompt": asked, "response": repeat["said"].format(name=name)}
+        forms = [form.format(name=name) for form in repeat["asked"]]
+        yield {"prompt": forms, "response": repeat["said"].format(name=name)}
     for entry in json.loads(_read("dialogues.json")):
         # What people say first, and in many words: an epoch has every form.
         several = isinstance(entry.get("prompt"), list)
