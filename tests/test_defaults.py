@@ -187,7 +187,7 @@ def test_an_option_that_needs_validation_data_is_refused_where_the_texts_are_sma
 
 def test_a_twentieth_of_the_bundled_texts_is_held_out(tmp_path):
     (tmp_path / "own.json").write_text(json.dumps(SENTENCES), encoding="utf-8")
-    bundled = {phase: [path] for phase, path in BUNDLED.items()}
+    bundled = BUNDLED
     mixed = bundled | {"pretraining": [str(tmp_path / "own.json")]}
     for name, sources, fraction in (("bundled", bundled, 0.05), ("mixed", mixed, 0.1)):
         directory = tmp_path / name

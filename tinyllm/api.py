@@ -156,8 +156,7 @@ def fit(
     start: Fresh | Resume = Resume(None, False, Changes(given, sources))
     if not resume:
         if "pretraining" not in sources:  # before any dialogues, and with none given before the bundled ones
-            bundled = {phase: [text] for phase, text in BUNDLED.items()}
-            sources = {**bundled, **sources}
+            sources = {**BUNDLED, **sources}
         start = Fresh(given, sources, fresh)
     interrupt = Interrupt()
     try:

@@ -152,7 +152,8 @@ def _paths(value: Any, where: str, folder: Path) -> list[str]:
         raise ConfigError(f"{where}: found {_found(value)}, expected a path in quotes, or a list of them")
     if any("\0" in each for each in texts):
         raise ConfigError(f"{where}: found a path with a NUL character, expected none")
-    return [each if each in BUNDLED.values() else _absolute(folder, each) for each in texts]
+    bundled = {text for each in BUNDLED.values() for text in each}
+    return [each if each in bundled else _absolute(folder, each) for each in texts]
 
 
 def _absolute(folder: Path, text: str) -> str:
