@@ -126,16 +126,16 @@ def _phases(begun: Begun, engine: Engine) -> list[Phase]:
 
 def _rows(state: TrainState, phases: list[Phase]) -> str:
     """Return what was found, in words."""
-    rows = []
-    for number, phase in enumerate(phases):
-        row = f"{phase.name}: {phase.steps:,} steps, {phase.tokens:,} tokens, {_short(phase.step_seconds)} "
-        row += f"per step: {duration(phase.seconds)}"
-        rows.append(f"{'' if number else 'steps':<12} {row}")
+    rows = [
+        f"{phase.name:<20}{phase.steps:,} steps, {phase.tokens:,} tokens, {_short(phase.step_seconds)} "
+        f"per step: {duration(phase.seconds)}"
+        for phase in phases
+    ]
     disk = estimated_bytes(state)
     rows.append(
-        f"memory       {_size(_peak_memory() + disk)} at its peak; {_size(disk)} per checkpoint on disk"
+        f"{'memory':<20}{_size(_peak_memory() + disk)} at its peak; {_size(disk)} per checkpoint on disk"
     )
-    rows.append(f"time         {duration(sum(phase.seconds for phase in phases))} to the end")
+    rows.append(f"{'time':<20}{duration(sum(phase.seconds for phase in phases))} to the end")
     if state.config.train.patience:
         rows[-1] += "; early stopping may end it sooner"
     return "\n".join([*rows, "nothing was written: without --plan the same command trains"])
