@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(request: Request, machine: Machine, interrupt: Interrupt, started: float) -> int:
+    """Make the run that was asked for, from its texts to its last words; return the exit code."""
     from tinyllm import report
     from tinyllm.checkpoint import CheckpointManager
     from tinyllm.cli import summary
