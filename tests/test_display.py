@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from tests.runs import TINY, Run, Silent
 from tests.terminal import Screen
 from tinyllm.cli import display
+from tinyllm.config import TrainConfig
 from tinyllm.run.state import Progress
 from tinyllm.training import setup
 from tinyllm.training.step import Step
@@ -105,10 +106,9 @@ def state_of(
     step: int, steps: int, epochs: int = 20, monitor: str = "train", by_steps: bool = False, **progress: Any
 ) -> Any:
     """Return what a display looks at: a state that has made `step` of the `steps` of its only phase."""
-    train = SimpleNamespace(
-        epochs=epochs, max_steps=steps if by_steps else None, monitor=monitor, eval_every=1, batch_size=8,
-        accumulate=1,
-    )  # fmt: skip
+    train = TrainConfig(
+        epochs=epochs, max_steps=steps if by_steps else None, monitor=monitor, eval_every=1, batch_size=8
+    )
     return SimpleNamespace(
         progress=Progress(phase="instruction_tuning", step=step, **progress),
         config=SimpleNamespace(train=train), phases=("instruction_tuning",),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyllm.corpus import world
+from tinyllm.words import counted
 
 FILES = {"pretraining.json": world.statements, "chat.json": world.dialogues}
 
@@ -22,7 +23,7 @@ def main() -> None:
     for name, entries in FILES.items():
         text = content(entries())
         (Path(__file__).parent / name).write_text(text, encoding="utf-8")
-        print(f"{name}: {text.count(chr(10)) - 2:,} entries, {len(text.encode()):,} bytes")
+        print(f"{name}: {counted(text.count(chr(10)) - 2, 'entry')}, {len(text.encode()):,} bytes")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 from tinyllm.config import BUNDLED, HAN_RUN, Config, replace
 from tinyllm.text.batches import Dataset
 from tinyllm.text.tokens import STREAM
+from tinyllm.words import counted
 
 BUNDLED_FRACTION, FRACTION = 0.05, 0.1  # held out of the bundled texts, and of others
 ENOUGH = 100  # windows, and documents where there are any, of which a tenth is held out
@@ -43,7 +44,8 @@ def with_validation(
     monitor = config.train.monitor or ("val" if fraction else "train")
     decided = replace(config, {"data": {"val_fraction": fraction}, "train": {"monitor": monitor}})
     if small and config.data.val_fraction is None:
-        sizes = f"{own[small[0]].windows} windows, {own[small[0]].documents} documents"
+        first = own[small[0]]
+        sizes = f"{counted(first.windows, 'window')}, {counted(first.documents, 'document')}"
         notice(
             f"note: nothing is held out for validation: the texts of {small[0]} are small ({sizes}); "
             f"--val-fraction {FRACTION} holds out a tenth"
