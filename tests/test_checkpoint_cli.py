@@ -169,13 +169,13 @@ def test_diff_shows_settings_progress_and_every_tensor_and_its_exit_code_is_that
         "v/wte": "equal bits", "v/bias": "float32 (5,) -> float32 (6,)", "v/old": "only in the old one",
     })  # fmt: skip
     assert "shapes.m/bias" not in out and out.splitlines()[-1].startswith(
-        "different: 1 fields differ, 3 of 7"
+        "different: 1 different field, equal bits in 3 of 7"
     )
     other.arrays, fields = one.arrays, {**one.to_dict(), "identity": {"id": "other"}}
     other.to_dict = lambda: fields  # type: ignore[method-assign]
     files[1].write_bytes(file_bytes(other))
     code, out, _ = printed(capsys, "diff", *files)
-    assert (code, out.splitlines()[-1][:26]) == (0, "equal: 0 fields differ, 7 ")
+    assert (code, out.splitlines()[-1][:26]) == (0, "equal: 0 different fields,")
     assert "origin, which does not count" in out
     code, out, _ = printed(capsys, "diff", run, run / "checkpoint_epoch_2.bin")
     assert code == 1 and out.startswith(f"old  {run / 'checkpoint_last.bin'}\n")

@@ -22,7 +22,7 @@ from tinyllm.run.state import TrainState
 from tinyllm.text.tokenizer import Tokenizer, train_bpe
 from tinyllm.text.tokens import STREAM
 from tinyllm.training import setup
-from tinyllm.training.defaults import is_large, with_tokenizer, with_validation
+from tinyllm.training.defaults import is_large, with_validation
 
 ONE_PHASE = ("pretraining",)
 

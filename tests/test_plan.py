@@ -62,7 +62,7 @@ def test_it_plans_the_steps_and_tokens_that_the_run_then_makes(words, tmp_path, 
     state, _ = CheckpointManager.load_checkpoint(tmp_path / "run")
     assert sum(steps for steps, _ in phases.values()) == state.progress.step
     assert sum(tokens for _, tokens in phases.values()) == state.progress.tokens
-    assert f"time                {state.progress.step}s to the end; early stopping may end it sooner" in said
+    assert re.search(rf"time +{state.progress.step}s to the end; early stopping may end it sooner", said)
     assert f"{state.layout.count:,} parameters" in said
     checkpoint = (tmp_path / "run" / "model_final.bin").stat().st_size
     planned_size = re.search(r"memory +\d+ MB at its peak; (\d+) MB per checkpoint", said)

@@ -17,6 +17,7 @@ from tinyllm.cli import command
 from tinyllm.cli.arguments import add_model, program
 from tinyllm.cli.interrupt import exit_code
 from tinyllm.option import ConfigError
+from tinyllm.words import counted
 
 if TYPE_CHECKING:
     from tinyllm.text.tokenizer import Tokenizer
@@ -89,7 +90,8 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
         streams.write(f"{token:>7}  {len(piece):>5}  {_quoted(piece)}\n")
     size = sum(map(len, pieces))
     average = f": {size / len(found):.2f} bytes per token" if found else ""
-    streams.write(f"\n{len(text):,} characters, {size:,} bytes, {len(found):,} tokens{average}\n")
+    sizes = counted(len(text), "character"), counted(size, "byte"), counted(len(found), "token")
+    streams.write(f"\n{', '.join(sizes)}{average}\n")
     return 0
 
 

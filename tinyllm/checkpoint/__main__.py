@@ -121,10 +121,10 @@ def diff(old: Path, new: Path, disk: Disk) -> int:
     """Print what differs between two checkpoints, and every tensor; 0 if they hold equal states, else 1."""
     found = comparison.compare(old, new, disk)
     print(f"old  {printable(found.files[0])}\nnew  {printable(found.files[1])}")
-    counted = [field for field in found.fields if not field.is_origin]
-    settings = [field for field in counted if field.name.startswith(("config.", "tokenizer."))]
+    counting = [field for field in found.fields if not field.is_origin]
+    settings = [field for field in counting if field.name.startswith(("config.", "tokenizer."))]
     groups = {
-        "settings": settings, "progress": [field for field in counted if field not in settings],
+        "settings": settings, "progress": [field for field in counting if field not in settings],
         "origin, which does not count": [field for field in found.fields if field.is_origin],
     }  # fmt: skip
     for title, fields in groups.items():
@@ -139,8 +139,8 @@ def diff(old: Path, new: Path, disk: Disk) -> int:
         print(printable(f"  {tensor.name:<{width}}  {'equal bits' if tensor.same_bits else what}"))
     same = sum(tensor.same_bits for tensor in found.tensors)
     print(
-        f"\n{'equal' if found.is_equal else 'different'}: {len(counted)} fields differ, "
-        f"{same} of {len(found.tensors)} tensors have equal bits"
+        f"\n{'equal' if found.is_equal else 'different'}: {counted(len(counting), 'different field')}, "
+        f"equal bits in {same} of {counted(len(found.tensors), 'tensor')}"
     )
     return 0 if found.is_equal else 1
 

@@ -19,6 +19,7 @@ from tinyllm.checkpoint.export import to_json
 from tinyllm.checkpoint.format import DTYPES, Head, Tensor
 from tinyllm.checkpoint.newest import read_newest
 from tinyllm.checkpoint.reader import CheckpointFile
+from tinyllm.words import counted
 
 BLOCK = 1 << 18  # numbers that are compared at once, in float64
 LONGEST_LIST = 8  # a longer one is shown by its digest
@@ -115,7 +116,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[Field]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list) and len(value) > LONGEST_LIST:
-        return f"{len(value):,} entries ({hashlib.sha256(repr(value).encode()).hexdigest()[:8]})"
+        return f"{counted(len(value), 'entry')} ({hashlib.sha256(repr(value).encode()).hexdigest()[:8]})"
     if isinstance(value, dict | list | bytes):
         return to_json(value)
     return str(value)

@@ -24,6 +24,7 @@ from tinyllm.checkpoint.image import estimated_bytes
 from tinyllm.cli import summary
 from tinyllm.cli.display import Lines
 from tinyllm.cli.request import Fresh, Machine, Request
+from tinyllm.cli.rows import labelled
 from tinyllm.cli.start import Begun, begin
 from tinyllm.network import Purpose
 from tinyllm.parallel.team import Team
@@ -33,7 +34,7 @@ from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch, Dataset
 from tinyllm.training.environment import use_machine
 from tinyllm.training.step import Engine
-from tinyllm.words import duration
+from tinyllm.words import counted, duration
 
 SECONDS = 2.0  # of the probe, in all
 WARM_UP = 2  # steps that are not counted: they touch memory, and wake threads
@@ -126,19 +127,17 @@ def _phases(begun: Begun, engine: Engine) -> list[Phase]:
 
 def _rows(state: TrainState, phases: list[Phase]) -> str:
     """Return what was found, in words."""
-    rows = [
-        f"{phase.name:<20}{phase.steps:,} steps, {phase.tokens:,} tokens, {_short(phase.step_seconds)} "
-        f"per step: {duration(phase.seconds)}"
+    rows = {
+        phase.name: f"{counted(phase.steps, 'step')}, {counted(phase.tokens, 'token')}, "
+        f"{_short(phase.step_seconds)} per step: {duration(phase.seconds)}"
         for phase in phases
-    ]
+    }
     disk = estimated_bytes(state)
-    rows.append(
-        f"{'memory':<20}{_size(_peak_memory() + disk)} at its peak; {_size(disk)} per checkpoint on disk"
-    )
-    rows.append(f"{'time':<20}{duration(sum(phase.seconds for phase in phases))} to the end")
+    rows["memory"] = f"{_size(_peak_memory() + disk)} at its peak; {_size(disk)} per checkpoint on disk"
+    rows["time"] = f"{duration(sum(phase.seconds for phase in phases))} to the end"
     if state.config.train.patience:
-        rows[-1] += "; early stopping may end it sooner"
-    return "\n".join([*rows, "nothing was written: without --plan the same command trains"])
+        rows["time"] += "; early stopping may end it sooner"
+    return f"{labelled(rows)}\nnothing was written: without --plan the same command trains"
 
 
 def _step_seconds(state: TrainState, data: Dataset, engine: Engine, seconds: float) -> float:

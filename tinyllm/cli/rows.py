@@ -1,19 +1,26 @@
 """The table of a run: a header for each phase, and rows of at most 80 columns for any numbers.
 
-Order: numbers in a fixed width, the table, what its columns mean.
+Order: labelled lines, numbers in a fixed width, the table, what its columns mean.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from tinyllm.run.state import Progress
 from tinyllm.training.step import Step
-from tinyllm.words import duration
+from tinyllm.words import duration, fold
 
 WIDTH = 80
 GAP = 2
 NONE = "-"
+
+
+def labelled(rows: Mapping[str, str]) -> str:
+    """Return lines of a label and a text, the texts below one another."""
+    label = max(map(len, rows)) + GAP
+    return "\n".join(fold(f"{name:<{label}}{text}", WIDTH, label) for name, text in rows.items())
 
 
 def fitted(value: float, width: int, decimals: int) -> str:

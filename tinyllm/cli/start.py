@@ -46,7 +46,7 @@ def begin(request: Request, manager: CheckpointManager, listener: Listener) -> B
         held = manager.list_checkpoints()
         if held and not start.set_aside:
             raise FileExistsError(
-                f"{directory} already holds a run ({len(held)} checkpoints): --resume continues it, --fresh "
+                f"{directory} already holds a run: --resume continues it, --fresh "
                 f"moves it to a folder previous-N in it, another --checkpoint-dir leaves it alone"
             )
         config, initial = start.config, None

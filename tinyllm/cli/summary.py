@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from tinyllm.checkpoint.policy import FINAL_NAME
 from tinyllm.cli.clock import probe
 from tinyllm.cli.request import Request, Resume, shell_quoted
-from tinyllm.cli.rows import WIDTH
+from tinyllm.cli.rows import labelled
 from tinyllm.escape import printable
 from tinyllm.parallel.threads import cores
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Dataset
-from tinyllm.words import counted, fold
+from tinyllm.words import counted
 
 
 def description(state: TrainState, datasets: Mapping[str, Dataset], request: Request) -> str:
@@ -32,8 +32,7 @@ def description(state: TrainState, datasets: Mapping[str, Dataset], request: Req
         "BLAS": f"core {environment['blas_core']}, sgemm at {probe(workers):,.0f} GFLOP/s",
         "checkpoints": f"{printable(request.directory)}, strategy {config.saving.strategy}",
     }
-    label = max(map(len, rows)) + 2
-    return "\n".join(fold(f"{name:<{label}}{text}", WIDTH, label) for name, text in rows.items())
+    return labelled(rows)
 
 
 def _amount(dataset: Dataset) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tinyllm import safe_files
 from tinyllm.corpus import world
+from tinyllm.words import counted
 
 FILES = {"pretraining.json": world.statements, "chat.json": world.dialogues}
 
@@ -24,7 +25,7 @@ def main() -> None:
         text = content(entries())
         with safe_files.replacing(Path(__file__).parent / name) as file:
             file.write(text.encode())
-        print(f"{name}: {text.count(chr(10)) - 2:,} entries, {len(text.encode()):,} bytes")
+        print(f"{name}: {counted(text.count(chr(10)) - 2, 'entry')}, {len(text.encode()):,} bytes")
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ def with_validation(
     monitor = config.train.monitor or ("val" if fraction else "train")
     decided = replace(config, {"data": {"val_fraction": fraction}, "train": {"monitor": monitor}})
     if small and config.data.val_fraction is None:
-        each = own[small[0]]
-        sizes = f"{counted(each.windows, 'window')}, {counted(each.documents, 'document')}"
+        first = own[small[0]]
+        sizes = f"{counted(first.windows, 'window')}, {counted(first.documents, 'document')}"
         notice(
             f"note: nothing is held out for validation: the texts of {small[0]} are small ({sizes}); "
             f"--val-fraction {FRACTION} holds out a tenth"
