@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(request: Request, machine: Machine, interrupt: Interrupt, started: float) -> int:
-    """Make the run that was asked for, from its texts to its last words; return the exit code."""
+    """Run what was asked for, to its last line, and return the exit code; raise whatever ends it early."""
     from tinyllm import report
     from tinyllm.checkpoint import CheckpointManager
     from tinyllm.cli import summary
