@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tests.test_dialogue import Bytes
 from tinyllm.config import DataConfig
 from tinyllm.text.dialogue import Turn, encode, is_chinese, parse, render
+from tinyllm.text.files import DataError
 from tinyllm.text.forms import forms, variants
 from tinyllm.text.texts import Texts
 
@@ -106,3 +108,21 @@ def test_nearly_every_bundled_question_has_other_forms():
     path = Path(str(files("tinyllm.corpus") / "chat.json"))
     texts = list(Texts([path], dialogues=True, data=DataConfig(vary_questions=True)))
     assert sum(len(text.alternatives) > 1 for text in texts) > 0.95 * len(texts)
+
+
+def test_a_list_of_questions_is_the_forms_of_one_dialogue(tmp_path):
+    entry = {"prompt": ["谁是李白？", "李白是什么人？"], "response": "一位诗人。", "system": "简短。"}
+    path = tmp_path / "chats.json"
+    path.write_text(json.dumps([entry], ensure_ascii=False), encoding="utf-8")
+    (text,) = Texts([path], dialogues=True)
+    shown = ["".join(segment.text for segment in each) for each in (text.segments, *text.alternatives)]
+    assert shown == [
+        "简短。\n用户：谁是李白？助手：一位诗人。",
+        "简短。\n用户：李白是什么人？助手：一位诗人。",
+    ]
+    (varied,) = Texts([path], dialogues=True, data=DataConfig(vary_questions=True))
+    assert len(varied.alternatives) > 5 and len(set(varied.alternatives)) == len(varied.alternatives)
+    for wrong in ([], ["谁？", 1], ["谁？", " "]):
+        path.write_text(json.dumps([{"prompt": wrong, "response": "x"}]), encoding="utf-8")
+        with pytest.raises(DataError, match="a list, expected a string, or strings that ask the same"):
+            list(Texts([path], dialogues=True))

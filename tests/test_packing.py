@@ -70,3 +70,22 @@ def test_a_stream_fills_the_same_number_of_windows_whatever_the_offset(offset, e
         assert found == expected
     # Where the remainders are exactly T together, they share one window.
     assert stream_spans(out, 0, 8, 3, 1, 4) == 2 and out.tolist() == [[0, 3], [7, 8]]
+
+
+def test_mixed_windows_hold_short_documents_of_any_length_and_waste_no_more():
+    lengths = np.random.default_rng(0).integers(3, 17, 2000)
+    lengths[::50] = 60
+    spans = spans_of(lengths.tolist())
+    by_length, mixed = pack(spans, 64), pack(spans, 64, mixed=True)
+
+    def spread(windows: Windows) -> float:
+        return float(
+            np.mean([np.ptp(np.diff(windows[w])) for w in range(len(windows)) if len(windows[w]) > 2])
+        )
+
+    assert sorted(map(tuple, mixed.spans.tolist())) == sorted(map(tuple, spans.tolist()))
+    assert max(int(np.diff(mixed[w]).sum()) for w in range(len(mixed))) <= 64
+    assert spread(by_length) < 4 < 8 < spread(mixed)
+    assert len(mixed) < 1.03 * len(by_length)
+    again = pack(spans, 64, mixed=True)
+    assert np.array_equal(mixed.spans, again.spans) and np.array_equal(mixed.first, again.first)
