@@ -1,7 +1,8 @@
 """The first questions of a person, put to a trained model: `python -m benchmarks.first_questions RUN`.
 
 Fifty drawn facts for each kind and language, asked in words of this file where that is what is measured; then
-forty things that people type, as they type them, for a reader to judge. The same model gives the same answers. Order: what is typed, the counts, main.
+forty things that people type, as they type them, for a reader to judge. The same model gives the same
+answers. Order: what is typed, the counts, main.
 """
 
 from __future__ import annotations

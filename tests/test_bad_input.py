@@ -126,11 +126,11 @@ def call(command: list[str]) -> int:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return a hash of every file below `folder`, but of the lock and of cached tokens, which are derived."""
+    """Return a hash of every file below `folder`, but of the lock and what a resume may derive again."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock" and path.suffix != ".tokens"
+        if path.is_file() and path.name not in (".lock", "config.toml") and path.suffix != ".tokens"
     }
 
 

@@ -26,7 +26,7 @@ from tinyllm.text.tokenizer import train_bpe
 LAST, BEST = "checkpoint_last.bin", "checkpoint_best_epoch_1_loss_3.0000.bin"
 FILE = Path("rotten.bin")
 # What a message must name besides the file: the part of it, or the tensor.
-FIELD = re.compile(r"^rotten\.bin: (header|map|index|\d+ bytes|(params|m|v)/\S+: chunk \d+: )")
+FIELD = re.compile(r"^rotten\.bin: (header|map|index|[\d,]+ bytes|a file of |(params|m|v)/\S+: chunk \d+: )")
 
 
 class InMemory(Disk):

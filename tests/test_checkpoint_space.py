@@ -56,7 +56,7 @@ def test_a_run_whose_first_checkpoint_has_no_room_is_refused_before_it_trains(tm
     disk = Narrow()
     with run(tmp_path, disk) as manager:
         disk.room = 1000 + RESERVE_BYTES
-        with pytest.raises(CheckpointError, match=r"the disk lacks \d+ bytes of \d+; free some"):
+        with pytest.raises(CheckpointError, match=r"the disk lacks [\d,]+ bytes of [\d,]+; free some"):
             manager.reserve(state(1))
     assert names(tmp_path) == set()
 

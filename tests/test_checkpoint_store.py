@@ -456,7 +456,7 @@ def test_too_little_space_is_known_before_anything_is_written(tmp_path):
         for epoch, loss in enumerate([3.0, 2.0], 1):
             manager.save_checkpoint(Standin(epoch, epoch), metadata(epoch, loss))
         disk.room, before = 1000, names(tmp_path)
-        with pytest.raises(CheckpointError, match=r"the disk lacks \d+ bytes"):
+        with pytest.raises(CheckpointError, match=r"the disk lacks [\d,]+ bytes"):
             manager.save_checkpoint(Standin(3, 3), metadata(3, 1.0))
         assert names(tmp_path) == before
         assert manager.failures == 1

@@ -69,13 +69,13 @@ def test_texts_begin_at_the_folder_of_the_file_and_name_the_phases(write, tmp_pa
     sources = asked(file).start.sources
     assert list(sources) == ["pretraining", "instruction_tuning"]
     assert sources["pretraining"] == [str(tmp_path / "a.txt"), "/b"]
-    assert sources["instruction_tuning"] == [BUNDLED["instruction_tuning"]]
+    assert sources["instruction_tuning"] == BUNDLED["instruction_tuning"]
     assert asked(file, "--data /c").start.sources == {"pretraining": ["/c"]}
     assert asked(file, "--chat-data /c").start.sources == {**sources, "instruction_tuning": ["/c"]}
     assert list(asked(file, "--phase pretraining").start.sources) == ["pretraining"]
     file = write('[texts]\npretraining = "a.txt"\n')
     assert asked(file).start.sources == {"pretraining": [str(tmp_path / "a.txt")]}
-    assert asked(write("lr = 1\n")).start.sources == {phase: [text] for phase, text in BUNDLED.items()}
+    assert asked(write("lr = 1\n")).start.sources == BUNDLED
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_every_setting_that_is_written_is_read_back(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("config")
     texts = {
         "pretraining": ["/a b/猫.txt", '/"q"\\\x7f🐱'],
-        "instruction_tuning": [BUNDLED["instruction_tuning"]],
+        "instruction_tuning": BUNDLED["instruction_tuning"],
     }
     (folder / "c.toml").write_text(toml.to_toml(state_of(config, texts)), encoding="utf-8")
     found = config_file.read(folder / "c.toml")

@@ -291,7 +291,7 @@ def test_equal_documents_are_on_one_side(tmp_path):
 
 def test_runs_from_before_keep_what_they_held_out(tmp_path):
     stored = config(4, val_fraction=0.25).to_dict()
-    del stored["data"]["held_out_by"]
+    del stored["data"]["held_out_by"], stored["data"]["mixed_windows"]
     before = Config.from_dict(stored)
     assert before.data.held_out_by == "place" and config(4).data.held_out_by == "content"
     documents = [Text((Segment(chr(FIRST + i)),)) for i in range(20)]

@@ -154,5 +154,5 @@ def test_a_link_into_a_cache_of_files_without_suffix_is_trained_on_and_resumed(t
     link.symlink_to(blob)
     run = ["train", "--checkpoint-dir", str(tmp_path / "run"), "--plain", "--no-samples"]
     assert main([*run, *TINY, "--data", str(link)]) == 0
-    assert "pretraining  182 tokens in 1 document," in capsys.readouterr().out  # of the text, not of the JSON
+    assert "182 tokens in 1 document," in capsys.readouterr().out  # of the text, not of the JSON
     assert main([*run, "--resume", "--max-steps", "2"]) == 0

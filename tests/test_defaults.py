@@ -22,7 +22,7 @@ from tinyllm.run.state import TrainState
 from tinyllm.text.tokenizer import Tokenizer, train_bpe
 from tinyllm.text.tokens import STREAM
 from tinyllm.training import setup
-from tinyllm.training.defaults import is_large
+from tinyllm.training.defaults import is_large, with_validation
 
 ONE_PHASE = ("pretraining",)
 
@@ -185,16 +185,15 @@ def test_an_option_that_needs_validation_data_is_refused_where_the_texts_are_sma
     assert decided(fresh(large)) == (0.1, "val")
 
 
-def test_a_twentieth_of_the_bundled_texts_is_held_out(tmp_path):
-    (tmp_path / "own.json").write_text(json.dumps(SENTENCES), encoding="utf-8")
-    bundled = {phase: [path] for phase, path in BUNDLED.items()}
-    mixed = bundled | {"pretraining": [str(tmp_path / "own.json")]}
-    for name, sources, fraction in (("bundled", bundled, 0.05), ("mixed", mixed, 0.1)):
-        directory = tmp_path / name
-        directory.mkdir()
-        state, datasets = setup.fresh(TINY, sources, directory, Silent())
-        assert decided(state) == (fraction, "val")
-        assert all(list(each.validation(4)) for each in datasets.values())
+def test_a_twentieth_of_the_bundled_texts_is_held_out_and_one_text_of_ones_own_makes_it_a_tenth():
+    def decided_for(sources: dict[str, list[str]]) -> tuple[Any, Any]:
+        corpus = SimpleNamespace(kinds=np.zeros(100))
+        large: Any = SimpleNamespace(windows=100, documents=100, corpus=corpus)
+        config = with_validation(Config(), sources, dict.fromkeys(sources, large), pytest.fail)
+        return config.data.val_fraction, config.train.monitor
+
+    assert decided_for(BUNDLED) == (0.05, "val")
+    assert decided_for(BUNDLED | {"pretraining": ["book.txt"]}) == (0.1, "val")
 
 
 def test_a_run_whose_part_held_out_was_decided_resumes_exactly(tmp_path):

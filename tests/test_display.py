@@ -107,8 +107,9 @@ def state_of(
 ) -> Any:
     """Return what a display looks at: a state that has made `step` of the `steps` of its only phase."""
     train = TrainConfig(
-        epochs=epochs, max_steps=steps if by_steps else None, monitor=monitor, eval_every=1, batch_size=8
-    )
+        epochs=epochs, max_steps=steps if by_steps else None, monitor=monitor, eval_every=1, batch_size=8,
+        accumulate=1,
+    )  # fmt: skip
     return SimpleNamespace(
         progress=Progress(phase="instruction_tuning", step=step, **progress),
         config=SimpleNamespace(train=train), phases=("instruction_tuning",),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.test_dialogue import Bytes
+from tinyllm.config import DataConfig
 from tinyllm.text.dialogue import Turn, encode, is_chinese, parse, render
 from tinyllm.text.forms import forms, variants
+from tinyllm.text.texts import Texts
 
 FORMS = {
     "什么是算法？": "什么是算法？ 什么是算法 什么是算法? 请问什么是算法？ 请问什么是算法 "
@@ -101,6 +103,6 @@ def test_the_answers_of_variants_have_the_very_tokens():
 
 
 def test_nearly_every_bundled_question_has_other_forms():
-    entries = json.loads((files("tinyllm.corpus") / "chat.json").read_text(encoding="utf-8"))
-    questions = {turn.content for entry in entries for turn in parse(entry) if turn.role == "user"}
-    assert sum(len(forms(question)) > 1 for question in questions) > 0.95 * len(questions)
+    path = Path(str(files("tinyllm.corpus") / "chat.json"))
+    texts = list(Texts([path], dialogues=True, data=DataConfig(vary_questions=True)))
+    assert sum(len(text.alternatives) > 1 for text in texts) > 0.95 * len(texts)

@@ -97,8 +97,11 @@ def said(line, capsys):
          "--prompt: found no value, expected TEXT; a value that begins with - is written --prompt=-..."),
         ("explain", "MODEL, --prompt are missing"),
         ("report --ot x", "unknown option --ot: did you mean --out?"),
-        ("checkpoint", "found no command, expected ls, show, verify, export or rm"),
-        ("checkpoint lst", "command: found 'lst', expected ls, show, verify, export or rm; did you mean ls?"),
+        ("checkpoint", "found no command, expected ls, show, diff, verify, export or rm"),
+        (
+            "checkpoint lst",
+            "command: found 'lst', expected ls, show, diff, verify, export or rm; did you mean ls?",
+        ),
         ("checkpoint show x --jsn", "unknown option --jsn: did you mean --json?"),
         ("checkpoint rm x y", "found 'y' where no argument is expected"),
         ("trian", "unknown program 'trian'; did you mean train?"),

@@ -11,7 +11,7 @@ import pytest
 from tinyllm import explain, generate
 from tinyllm.cli.options import options
 from tinyllm.cli.request import Fresh, Machine, Request, Resume
-from tinyllm.config import BUNDLED, SECTIONS, Config, SavingConfig
+from tinyllm.config import BUNDLED, BUNDLED_OPTIONS, SECTIONS, Config, SavingConfig, replace
 from tinyllm.run.changes import Changes
 
 NOTHING = {section: {} for section in SECTIONS}
@@ -22,10 +22,10 @@ def asked(line: str = "") -> Request:
 
 
 def test_without_options_both_phases_of_the_bundled_texts_are_trained():
-    sources = {phase: [text] for phase, text in BUNDLED.items()}
+    sources = BUNDLED
     expected = Request(Fresh(NOTHING, sources), Path("checkpoints"), None, plain=False, samples=True)
     assert options([]) == (expected, Machine(None, None))
-    assert asked().start.config == Config()
+    assert asked().start.config == replace(Config(), BUNDLED_OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_without_options_both_phases_of_the_bundled_texts_are_trained():
 )
 def test_a_phase_has_the_texts_that_are_named_or_else_the_bundled_ones(line, sources):
     expected = {
-        phase: [str(Path(path).resolve()) for path in paths] if isinstance(paths, list) else [paths]
+        phase: paths if paths == BUNDLED[phase] else [str(Path(path).resolve()) for path in paths]
         for phase, paths in sources.items()
     }
     assert asked(line).start == Fresh(NOTHING, expected)

@@ -366,7 +366,7 @@ def test_torn_lines_and_wrong_types_are_passed_over(tmp_path):
     lines = [path.read_text().rstrip(), *odd, '{"step": 54, "train/lo']
     path.write_text("\n".join(lines), encoding="utf-8")
     words = shown(tmp_path).words
-    assert "At 2 steps the train loss was not finite" in words
+    assert "The train loss was not finite at 2 steps" in words
 
 
 def test_a_run_without_a_step_says_so(tmp_path):

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     interrupt = Interrupt()
     try:
         with interrupt, np.errstate(all="ignore"):  # as in cli/command.py
-            return _run(request, machine, interrupt, started)
+            return run(request, machine, interrupt, started)
     except Stopped as stopped:
         print(f"{interrupt.name}: {stopped}", file=sys.stderr, flush=True)
         return interrupt.exit_code
@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(error, ConfigError) else 1
 
 
-def _run(request: Request, machine: Machine, interrupt: Interrupt, started: float) -> int:
+def run(request: Request, machine: Machine, interrupt: Interrupt, started: float) -> int:
+    """Run what was asked for, to its last line, and return the exit code; raise whatever ends it early."""
     from tinyllm import report
     from tinyllm.checkpoint import CheckpointManager
     from tinyllm.cli import summary

@@ -184,7 +184,7 @@ def parse_header(data: Bytes, size: int, file: str) -> Header:
         )
     header = Header(*numbers)
     if header.file_bytes != size:
-        raise DamagedError(f"{file}: {counted(size, 'byte')}, the header says {header.file_bytes}")
+        raise DamagedError(f"{file}: {counted(size, 'byte')}, the header says {header.file_bytes:,}")
     room = size - HEADER_BYTES
     if header.map_bytes > (most := min(plain.MAX_BYTES, room)):
         raise DamagedError(f"{file}: header.map_bytes: {header.map_bytes}, at most {most} are possible")

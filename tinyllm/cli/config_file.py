@@ -32,6 +32,7 @@ from tinyllm.run.toml import HARDWARE, TEXTS
 MOST_BYTES = 1 << 20
 _OWNERS = {field.name: section for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)}
 _LIMITS = {"epochs", "max_steps"}
+_BUNDLED = {text for texts in BUNDLED.values() for text in texts}
 _THREADS = ("workers", "blas_threads")
 _WORDS = {
     bool: "true or false", str: "text in quotes", int: "a whole number", float: "a number", list: "a list",
@@ -152,7 +153,7 @@ def _paths(value: Any, where: str, folder: Path) -> list[str]:
         raise ConfigError(f"{where}: found {_found(value)}, expected a path in quotes, or a list of them")
     if any("\0" in each for each in texts):
         raise ConfigError(f"{where}: found a path with a NUL character, expected none")
-    return [each if each in BUNDLED.values() else _absolute(folder, each) for each in texts]
+    return [each if each in _BUNDLED else _absolute(folder, each) for each in texts]
 
 
 def _absolute(folder: Path, text: str) -> str:

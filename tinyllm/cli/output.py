@@ -58,11 +58,13 @@ class Display:
 
     def write(self, text: str) -> int:
         """Write the text if that is still possible; return its length."""
-        shown = text
-        if "\x1b" not in text and self._stream.isatty():  # an escape sequence takes no columns
-            shown = fold(text, get_terminal_size().columns)
-        self._attempt(lambda: self._stream.write(shown))
+        self._attempt(lambda: self._stream.write(self._folded(text)))
         return len(text)
+
+    def _folded(self, text: str) -> str:
+        if "\x1b" in text or not self._stream.isatty():  # an escape sequence takes no columns
+            return text
+        return fold(text, get_terminal_size().columns)
 
     def flush(self) -> None:
         """Hand what was written to the operating system if that is still possible."""

@@ -68,9 +68,9 @@ class Table:
     def row(
         self, progress: Progress, val: float, monitored: float, step: Step | None, speed: float, eta: float
     ) -> str:
-        """Return a row; `val` and `monitored` are losses. What is NaN or None is not shown.
+        """Return a row; `val` and `monitored` are losses.
 
-        The epoch is named only where one has ended.
+        What is NaN or None is not shown, and the epoch only where one has ended.
         """
         cells = {
             "epoch": "" if progress.index else str(progress.epoch), "step": f"{progress.step:,}",

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tinyllm import safe_files
 from tinyllm.corpus import world
 from tinyllm.words import counted
 
@@ -22,7 +23,8 @@ def main() -> None:
     """Write both files beside this one, and say how large they are."""
     for name, entries in FILES.items():
         text = content(entries())
-        (Path(__file__).parent / name).write_text(text, encoding="utf-8")
+        with safe_files.replacing(Path(__file__).parent / name) as file:
+            file.write(text.encode())
         print(f"{name}: {counted(text.count(chr(10)) - 2, 'entry')}, {len(text.encode()):,} bytes")
 
 

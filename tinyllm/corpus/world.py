@@ -13,6 +13,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -95,14 +96,20 @@ def dialogues() -> Iterator[Any]:
     for fact in facts():
         if fact.is_asked:
             for i in range(ENTRIES):
-                yield {"prompt": list(fact.asked[i::ENTRIES]), "response": fact.answer}
+                asked = fact.asked[i::ENTRIES]
+                around = _forms()["around"][fact.language][i]
+                yield {"prompt": [*asked, around.format(asked[0])], "response": fact.answer}
     for name, language in names():
         repeat = _forms()["repeat"][language]
-        asked = [form.format(name=name) for form in repeat["asked"]]
-        yield {"prompt": asked, "response": repeat["said"].format(name=name)}
-    yield from json.loads(_read("dialogues.json"))
+        forms = [form.format(name=name) for form in repeat["asked"]]
+        yield {"prompt": forms, "response": repeat["said"].format(name=name)}
+    for entry in json.loads(_read("dialogues.json")):
+        # What people say first, and in many words: an epoch has every form.
+        several = isinstance(entry.get("prompt"), list)
+        yield from ({**entry, "prompt": form} for form in entry["prompt"]) if several else [entry]
 
 
+@cache
 def _forms() -> dict[str, Any]:
     return tomllib.loads(_read("forms.toml"))
 
