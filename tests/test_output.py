@@ -76,6 +76,16 @@ def test_an_error_that_is_not_the_readers_is_not_hidden():
         output.Display(io.TextIOWrapper(io.BytesIO(), encoding="ascii")).write("你")
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_message_is_broken_at_words_on_a_terminal_and_stays_one_line_in_a_log(terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    stream, message = Gone(PIPE, lasts=9, terminal=terminal), "error: " + "twelve words " * 6
+    print(message.strip(), file=output.Display(stream))
+    lines = stream.getvalue().splitlines()
+    assert " ".join(line.strip() for line in lines) == message.strip()
+    assert len(lines) == (3 if terminal else 1) and (not terminal or max(map(len, lines)) <= 40)
+
+
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("texts")

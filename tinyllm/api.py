@@ -31,6 +31,7 @@ from tinyllm.parallel.threads import cores
 from tinyllm.run.changes import Changes
 from tinyllm.text.dialogue import Turn
 from tinyllm.text.passages import Passages
+from tinyllm.words import counted
 
 Paths = str | Path | Iterable[str | Path]
 
@@ -57,7 +58,7 @@ class Model:
 
     def __repr__(self) -> str:
         count, T = self._latest.weights.layout.count, self._latest.config.block_size
-        return f"Model({str(self.path)!r}: {count:,} parameters, context of {T} tokens)"
+        return f"Model({str(self.path)!r}: {counted(count, 'parameter')}, context of {counted(T, 'token')})"
 
     def generate(
         self, prompt: str = "", *, max_tokens: int = 200, seed: int = 1337, **sampling: float

@@ -24,8 +24,9 @@ def description(state: TrainState, datasets: Mapping[str, Dataset], request: Req
     workers = int(environment["workers"])
     threads = counted(int(environment["blas_threads"]), "BLAS thread")
     rows = {
-        "model": f"{counted(state.layout.count, 'parameter')}: {counted(model.n_layer, 'layer')}, "
-        f"{counted(model.n_head, 'head')}, {counted(model.n_embd, 'channel')}, context {model.block_size:,}",
+        "model": f"{counted(state.layout.count, 'parameter')}, context {model.block_size:,}",
+        "shape": f"{counted(model.n_layer, 'layer')}, {counted(model.n_head, 'head')}, "
+        f"{counted(model.n_embd, 'channel')}",
         "tokenizer": f"{config.data.tokenizer}, {counted(state.tokenizer.vocab_size, 'token')}",
         **{phase: _amount(dataset) for phase, dataset in datasets.items()},
         "hardware": f"{counted(workers, 'worker')} x {threads} on {counted(cores(), 'core')}",
