@@ -18,7 +18,7 @@ from tinyllm import report
 
 DOCS = Path(__file__).parents[1] / "docs"
 PICTURES = {"run.png": 1, "run-dark.png": 0}  # name -> Chromium's number of the colour scheme
-WIDTH, HEIGHT, SCALE = 980, 922, 1.2  # of the window: down to the learning rate; README shows it at 800
+WIDTH, HEIGHT, SCALE = 980, 922, 1.1  # of the window: down to the learning rate; README shows it at 800
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)  # its path
 
