@@ -54,7 +54,7 @@ def measure(path: Path, han_run: int, args: argparse.Namespace) -> Result:
     """Train a model on the text with these runs; return how well it predicts the part held out."""
     config = Config(
         ModelConfig(args.n_layer, args.n_head, args.n_embd, args.block_size),
-        TrainConfig(batch_size=args.batch_size, max_steps=args.steps),
+        TrainConfig(batch_size=args.batch_size, max_steps=args.steps, seed=args.seed),
         DataConfig(vocab_size=args.vocab_size, documents=True, val_fraction=0.0, han_run=han_run),
     )
     with TemporaryDirectory() as place, Team(args.workers) as team:
@@ -70,7 +70,7 @@ def measure(path: Path, han_run: int, args: argparse.Namespace) -> Result:
         found, begin = [], time.perf_counter()
         for step in range(1, args.steps + 1):
             epoch, index = divmod(step - 1, -(-datasets[PHASE].windows // args.batch_size))
-            engine.train(state, [datasets[PHASE].batch(0, epoch, index, args.batch_size)])
+            engine.train(state, [datasets[PHASE].batch(args.seed, epoch, index, args.batch_size)])
             if step % args.every == 0 or step == args.steps:
                 bits = loss_of(engine, state, held) * held.targets / (math.log(2) * size)
                 found.append((bits, step))
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     sizes = {
         "steps": 600, "every": 50, "vocab-size": 2048, "n-layer": 2, "n-head": 8, "n-embd": 256,
-        "block-size": 128, "batch-size": 8, "workers": 2,
+        "block-size": 128, "batch-size": 8, "workers": 2, "seed": 1337,
     }  # fmt: skip
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
