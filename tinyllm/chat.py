@@ -2,7 +2,7 @@
 """Talk to a model: `python -m tinyllm.chat MODEL`; answers are written to stdout, everything else to stderr.
 
 No line that is typed ends the program but exit and its synonyms, the end of the input, and Ctrl-C at the
-prompt. Order: options, main, the questions, the commands.
+prompt. Order: options, the questions, the commands, main.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import dataclasses
 import json
 import re
 import sys
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from tinyllm import __version__
 from tinyllm.cli import command, typed
@@ -76,17 +75,6 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     except ConfigError as error:
         parser.error(str(error))
     return args
-
-
-def main(
-    argv: list[str] | None = None,
-    stdin: TextIO | None = None,
-    out: TextIO | None = None,
-    err: TextIO | None = None,
-) -> int:
-    """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
-    args = options(argv)
-    return command.run_program(partial(_run, args), args.blas_threads, command.streams_of(stdin, out, err))
 
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
@@ -293,6 +281,9 @@ def _number(name: str, text: str) -> Any:
     except ValueError:
         what = "a whole number" if kind is int else "a number"
         raise ConfigError(f"{name}: found {text!r}, expected {what}") from None
+
+
+main = command.door(options, _run, lambda args: args.blas_threads)
 
 
 if __name__ == "__main__":

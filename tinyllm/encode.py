@@ -2,16 +2,15 @@
 """`tinyllm tokenize MODEL`: a text as the tokens that a model sees, and ids back as text.
 
 The file is not named tokenize.py: run as a script, it would take the place of the standard library's module.
-Order: options, main, its parts. NumPy is imported only after the options are read.
+Order: options, the program, its parts, main. NumPy is imported only after the options are read.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from tinyllm.cli import command
 from tinyllm.cli.arguments import add_model, program
@@ -57,17 +56,6 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     if args.decode and args.prompt is not None:
         parser.error("--decode prints ids as text, --prompt a text as tokens: give one of them")
     return args
-
-
-def main(
-    argv: list[str] | None = None,
-    stdin: TextIO | None = None,
-    out: TextIO | None = None,
-    err: TextIO | None = None,
-) -> int:
-    """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
-    args = options(argv)
-    return command.run_program(partial(_run, args), 1, command.streams_of(stdin, out, err))
 
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
@@ -126,6 +114,9 @@ def _quoted(piece: bytes) -> str:
         return repr(piece.decode())
     except UnicodeDecodeError:
         return repr(piece)
+
+
+main = command.door(options, _run)
 
 
 if __name__ == "__main__":

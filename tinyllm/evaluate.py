@@ -1,8 +1,9 @@
 # PYTHON_ARGCOMPLETE_OK
 """`python -m tinyllm.evaluate MODEL [MODEL ...] [TEXT ...]`: how well models predict texts, as a table.
 
-The table, or with --json the numbers, is written to stdout, everything else to stderr. Order: options, main,
-which texts, the rows of a table, writing it. NumPy is imported only after the options are read.
+The table, or with --json the numbers, is written to stdout, everything else to stderr. Order: options,
+the program, which texts, the rows of a table, writing it, main. NumPy is imported only after the options are
+read.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from tinyllm.cli import command
 from tinyllm.cli.arguments import path, program
@@ -98,17 +98,6 @@ def _source(text: str) -> str:
 def _is_model(text: str) -> bool:
     found = Path(text)
     return found.suffix == ".bin" or (found.is_dir() and any(found.glob("*.bin")))
-
-
-def main(
-    argv: list[str] | None = None,
-    stdin: TextIO | None = None,
-    out: TextIO | None = None,
-    err: TextIO | None = None,
-) -> int:
-    """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
-    args = options(argv)
-    return command.run_program(partial(_run, args), 1, command.streams_of(stdin, out, err))
 
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
@@ -230,6 +219,9 @@ def _ngrams(
         return subject.file, None
     counts = Counts.of(own.training, subject.model.tokenizer.vocab_size)
     return own.identity, ngram_losses(counts, passages)
+
+
+main = command.door(options, _run)
 
 
 if __name__ == "__main__":

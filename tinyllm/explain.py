@@ -2,16 +2,15 @@
 """`python -m tinyllm.explain MODEL --prompt TEXT`: one page that shows what a model does with a text.
 
 The page needs no network. It has every head's attention, the model's predictions after each token, and the
-norms of parameters, gradient and Adam's moments. Order: options, main, its parts. NumPy is imported only
-after the options are read.
+norms of parameters, gradient and Adam's moments. Order: options, the program, its parts, main. NumPy is
+imported only after the options are read.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from tinyllm.cli import command
 from tinyllm.cli.arguments import add_model, path, program
@@ -56,17 +55,6 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(
-    argv: list[str] | None = None,
-    stdin: TextIO | None = None,
-    out: TextIO | None = None,
-    err: TextIO | None = None,
-) -> int:
-    """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
-    args = options(argv)
-    return command.run_program(partial(_run, args), cores(), command.streams_of(stdin, out, err))
-
-
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     text = command.text_of(args.prompt, streams.stdin)
     from tinyllm.inference import language_model
@@ -103,6 +91,9 @@ def _shortened(model: LanguageModel, size: int, shown: int) -> str:
         f"the prompt has {counted(size, 'token')}; only the first {shown:,} are shown, as many as {limit}; "
         "later tokens change nothing before them"
     )
+
+
+main = command.door(options, _run, lambda _: cores())
 
 
 if __name__ == "__main__":

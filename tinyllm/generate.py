@@ -1,8 +1,8 @@
 # PYTHON_ARGCOMPLETE_OK
 """Let a model write: `python -m tinyllm.generate MODEL --prompt TEXT`.
 
-The text is written to stdout, everything else to stderr. Order: options, main, its parts. NumPy is imported
-only after the options are read.
+The text is written to stdout, everything else to stderr. Order: options, the program, its parts, main. NumPy
+is imported only after the options are read.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from functools import partial
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from tinyllm.cli import command
 from tinyllm.cli.arguments import add_writing, checked_sampling, given_sampling, program
@@ -80,17 +79,6 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(f"--beams searches for one text and writes it at the end: drop {names}")
 
 
-def main(
-    argv: list[str] | None = None,
-    stdin: TextIO | None = None,
-    out: TextIO | None = None,
-    err: TextIO | None = None,
-) -> int:
-    """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
-    args = options(argv)
-    return command.run_program(partial(_run, args), args.blas_threads, command.streams_of(stdin, out, err))
-
-
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     prompts = [command.text_of(option, streams.stdin) for option in args.prompt or [""]]
     model = command.load(args.model, args.blas_threads, streams, "pretraining")
@@ -133,6 +121,9 @@ def _most_probable(args: argparse.Namespace, model: LanguageModel, prompt: Array
         args.length_penalty, model.tokenizer.states,
     )  # fmt: skip
     return model.tokenizer.stream(found[0].tokens)
+
+
+main = command.door(options, _run, lambda args: args.blas_threads)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""What generate, chat and explain share as programs: streams, exit codes, loading the model.
+"""What the programs that read a model share: their main, streams, exit codes, loading the model.
 
 Nothing here imports NumPy before a program runs; cli/streams.py sets up the process's streams.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
@@ -39,6 +41,26 @@ class Streams(NamedTuple):
 def streams_of(stdin: TextIO | None, out: TextIO | None, err: TextIO | None) -> Streams:
     """Return the given streams, and those of the process where one is None."""
     return Streams(stdin or sys.stdin, out or sys.stdout, err or sys.stderr)
+
+
+def door(
+    options: Callable[[list[str] | None], argparse.Namespace],
+    body: Callable[[argparse.Namespace, Streams], int],
+    blas_threads: Callable[[argparse.Namespace], int] = lambda _: 1,
+) -> Callable[..., int]:
+    """Return the `main` of a program: it parses a command line and runs `body` on what it says."""
+
+    def main(
+        argv: list[str] | None = None,
+        stdin: TextIO | None = None,
+        out: TextIO | None = None,
+        err: TextIO | None = None,
+    ) -> int:
+        """Run the command line; return the exit code: 0 done, 1 failed, 2 wrong options, 130 interrupted."""
+        args = options(argv)
+        return run_program(partial(body, args), blas_threads(args), streams_of(stdin, out, err))
+
+    return main
 
 
 def run_program(body: Callable[[Streams], int], blas_threads: int, streams: Streams) -> int:
