@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 from tinyllm.arena import Array, Layout
-from tinyllm.config import ModelConfig
+from tinyllm.config import ModelConfig, TrainConfig
 from tinyllm.layers import attention, dropout, linear
 
 
@@ -22,6 +22,11 @@ class Purpose(NamedTuple):
     recompute: bool = False  # keep only the residual stream of each block, and recompute the rest
     accumulate: bool = True  # several micro-batches per step, hence memory to add their gradients with
     gradient: bool = True  # without: forward and loss alone, over whole batches, as training computes them
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Purpose:
+        """Return the purpose of a run's training."""
+        return cls(recompute=config.recompute, accumulate=config.accumulate > 1)
 
 
 TRAINING, READING = Purpose(), Purpose(backward=False)

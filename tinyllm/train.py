@@ -126,26 +126,21 @@ def _train(
     from tinyllm.cli import summary
     from tinyllm.cli.clock import SystemClock
     from tinyllm.inference.samples import sample_in_training
-    from tinyllm.network import Purpose
-    from tinyllm.parallel.team import Team
-    from tinyllm.parallel.threads import most_threads
     from tinyllm.run import toml
     from tinyllm.training.control import Control, Outputs, SaveRhythm
     from tinyllm.training.environment import use_machine
     from tinyllm.training.header import write_header
     from tinyllm.training.loop import Loop
     from tinyllm.training.metrics import Metrics
-    from tinyllm.training.step import Engine
+    from tinyllm.training.step import engine_of
 
     (manager, watch), state = outputs, begun.state
-    train, saving = state.config.train, state.config.saving
+    saving = state.config.saving
     workers, blas_threads = use_machine(state, machine.workers, machine.blas_threads, watch.notice)
     watch.begin(state, begun.datasets, summary.description(state, begun.datasets, request))
     if saving.sample_every:
         _compile(decoding=True)
-    with Team(min(workers * blas_threads, most_threads())) as team:
-        purpose = Purpose(recompute=train.recompute, accumulate=train.accumulate > 1)
-        engine = Engine(state, team, workers, purpose)
+    with engine_of(state, workers, blas_threads) as engine:
         manager.reserve(state)  # touched now, the first save is no slower than the others
         # There are texts, memory and room: the run can begin, and only now may earlier files move.
         forked = _take_place(begun, manager, watch)

@@ -26,14 +26,11 @@ from tinyllm.cli.display import Lines
 from tinyllm.cli.request import Fresh, Machine, Request
 from tinyllm.cli.rows import labelled
 from tinyllm.cli.start import Begun, begin
-from tinyllm.network import Purpose
-from tinyllm.parallel.team import Team
-from tinyllm.parallel.threads import most_threads
 from tinyllm.run.phases import phase_end, phase_steps, steps_per_epoch
 from tinyllm.run.state import TrainState
 from tinyllm.text.batches import Batch, Dataset
 from tinyllm.training.environment import use_machine
-from tinyllm.training.step import Engine
+from tinyllm.training.step import Engine, engine_of
 from tinyllm.words import counted, duration
 
 SECONDS = 2.0  # of the probe, in all
@@ -67,12 +64,10 @@ def show(request: Request, machine: Machine) -> int:
         if begun.is_finished:
             lines.line(summary.already_finished(begun.state, request))
             return 0
-        state, train = begun.state, begun.state.config.train
+        state = begun.state
         workers, blas_threads = use_machine(state, machine.workers, machine.blas_threads, lines.notice)
         lines.line(summary.description(state, begun.datasets, request))
-        with Team(min(workers * blas_threads, most_threads())) as team:
-            purpose = Purpose(recompute=train.recompute, accumulate=train.accumulate > 1)
-            engine = Engine(state, team, workers, purpose)
+        with engine_of(state, workers, blas_threads) as engine:
             phases = _phases(begun, engine)
         lines.line(_rows(state, phases))
     return 0
@@ -143,16 +138,11 @@ def _rows(state: TrainState, phases: list[Phase]) -> str:
 def _step_seconds(state: TrainState, data: Dataset, engine: Engine, seconds: float) -> float:
     """Return the mean time of a training step, after some that warm up."""
     train = state.config.train
-    batches = -(-data.windows // train.batch_size)
-    buffers = [Batch.empty(train.batch_size, state.config.model.block_size) for _ in range(train.accumulate)]
+    buffers: list[Batch] = []
 
     def step(number: int) -> None:
-        first = number % steps_per_epoch(train, data.windows) * train.accumulate
-        filled = [
-            data.batch(train.seed, 0, first + micro, train.batch_size, buffer)
-            for micro, buffer in enumerate(buffers[: batches - first])
-        ]
-        engine.train(state, filled)
+        index = number % steps_per_epoch(train, data.windows)
+        engine.train(state, data.micro_batches(train, 0, index, buffers))
 
     for number in range(WARM_UP):
         step(number)

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyllm.arena import Array
-from tinyllm.config import Config
+from tinyllm.config import Config, TrainConfig
 from tinyllm.kernels import fill_batch
 from tinyllm.rng import generator
 from tinyllm.text.dialogue import Tokenizer
@@ -143,6 +143,22 @@ class Dataset:
         windows = drawn.order[index * batch_size : (index + 1) * batch_size]
         out = Batch.empty(batch_size, self.block_size) if out is None else out
         return self._fill(out, windows.tolist(), lambda spans, w: self._copy_spans(spans, w, drawn))
+
+    def micro_batches(
+        self, config: TrainConfig, epoch: int, index: int, buffers: list[Batch]
+    ) -> list[Batch]:  # fmt: skip
+        """Return the batches of update `index` of the epoch, in `buffers`, which gets those it lacks.
+
+        The epoch's last update may have fewer than the others.
+        """
+        first = index * config.accumulate
+        after = min(first + config.accumulate, -(-self.windows // config.batch_size))
+        while len(buffers) < after - first:
+            buffers.append(Batch.empty(config.batch_size, self.block_size))
+        return [
+            self.batch(config.seed, epoch, number, config.batch_size, buffer)
+            for number, buffer in zip(range(first, after), buffers, strict=False)
+        ]
 
     def validation(self, batch_size: int) -> Iterator[Batch]:
         """Yield the whole held-out part, always the same batches; each overwrites the one before."""

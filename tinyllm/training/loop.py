@@ -116,14 +116,7 @@ class Loop:
     def _step(self) -> None:
         state, progress, config = self.state, self.state.progress, self.state.config.train
         started = self.clock.seconds()
-        first = progress.index * config.accumulate
-        after = min(first + config.accumulate, -(-self.dataset.windows // config.batch_size))  # then: padding
-        while len(self.buffers) < after - first:
-            self.buffers.append(Batch.empty(config.batch_size, state.config.model.block_size))
-        batches = [
-            self.dataset.batch(config.seed, progress.phase_epoch, number, config.batch_size, buffer)
-            for number, buffer in zip(range(first, after), self.buffers, strict=False)
-        ]
+        batches = self.dataset.micro_batches(config, progress.phase_epoch, progress.index, self.buffers)
         with self._changing():
             step, epoch = self.engine.train(state, batches), progress.epoch
             progress.index += 1

@@ -179,8 +179,7 @@ def memory_needed(config: Config, V: int) -> int:
     def of(layers: int) -> int:
         shape = dataclasses.replace(config.model, n_layer=layers)
         B = config.train.batch_size
-        purpose = Purpose(recompute=config.train.recompute, accumulate=config.train.accumulate > 1)
-        batch = sum(layout.size for layout in workspace_layouts(shape, V, B, purpose))
+        batch = sum(layout.size for layout in workspace_layouts(shape, V, B, Purpose.of(config.train)))
         return 4 * (7 * layout_of(shape, V).size + batch)
 
     return of(1) + (config.model.n_layer - 1) * (of(2) - of(1))

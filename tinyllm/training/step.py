@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from tinyllm.kernels import add_and_sum_squares, sum_squares
 from tinyllm.layers import dropout, linear
 from tinyllm.network import TRAINING, Pass, Purpose
 from tinyllm.parallel.team import Team, WorkQueue
+from tinyllm.parallel.threads import most_threads
 from tinyllm.run.state import TrainState, Workspace, network_of
 from tinyllm.text.batches import Batch
 from tinyllm.training.optim import Update, clip_factor, slices, update_
@@ -165,3 +167,10 @@ class Engine:
             f"the checkpoints are intact: resume from one of them, or start over, with a lower --lr, "
             f"a longer --warmup or a lower --grad-clip"
         )
+
+
+@contextmanager
+def engine_of(state: TrainState, workers: int, blas_threads: int) -> Iterator[Engine]:
+    """Yield the engine of a run on so many workers, with a thread for each BLAS thread of each."""
+    with Team(min(workers * blas_threads, most_threads())) as team:
+        yield Engine(state, team, workers, Purpose.of(state.config.train))
