@@ -19,7 +19,7 @@ import numpy as np
 
 from tinyllm import train
 from tinyllm.cli.interrupt import Interrupt, Stopped
-from tinyllm.cli.request import Fresh, Machine, Request, Resume
+from tinyllm.cli.request import Fresh, Machine, Request, Resume, absolute
 from tinyllm.config import BUNDLED, SECTIONS, Config
 from tinyllm.inference.conversation import Conversation
 from tinyllm.inference.evaluation import Measures, evaluate
@@ -174,8 +174,7 @@ def fit(
 
 def _paths(given: Paths) -> list[str]:
     paths = [given] if isinstance(given, str | Path) else given
-    found = (Path(path).expanduser() for path in paths)
-    return [str(path.parent.resolve() / path.name) for path in found]
+    return [absolute(Path(path).expanduser()) for path in paths]
 
 
 def _by_section(options: dict[str, Any]) -> dict[str, dict[str, Any]]:

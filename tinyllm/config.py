@@ -222,6 +222,11 @@ def replace(config: Config, options: Mapping[str, Mapping[str, Any]]) -> Config:
     return Config(**parts)
 
 
+def is_bundled(phase: str, paths: list[str]) -> bool:
+    """Return whether the texts of a phase are those that come with tinyllm."""
+    return paths == BUNDLED[phase]
+
+
 def for_texts(
     options: Mapping[str, Mapping[str, Any]], sources: Mapping[str, list[str]], trained: bool = False
 ) -> dict[str, dict[str, Any]]:
@@ -230,7 +235,7 @@ def for_texts(
     With `trained`, a tokenizer is there already. What is given for all phases holds for tuning too.
     """
     found = {section: dict(values) for section, values in options.items()}
-    if any(paths != BUNDLED[phase] for phase, paths in sources.items()):
+    if not all(is_bundled(phase, paths) for phase, paths in sources.items()):
         return found
     given = {name for values in options.values() for name in values}
     without = (

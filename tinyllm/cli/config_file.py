@@ -21,6 +21,7 @@ from types import UnionType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from tinyllm import safe_files
+from tinyllm.cli.request import absolute
 from tinyllm.cli.spellings import bare, closest, meant
 from tinyllm.config import BUNDLED, PHASES, SECTIONS
 from tinyllm.escape import printable, reason
@@ -153,12 +154,7 @@ def _paths(value: Any, where: str, folder: Path) -> list[str]:
         raise ConfigError(f"{where}: found {_found(value)}, expected a path in quotes, or a list of them")
     if any("\0" in each for each in texts):
         raise ConfigError(f"{where}: found a path with a NUL character, expected none")
-    return [each if each in _BUNDLED else _absolute(folder, each) for each in texts]
-
-
-def _absolute(folder: Path, text: str) -> str:
-    source = folder / os.path.expanduser(text)
-    return str(source.parent.resolve() / source.name)
+    return [each if each in _BUNDLED else absolute(folder / os.path.expanduser(each)) for each in texts]
 
 
 def _check_type(value: Any, hint: Any, where: str) -> Any:

@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from tinyllm.config import BUNDLED
+from tinyllm.config import is_bundled
 from tinyllm.corpus import world
 from tinyllm.escape import legible
 from tinyllm.inference import samples
-from tinyllm.inference.exam import Answer, Part, exam
+from tinyllm.inference.exam import Answer, exam
 from tinyllm.inference.language_model import LanguageModel, load_model
 from tinyllm.inference.settings import TEXT
 from tinyllm.run.state import TrainState
+from tinyllm.text.questions import spread
 from tinyllm.training import setup
 
-SHOWN = 5  # exchanges of each kind
+SHOWN = 5  # exchanges of each kind, evenly spread, so that both languages are among them
 LONGEST = 100  # characters of an answer
 QUESTIONS = {True: 50, False: 10}  # of each kind; for the bundled world, and for other texts
 NOTES = {"never asked in training": " (facts seen as statements only)"}
@@ -34,23 +35,17 @@ def last_words(state: TrainState, directory: Path) -> Iterator[str]:
         beginning, rest = samples.sample_continuation(model, texts, state.config.train.seed)
         yield f"  {legible(f'{beginning}|{rest}')}"
         return
-    bundled = paths == BUNDLED[phase]
+    bundled = is_bundled(phase, paths)
     facts = world.facts() if bundled else []
     for part in exam(model, texts, facts, QUESTIONS[bundled]):
         yield f"{part.name}: {part.right} of {len(part.answers)}{NOTES.get(part.name, '')}"
-        yield from (f"  {_exchange(answer)}" for answer in _spread(part))
+        yield from (f"  {_exchange(answer)}" for answer in spread(part.answers, SHOWN))
     if "pretraining" in state.phases:
         yield "free text, as generate writes it:"
         writer = load_model(directory, phase="pretraining")
         for i in range(SHOWN):
             text = samples.continuation(writer, "", TEXT, 80, (state.config.train.seed, i))
             yield f"  {legible(text.strip())}"
-
-
-def _spread(part: Part) -> list[Answer]:
-    """Return a few answers, evenly spread, so that both languages and both halves are among them."""
-    count = min(SHOWN, len(part.answers))
-    return [part.answers[len(part.answers) * i // count] for i in range(count)]
 
 
 def _exchange(answer: Answer) -> str:

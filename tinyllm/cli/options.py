@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tinyllm.cli import config_file
 from tinyllm.cli.arguments import add_config, given_config, path, program
-from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume
+from tinyllm.cli.request import EXIT_UNFINISHED, Fresh, Machine, Request, Resume, absolute
 from tinyllm.config import BUNDLED, PHASES, Config, replace
 from tinyllm.inference.settings import check
 from tinyllm.option import ConfigError
@@ -161,16 +161,10 @@ def _check(args: argparse.Namespace) -> None:
             check(name, getattr(args, name), low=low, high=high)
 
 
-def _absolute(text: str) -> str:
-    """Return a source's absolute path; a link keeps its own name, which may tell what the file is."""
-    source = path(text)
-    return str(source.parent.resolve() / source.name)
-
-
 def _texts(args: argparse.Namespace) -> dict[str, list[str]]:
     """Return the absolute paths that were typed, by phase."""
     named = {"pretraining": args.data or args.pretraining_data, "instruction_tuning": args.chat_data}
-    return {phase: [_absolute(text) for text in texts] for phase, texts in named.items() if texts}
+    return {phase: [absolute(path(text)) for text in texts] for phase, texts in named.items() if texts}
 
 
 def _fill_in(

@@ -29,6 +29,11 @@ def shell_quoted(path: Path) -> str:
     return "$'" + "".join(f"\\x{byte:02x}" for byte in os.fsencode(text)) + "'"  # as bash and zsh read it
 
 
+def absolute(source: Path) -> str:
+    """Return a source's absolute path; a link keeps its own name, which may tell what the file is."""
+    return str(source.parent.resolve() / source.name)
+
+
 @dataclass(frozen=True)
 class Fresh:
     """A new run over the texts of each phase; `set_aside` moves an earlier run in the directory away."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from tinyllm.arena import Array
 from tinyllm.inference.language_model import LanguageModel
 from tinyllm.inference.settings import GREEDY, Sampling
-from tinyllm.text.dialogue import STOP_MARKERS, Turn, encode, joined, prompt_for
+from tinyllm.text.dialogue import STOP_MARKERS, Turn
 
 
 class Conversation:
@@ -62,10 +62,7 @@ class Conversation:
 
     def _encoded(self, turns: list[Turn]) -> Array:
         """Return the tokens (n,) int32 of the prompt for an answer to the last of `turns`."""
-        segments = prompt_for([Turn("system", self.system), *turns] if self.system else turns)
-        if not self.model.form.separate_markers:
-            segments = joined(segments)
-        return encode(self.model.tokenizer, segments)[0]
+        return self.model.question([Turn("system", self.system), *turns] if self.system else turns)
 
     def answer(self, prompt: Array) -> Iterator[str]:
         """Yield the answer to `prompt(question)` (n,) in pieces, each as soon as it is certain.

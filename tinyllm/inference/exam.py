@@ -16,8 +16,9 @@ from tinyllm.inference.conversation import until_marker
 from tinyllm.inference.language_model import LanguageModel
 from tinyllm.inference.settings import GREEDY
 from tinyllm.rng import generator
-from tinyllm.text.dialogue import Turn, encode, first_prompt, joined, parse, prompt_for
+from tinyllm.text.dialogue import Turn, first_prompt, parse
 from tinyllm.text.forms import forms
+from tinyllm.text.questions import spread
 from tinyllm.text.texts import Text
 
 SIMILAR = 0.6  # of the characters in common, as difflib counts them
@@ -69,8 +70,7 @@ def trained(texts: Iterable[Text], count: int) -> list[Question]:
         if 0 < len(prompt) < len(text.segments):
             turns = parse("".join(segment.text for segment in prompt))
             found.append(Question(turns, (text.segments[len(prompt)].text.strip(),)))
-    count = min(count, len(found))
-    return [found[len(found) * i // count] for i in range(count)]
+    return spread(found, count)
 
 
 def in_other_words(questions: Sequence[Question]) -> list[Question]:
@@ -99,11 +99,7 @@ def of_facts(facts: Iterable[Fact], count: int, address: tuple[int, str], otherw
 
 def ask(model: LanguageModel, questions: Sequence[Question]) -> list[Answer]:
     """Return the model's greedy answers, each to its question alone."""
-    prompts = []
-    for question in questions:
-        segments = prompt_for(question.turns)
-        segments = segments if model.form.separate_markers else joined(segments)
-        prompts.append(encode(model.tokenizer, segments)[0][-model.config.block_size :])
+    prompts = [model.question(question.turns)[-model.config.block_size :] for question in questions]
     written = model.generate_all(prompts, GREEDY, LONGEST, 0, min_tokens=1)
     return [
         Answer(question, "".join(until_marker(model.tokenizer.stream(tokens))))

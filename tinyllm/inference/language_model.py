@@ -22,6 +22,7 @@ from tinyllm.inference.settings import Sampling
 from tinyllm.inference.weights import Weights
 from tinyllm.inference.writing import Continuation
 from tinyllm.run.state import Sources, TrainState, layout_of
+from tinyllm.text.dialogue import Turn, encode, joined, prompt_for
 from tinyllm.text.tokenizer import Tokenizer
 from tinyllm.words import counted
 
@@ -86,6 +87,11 @@ class LanguageModel:
         if self.form.starts_with_end or not tokens.size:  # a prediction needs at least one token before it
             tokens = np.concatenate([np.array([self.tokenizer.end_of_text], np.int32), tokens])
         return tokens
+
+    def question(self, turns: Sequence[Turn]) -> Array:
+        """Return the tokens (n,) int32 behind which the model answers the last of `turns`, a question."""
+        segments = prompt_for(turns)
+        return encode(self.tokenizer, segments if self.form.separate_markers else joined(segments))[0]
 
     def generate(
         self, prompt: Array, sampling: Sampling, max_tokens: int, address: tuple[int, ...],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from tinyllm.text.dialogue import is_chinese, parse
 
 LONGEST = 48  # characters
+T = TypeVar("T")
 
 
 def typical_questions(prompts: Iterable[str], count: int = 3) -> list[str]:
@@ -21,10 +23,10 @@ def typical_questions(prompts: Iterable[str], count: int = 3) -> list[str]:
     chinese = [question for question in found if is_chinese(question)]
     others = [question for question in found if not is_chinese(question)]
     few = min(count // 2, len(others)) if chinese else count
-    return _spread(chinese, count - few) + _spread(others, few)
+    return spread(chinese, count - few) + spread(others, few)
 
 
-def _spread(items: list[str], count: int) -> list[str]:
+def spread(items: Sequence[T], count: int) -> list[T]:
     """Return `count` of the items, or all of them, evenly spread."""
     count = min(count, len(items))
     return [items[len(items) * i // count] for i in range(count)]

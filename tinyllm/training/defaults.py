@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tinyllm.config import BUNDLED, HAN_RUN, Config, replace
+from tinyllm.config import HAN_RUN, Config, is_bundled, replace
 from tinyllm.text.batches import Dataset
 from tinyllm.text.tokens import STREAM
 from tinyllm.words import counted
@@ -51,11 +51,6 @@ def with_validation(
             f"--val-fraction {FRACTION} holds out a tenth"
         )
     return decided
-
-
-def is_bundled(phase: str, paths: list[str]) -> bool:
-    """Return whether the texts of a phase are those that come with tinyllm."""
-    return paths == BUNDLED[phase]
 
 
 def is_large(dataset: Dataset) -> bool:
