@@ -78,7 +78,8 @@ def scratch(config: ModelConfig, V: int, B: int, purpose: Purpose) -> Scratch:
     T, C = config.block_size, config.n_embd
     rows = tensor(B * T, C)
     product = tensor(C * max(V, 3 * C))
-    return Scratch(attention.scratch(B, T, C, config.n_head), head.scratch(B * T, V), rows, rows, product)
+    logits = head.scratch(B * T, V, C, purpose.all_rows)
+    return Scratch(attention.scratch(B, T, C, config.n_head), logits, rows, rows, product)
 
 
 def rms(x: Array) -> Array:

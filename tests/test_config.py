@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any, Any]]] = {
         "beta2": (0.999, 0.0, 0.9999999), "epsilon": (1e-8, [0.0], None), "grad_clip": (1.0, 0.0, None),
         "patience": (30, 0, LARGEST), "min_delta": (0.01, 0.0, None),
         "monitor": (None, "train", "val"), "eval_every": (None, 1, LARGEST), "seed": (1337, 0, LARGEST),
-        "recompute": (False, False, True),
+        "recompute": (False, False, True), "all_rows": (False, False, True),
         "tuning_epochs": (None, 1, LARGEST), "tuning_lr": (None, [0.0], None),
     },
     "data": {
@@ -36,9 +36,10 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any, Any]]] = {
         "train_on_prompts": (False, False, True), "val_fraction": (None, 0.0, 0.9),
         "encoding": ("utf-8", "utf-8", "gb18030"), "separator": ("", "", "</s>"), "suffix": ("", "", ".md"),
         "han_run": (None, 1, 16),
-        "held_out_by": ("content", "content", "place"), "separate_markers": (True, False, True),
+        "held_out_by": ("tokens", "content", "place"), "separate_markers": (True, False, True),
         "mixed_windows": (True, False, True),
-        "join_dialogues": (True, False, True), "vary_questions": (False, False, True),
+        "join_dialogues": (True, False, True), "join_documents": (False, False, True),
+        "vary_questions": (False, False, True),
     },
     "saving": {
         "strategy": ("best-and-last", "best", "last"), "keep_best_n": (3, 1, LARGEST),

@@ -289,11 +289,35 @@ def test_equal_documents_are_on_one_side(tmp_path):
     assert held and not train.keys() & held.keys() - {END}
 
 
+def test_what_both_phases_read_is_held_out_of_both(tmp_path):
+    """Otherwise the validation loss of instruction tuning would be that of dialogues seen in pretraining."""
+    shared = [Text((Segment(chr(FIRST + i)),)) for i in range(200)]
+    more = [Text((Segment(chr(FIRST + i)),)) for i in range(200, 400)]
+    phases = {"pretraining": more + shared, "instruction_tuning": shared}
+    for how, same in (("tokens", True), ("content", False)):  # earlier runs keep their parts
+        held = [
+            held_out(texts, tmp_path, val_fraction=0.3, held_out_by=how, name=name)
+            for name, texts in phases.items()
+        ]
+        assert (held[0] & set(range(FIRST, FIRST + 200)) == held[1]) == same, how
+
+
+def test_documents_that_are_held_out_whole_have_their_numbers(tmp_path):
+    documents = [Text((Segment(chr(FIRST + i) * 5),)) for i in range(50)]
+    pieces = [Text((Segment("".join(map(chr, range(FIRST + 99, FIRST + 199)))),), False, True)] * 2
+    texts = [*documents[:20], *pieces[:1], pieces[1]._replace(ends=True), *documents[20:]]
+    data = dataset(texts, tmp_path, 4, val_fraction=0.3)
+    held = targets_in(data.validation(3)).keys() - {END}
+    expected = {i + (i >= 20) for i in range(50) if FIRST + i in held}  # the stream is number 20
+    assert data.held_out_documents == expected and 5 < len(expected) < 30
+    assert dataset(texts, tmp_path, 4).held_out_documents == frozenset()
+
+
 def test_runs_from_before_keep_what_they_held_out(tmp_path):
     stored = config(4, val_fraction=0.25).to_dict()
     del stored["data"]["held_out_by"], stored["data"]["mixed_windows"]
     before = Config.from_dict(stored)
-    assert before.data.held_out_by == "place" and config(4).data.held_out_by == "content"
+    assert before.data.held_out_by == "place" and config(4).data.held_out_by == "tokens"
     documents = [Text((Segment(chr(FIRST + i)),)) for i in range(20)]
     data = prepare(documents, CHARACTERS, before, tmp_path, "pretraining")
     found = {token - FIRST for token in targets_in(data.validation(3)) if token != END}
@@ -301,12 +325,15 @@ def test_runs_from_before_keep_what_they_held_out(tmp_path):
     assert data.fingerprint.startswith("304cf6eb4d948458966c")
 
 
-def test_another_seed_or_name_holds_out_other_documents(tmp_path):
+@pytest.mark.parametrize(("how", "parts"), [("tokens", 2), ("content", 4), ("place", 4)])
+def test_another_seed_holds_out_other_documents_and_in_earlier_runs_another_phase(how, parts, tmp_path):
     documents = [Text((Segment(chr(FIRST + i)),)) for i in range(50)]
     datasets = [
-        dataset(documents, tmp_path, 4, name, seed, val_fraction=0.5) for name in "ab" for seed in (1, 2)
+        dataset(documents, tmp_path, 4, name, seed, val_fraction=0.5, held_out_by=how)
+        for name in "ab"
+        for seed in (1, 2)
     ]
-    assert len({tuple(targets_in(data.validation(4))) for data in datasets}) == 4
+    assert len({tuple(targets_in(data.validation(4))) for data in datasets}) == parts
 
 
 def test_nothing_held_out_yields_no_validation(tmp_path):

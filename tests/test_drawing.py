@@ -8,7 +8,7 @@ from __future__ import annotations
 import tracemalloc
 import zlib
 from collections import Counter
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 from hypothesis import given, settings
@@ -20,6 +20,7 @@ from tinyllm.text.batches import Batch, prepare
 from tinyllm.text.dialogue import Segment, Turn, can_join, encode, joined, render
 from tinyllm.text.files import DataError
 from tinyllm.text.forms import variants
+from tinyllm.text.records import Reading
 from tinyllm.text.texts import Text, Texts, digest, strings
 from tinyllm.text.tokens import ALTERNATIVE, JOINS, load_tokens
 
@@ -148,6 +149,24 @@ def test_conversations_of_one_two_and_three_are_drawn_and_others_in_another_epoc
         assert sizes.keys() == {1, 2, 3} and min(sizes.values()) > 5
         found.append({tuple(part) for part in parts if len(part) > 1})
     assert not found[0] & found[1] and not found[1] & found[2]
+
+
+@given(st.integers(0, 3), st.booleans(), st.booleans())
+def test_documents_that_are_no_dialogues_are_joined_on_request(tmp_path_factory, epoch, join, dialogues_too):
+    """Each stands once in an epoch, whole, alone or in a row of up to three."""
+    settings = config(60, join_documents=join, join_dialogues=dialogues_too)
+    read = Texts((), dialogues=True, data=settings.data)._documents
+    plain = [text for i in range(30) for text in read(Reading(NAMES[i] * (2 + i % 3)))]
+    texts = [text_of(single(i), join_dialogues=dialogues_too) for i in range(40, 60)] + plain
+    drawn = prepare(texts, CHARACTERS, settings, tmp_path_factory.mktemp("data"), "pretraining")
+    known = {(END, *map(ord, text.segments[0].text)): i for i, text in enumerate(plain)}
+    known |= {tokens: 100 + i for tokens, (i, _) in members(map(single, range(40, 60))).items()}
+    rows = [taken_apart(tokens, known) for tokens, _ in conversations(drawn, epoch)]
+    assert sorted(chain(*rows)) == [*range(30), *range(100, 120)]
+    longest = {kind: max(len(row) for row in rows if (row[0] >= 100) == kind) for kind in (False, True)}
+    assert (1 < longest[False] <= 3) == join and (1 < longest[True] <= 3) == (dialogues_too)
+    mixed = any({i >= 100 for i in row} == {False, True} for row in rows)
+    assert mixed <= (join and dialogues_too)
 
 
 def test_what_is_no_dialogue_or_has_a_system_text_or_was_cut_is_joined_to_nothing(tmp_path):
@@ -286,7 +305,13 @@ BEFORE = (3593406763, 4009358641, 1592365469, 98266626, 412737675, 3029972383, 3
 
 def test_a_run_without_the_choices_has_the_batches_and_the_fingerprint_it_had(tmp_path):
     data = prepared(
-        [single(i) for i in range(40)], tmp_path, 64, **OFF, val_fraction=0.1, mixed_windows=False
+        [single(i) for i in range(40)],
+        tmp_path,
+        64,
+        **OFF,
+        val_fraction=0.1,
+        mixed_windows=False,
+        held_out_by="content",
     )
     batches = [data.batch(1, epoch, 0, 40) for epoch in range(2)]
     found = [zlib.crc32(part.tobytes()) for batch in batches for part in batch[:3]]

@@ -58,6 +58,8 @@ def test_trained_questions_are_the_first_of_dialogues_spread_over_the_texts():
     found = exam.trained([Text(dialogue("x").segments), *texts], 4)
     assert [question.turns[-1].content for question in found] == [f"问题{i}？" for i in (0, 5, 10, 15)]
     assert [question.answers for question in found] == [(f"回答{i}。",) for i in (0, 5, 10, 15)]
+    found_first = exam.trained([Text(dialogue("x").segments), *texts], 4, held_out={1, 6})
+    assert [question.turns[-1].content for question in found_first[:2]] == ["问题1？", "问题6？"]
     others = exam.in_other_words(found)
     assert len(others) == 4 and not {q.turns for q in others} & {q.turns for q in found}
     assert exam.in_other_words([asked("Repeat: a")]) == []

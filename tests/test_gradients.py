@@ -170,17 +170,20 @@ def test_residual_norm_backward_is_the_derivative_and_lets_the_stream_through(N,
 
 
 @FAST
-@given(N=st.integers(1, 9), V=st.integers(1, 6), C=small, rows=st.integers(1, 4), seed=seeds)
-def test_head_backward_is_the_derivative_in_blocks_of_any_size(N, V, C, rows, seed):
+@given(
+    N=st.integers(1, 9), V=st.integers(1, 6), C=small, rows=st.integers(1, 4), seed=seeds,
+    all_rows=st.booleans(), without_loss=st.sampled_from([0.0, 0.3, 1.0]),
+)  # fmt: skip
+def test_head_backward_is_the_derivative_in_blocks_of_any_size(N, V, C, rows, seed, all_rows, without_loss):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(head, "FEWEST_ROWS", rows)
         patch.setattr(head, "MOST", 1)
         rng = np.random.default_rng(seed)
-        layout = Layout(head.scratch(N, V))
+        layout = Layout(head.scratch(N, V, C, all_rows))
         s = layout.views(np.full(layout.size, np.nan))
         assert s.logits.shape == (min(rows, N), V)
         weight, y, dy = rng.standard_normal((V, C)), rng.standard_normal((N, C)), np.full((N, C), np.nan)
-        targets = np.where(rng.random(N) < 0.3, -1, rng.integers(0, V, N)).astype(np.int32)
+        targets = np.where(rng.random(N) < without_loss, -1, rng.integers(0, V, N)).astype(np.int32)
         losses, dweight = np.full(N, np.nan), np.zeros((V, C))
         held = head.Rows(y, targets, losses, dy)
         adding = linear.DeferredGradients([np.full(V * C, np.nan)], add=True)
@@ -197,6 +200,7 @@ def test_head_backward_is_the_derivative_in_blocks_of_any_size(N, V, C, rows, se
         over = np.full((V, C), np.nan)
         head.backward(weight, over, s, held, 0.7, adding._replace(add=False))
         np.testing.assert_allclose(over, dweight, rtol=1e-12, atol=1e-15)
+        assert (losses[targets < 0] == 0).all() and (dy[targets < 0] == 0).all()
 
 
 @FAST

@@ -72,7 +72,7 @@ def drawn_runs(draw) -> dict:
     data = DataConfig(
         tokenizer=draw(st.sampled_from(["bpe", "char"])), vocab_size=280, val_fraction=val,
         train_on_prompts=draw(st.booleans()), join_dialogues=draw(st.booleans()),
-        vary_questions=draw(st.booleans()),
+        join_documents=draw(st.booleans()), vary_questions=draw(st.booleans()),
     )  # fmt: skip
     return {
         "config": Config(model, train, data, SavingConfig(sample_every=draw(st.sampled_from([0, 3])))),

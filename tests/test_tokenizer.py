@@ -148,7 +148,9 @@ def test_ids_may_be_written_to() -> None:
 
 
 @given(st.lists(st.integers(0, TRAINED.vocab_size - 1)))
-@example([0xED, 0xA0])  # two thirds of a surrogate: no beginning of a character, so that each byte is an error
+@example(
+    [0xED, 0xA0]
+)  # two thirds of a surrogate: no beginning of a character, so that each byte is an error
 def test_any_ids_decode_and_stream_to_the_same_text(ids: list[int]) -> None:
     streamed, whole = "".join(TRAINED.stream(ids)), TRAINED.decode(ids)
     assert whole in (streamed, streamed + "\ufffd", streamed + "\ufffd\ufffd")  # an end that is not whole

@@ -22,7 +22,7 @@ BUNDLED = {
 }
 BUNDLED_OPTIONS: dict[str, dict[str, Any]] = {  # defaults where all texts are bundled ones; see docs/log.md
     "train": {"epochs": 9, "lr": 3e-3, "tuning_epochs": 1, "tuning_lr": 3e-4},
-    "data": {"vocab_size": 4096, "han_run": 1, "vary_questions": True},
+    "data": {"vocab_size": 4096, "han_run": 1, "join_documents": True, "vary_questions": True},
 }
 
 
@@ -92,6 +92,10 @@ class TrainConfig(Section):
         "backward pass: a fraction of the memory for about 25%% more time", before=False,
     )  # fmt: skip
 
+    # No option: the output head also reads positions that carry no loss, for nothing. Earlier runs go on so,
+    # because products of other shapes may round their sums in another way.
+    all_rows: bool = added(True, now=False)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_lr is not None and self.min_lr > self.lr:
@@ -145,11 +149,17 @@ class DataConfig(Section):
     join_dialogues: bool = option(
         True, "join dialogues into conversations of one to three, others in each epoch", before=False
     )
+    join_documents: bool = option(
+        False,
+        "join short documents that are no dialogues too, so that each is met behind others",
+        before=False,
+    )
     vary_questions: bool = option(
         False, "ask questions in other forms in each epoch: without their mark, in lower case", before=False
     )
-    # No option. Runs from before it held documents out by their place among the others.
-    held_out_by: str = added("place", now="content")
+    # No option: the hash of a document's tokens says whether it is held out. The oldest runs drew it by the
+    # document's place among the others; later ones hashed its content and the phase, each phase by itself.
+    held_out_by: str = added("place", now="tokens")
     mixed_windows: bool = added(False, now=True)  # short documents are packed in an order of chance
     separate_markers: bool = added(False, now=True)  # in dialogues they are encoded apart, as in dialogue.py
 
@@ -159,8 +169,8 @@ class DataConfig(Section):
             raise ConfigError(f"--encoding: found {self.encoding!r}, expected one such as utf-8 or gb18030")
         if not all(part.startswith(".") and part != "." for part in self.suffixes):
             raise ConfigError(f"--suffix: found {self.suffix!r}, expected suffixes such as .md,.py")
-        if self.held_out_by not in ("content", "place"):
-            raise ConfigError(f"held_out_by: found {self.held_out_by!r}, expected content or place")
+        if self.held_out_by not in ("tokens", "content", "place"):
+            raise ConfigError(f"held_out_by: found {self.held_out_by!r}, expected tokens, content or place")
 
     @property
     def suffixes(self) -> tuple[str, ...]:

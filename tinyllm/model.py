@@ -114,13 +114,13 @@ def scratch(config: ModelConfig, V: int, B: int, purpose: Purpose) -> Scratch:
     if not purpose.backward:
         unused = attention.Scratch(blockwise.no_scratch(), none, none)
         stream = residual_norm.Scratch(rows, none, none)
-        return Scratch(unused, mlp.scratch(N, 4 * C), head.Scratch(none), stream, none)
+        return Scratch(unused, mlp.scratch(N, 4 * C), head.Scratch(none, none), stream, none)
     # Gradients are added by way of `product`: the token table's over blocks of rows, all over micro-batches.
     product = C * V if head.block_rows(N, V) < N else 0
     if purpose.accumulate:
         product = C * max(V, 4 * C)
     return Scratch(
-        attention.scratch(B, T, C, H), mlp.scratch(N, 4 * C), head.scratch(N, V),
+        attention.scratch(B, T, C, H), mlp.scratch(N, 4 * C), head.scratch(N, V, C, purpose.all_rows),
         residual_norm.Scratch(rows, rows, rows), tensor(product),
     )  # fmt: skip
 

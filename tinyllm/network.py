@@ -22,11 +22,14 @@ class Purpose(NamedTuple):
     recompute: bool = False  # keep only the residual stream of each block, and recompute the rest
     accumulate: bool = True  # several micro-batches per step, hence memory to add their gradients with
     gradient: bool = True  # without: forward and loss alone, over whole batches, as training computes them
+    all_rows: bool = False  # the head reads rows that carry no loss too, as in earlier runs
 
     @classmethod
     def of(cls, config: TrainConfig) -> Purpose:
         """Return the purpose of a run's training."""
-        return cls(recompute=config.recompute, accumulate=config.accumulate > 1)
+        return cls(
+            recompute=config.recompute, accumulate=config.accumulate > 1, all_rows=config.all_rows
+        )  # fmt: skip
 
 
 TRAINING, READING = Purpose(), Purpose(backward=False)

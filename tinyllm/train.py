@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tinyllm.checkpoint import CheckpointManager
     from tinyllm.cli.display import Lines
     from tinyllm.cli.start import Begun
-    from tinyllm.run.state import TrainState
 
 
 @as_display()
@@ -99,7 +98,7 @@ def run(request: Request, machine: Machine, interrupt: Interrupt, started: float
         print(why + summary.stopped(begun.state, request), file=sys.stderr, flush=True)
         return interrupt.exit_code if interrupt.signal else EXIT_UNFINISHED
     with interrupt.ends(summary.saved_anyway(request)):
-        _conclude(begun.state, request, drawn, time.monotonic() - started)
+        _conclude(begun, request, drawn, time.monotonic() - started)
     return 0
 
 
@@ -185,12 +184,14 @@ def _take_place(begun: Begun, manager: CheckpointManager, watch: Lines) -> bool:
     return begun.source is not None
 
 
-def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) -> None:
+def _conclude(begun: Begun, request: Request, drawn: bool, seconds: float) -> None:
     """Say what was written and in what time, let the model speak, and how to talk to it."""
     from tinyllm.cli import summary
     from tinyllm.cli.last_words import last_words
     from tinyllm.words import duration
 
+    state = begun.state
+    held_out = begun.datasets[state.phases[-1]].held_out_documents
     report = f" and {request.directory / 'report.html'}" if drawn else ""
     written = f"{request.directory / 'model_final.bin'}{report} written in {duration(seconds)}"
     print(f"\n{printable(written)}")
@@ -198,7 +199,7 @@ def _conclude(state: TrainState, request: Request, drawn: bool, seconds: float) 
         _compile(decoding=True)
         try:
             print(flush=True)
-            for line in last_words(state, request.directory):
+            for line in last_words(state, request.directory, held_out):
                 print(line, flush=True)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:  # the texts may be gone by now
             print(f"warning: no samples: {reason(error)}", file=sys.stderr)

@@ -5,7 +5,7 @@ Order: the lines of a run with dialogues, those of one without, one exchange.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from tinyllm.config import is_bundled
@@ -25,8 +25,11 @@ QUESTIONS = {True: 50, False: 10}  # of each kind; for the bundled world, and fo
 NOTES = {"never asked in training": " (facts seen as statements only)"}
 
 
-def last_words(state: TrainState, directory: Path) -> Iterator[str]:
-    """Yield what the finished model of a run answers to questions, and what it writes by itself."""
+def last_words(state: TrainState, directory: Path, held_out: Container[int] = ()) -> Iterator[str]:
+    """Yield what the finished model of a run answers to questions, and what it writes by itself.
+
+    `held_out` has the numbers of the last phase's documents that were not trained on.
+    """
     phase, model = state.phases[-1], LanguageModel.of(state)
     paths = state.sources[phase].paths
     texts = setup.open_texts(state.config, phase, paths)
@@ -37,7 +40,7 @@ def last_words(state: TrainState, directory: Path) -> Iterator[str]:
         return
     bundled = is_bundled(phase, paths)
     facts = world.facts() if bundled else []
-    for part in exam(model, texts, facts, QUESTIONS[bundled]):
+    for part in exam(model, texts, facts, QUESTIONS[bundled], held_out):
         yield f"{part.name}: {part.right} of {len(part.answers)}{NOTES.get(part.name, '')}"
         yield from (f"  {_exchange(answer)}" for answer in spread(part.answers, SHOWN))
     if "pretraining" in state.phases:

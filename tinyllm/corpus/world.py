@@ -21,7 +21,7 @@ from tinyllm.rng import key
 
 LANGUAGES = ("en", "zh")
 ASKED = 0.8  # the part of the facts that dialogues ask about
-ENTRIES = 3  # of chat.json for each of these: an epoch asks about it so often, each time in one of some forms
+ENTRIES = 2  # of chat.json for each of these: an epoch asks about it so often, each time in one of some forms
 NAMED = ("countries", "elements", "animals", "planets", "calendar", "week", "opposites", "words", "units")
 
 
@@ -34,16 +34,14 @@ class Fact(NamedTuple):
     said: tuple[str, ...]  # statements; the first is the answer to every question
     asked: tuple[str, ...]  # questions of the dialogues, where the fact is one of those they ask about
     otherwise: tuple[str, ...]  # other ways to ask, which occur in no text
+    is_asked: (
+        bool  # whether dialogues ask about it: drawn, once and for all, for all facts of the same things
+    )
 
     @property
     def answer(self) -> str:
         """The statement that answers the fact's questions."""
         return self.said[0]
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether dialogues ask about it: drawn, once and for all, for all facts of the same things."""
-        return key(0, "asked", self.relation, self.language, *self.things) < ASKED * 2**64
 
 
 def facts() -> list[Fact]:
@@ -84,6 +82,17 @@ def names() -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
+def pairs() -> Iterator[tuple[str, str, str]]:
+    """Yield two things and their language: each name with the next in an order of chance, and numbers."""
+    for language in LANGUAGES:
+        found = [name for name, its_language in names() if its_language == language]
+        found.sort(key=lambda name: key(0, "pair", language, name))
+        for a, b in zip(found, found[1:] + found[:1], strict=True):
+            yield a, b, language
+        for row in rows("products"):
+            yield row["a"], row["b"], language
+
+
 def statements() -> Iterator[str]:
     """Yield the entries of pretraining.json: every form of every fact, and statements.json."""
     for fact in facts():
@@ -97,12 +106,13 @@ def dialogues() -> Iterator[Any]:
         if fact.is_asked:
             for i in range(ENTRIES):
                 asked = fact.asked[i::ENTRIES]
-                around = _forms()["around"][fact.language][i]
-                yield {"prompt": [*asked, around.format(asked[0])], "response": fact.answer}
+                around = _forms()["around"][fact.language][i::ENTRIES]
+                prompt = [*asked, *(form.format(asked[0]) for form in around)]
+                yield {"prompt": prompt, "response": fact.answer}
     for name, language in names():
-        repeat = _forms()["repeat"][language]
-        forms = [form.format(name=name) for form in repeat["asked"]]
-        yield {"prompt": forms, "response": repeat["said"].format(name=name)}
+        yield _repeated("repeat", language, name=name)
+    for a, b, language in pairs():
+        yield _repeated("pair", language, a=a, b=b)
     for entry in json.loads(_read("dialogues.json")):
         # What people say first, and in many words: an epoch has every form.
         several = isinstance(entry.get("prompt"), list)
@@ -112,6 +122,12 @@ def dialogues() -> Iterator[Any]:
 @cache
 def _forms() -> dict[str, Any]:
     return tomllib.loads(_read("forms.toml"))
+
+
+def _repeated(kind: str, language: str, **things: str) -> dict[str, Any]:
+    forms = _forms()[kind][language]
+    asked = [form.format(**things) for form in forms["asked"]]
+    return {"prompt": asked, "response": forms["said"].format(**things)}
 
 
 def _read(name: str) -> str:
@@ -134,9 +150,10 @@ def _fact(relation: dict[str, Any], row: dict[str, str], language: str) -> Fact:
 
     # A relation that holds both ways is asked about in both directions or in neither.
     things = sorted(filter(None, (blanks.get(blank) for blank in ("name", "other", "whole", "a", "b"))))
-    return Fact(
-        relation["name"], language, tuple(things), filled("said"), filled("asked"), filled("otherwise")
-    )
+    drawn = key(0, "asked", relation["name"], language, *things) < ASKED * 2**64
+    is_asked = relation.get("all_asked", False) or drawn
+    said, asked, otherwise = map(filled, ("said", "asked", "otherwise"))
+    return Fact(relation["name"], language, tuple(things), said, asked, otherwise, is_asked)
 
 
 def _sentence(text: str) -> str:

@@ -7,7 +7,7 @@ parts of an exam, how questions are asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
@@ -62,12 +62,16 @@ class Part(NamedTuple):
         return sum(answer.is_right for answer in self.answers)
 
 
-def trained(texts: Iterable[Text], count: int) -> list[Question]:
-    """Return the first questions, with their answers, of `count` dialogues evenly spread over the texts."""
-    found = []
+def trained(texts: Iterable[Text], count: int, held_out: Container[int] = ()) -> list[Question]:
+    """Return the first questions, with their answers, of `count` dialogues evenly spread over the texts.
+
+    Those of the documents with a number in `held_out` were not trained on, and are left out.
+    """
+    found, number = [], 0
     for text in texts:
-        prompt = first_prompt(text.segments)
-        if 0 < len(prompt) < len(text.segments):
+        prompt, is_held_out = first_prompt(text.segments), number in held_out
+        number += text.ends
+        if 0 < len(prompt) < len(text.segments) and not is_held_out:
             turns = parse("".join(segment.text for segment in prompt))
             found.append(Question(turns, (text.segments[len(prompt)].text.strip(),)))
     return spread(found, count)
@@ -119,11 +123,17 @@ def ask_after_another(model: LanguageModel, questions: Sequence[Question]) -> li
     ])  # fmt: skip
 
 
-def exam(model: LanguageModel, texts: Iterable[Text], facts: Sequence[Fact], count: int) -> list[Part]:
-    """Return the parts of an exam, of `count` questions each; `facts` are those of the texts, if any."""
+def exam(
+    model: LanguageModel, texts: Iterable[Text], facts: Sequence[Fact], count: int,
+    held_out: Container[int] = (),
+) -> list[Part]:  # fmt: skip
+    """Return the parts of an exam, of `count` questions each; `facts` are those of the texts, if any.
+
+    Documents with a number in `held_out` are no trained ones.
+    """
     asked = [fact for fact in facts if fact.is_asked]
     rest = [fact for fact in facts if not fact.is_asked]
-    questions = trained(texts, count)
+    questions = trained(texts, count, held_out)
     others = of_facts(asked, count, (0, "otherwise"), otherwise=True) if facts else in_other_words(questions)
     parts = [
         Part("trained questions", ask(model, questions)),

@@ -2,13 +2,16 @@
 
 Logits are the largest array of all, so they exist for one block of rows at a time, and become their own
 gradient on the spot: training has no use for them afterwards. That is why `backward` makes them again
-from y instead of being handed what `forward` left. Press & Wolf 2016, arXiv:1608.05859, for the tie.
+from y instead of being handed what `forward` left. Rows without loss, such as a dialogue's prompts and
+padding, have none: the others are gathered first. Press & Wolf 2016, arXiv:1608.05859, for the tie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
+
+import numpy as np
 
 from tinyllm.arena import Array, tensor
 from tinyllm.kernels import cross_entropy_backward, cross_entropy_forward
@@ -31,6 +34,7 @@ class Scratch(NamedTuple):
     """Working memory of both passes."""
 
     logits: Array  # (rows, V) one block
+    y: Array  # (N, C) the rows that carry loss; (0, C): the head reads all rows, as in earlier runs
 
 
 def block_rows(N: int, V: int) -> int:
@@ -38,20 +42,34 @@ def block_rows(N: int, V: int) -> int:
     return min(N, max(MOST // V, FEWEST_ROWS))
 
 
-def scratch(N: int, V: int) -> Scratch:
-    """Return the Specs of one block of logits."""
-    return Scratch(tensor(block_rows(N, V), V))
+def scratch(N: int, V: int, C: int, all_rows: bool = False) -> Scratch:
+    """Return the Specs of one block of logits, and of the rows that carry loss unless the head reads all."""
+    return Scratch(tensor(block_rows(N, V), V), tensor(0 if all_rows else N, C))
 
 
 def _blocks(N: int, rows: int) -> Iterator[slice]:
     return (slice(first, min(first + rows, N)) for first in range(0, N, rows))
 
 
+def _gathered(s: Scratch, rows: Rows) -> tuple[Rows, Array | None]:
+    """Return the n rows that carry loss and their numbers (n,); all as they are, and None, if that is all."""
+    if not len(s.y) or (rows.targets >= 0).all():
+        return rows, None
+    numbers = np.flatnonzero(rows.targets >= 0)
+    y = np.take(rows.y, numbers, axis=0, out=s.y[: len(numbers)], mode="clip")
+    # Their gradients take their place: `backward` reads a block of rows for the last time before it writes.
+    return Rows(y, rows.targets[numbers], np.empty(len(numbers)), y), numbers
+
+
 def forward(weight: Array, s: Scratch, rows: Rows) -> None:
     """Write the loss of each row into rows.losses; weight (V, C)."""
-    for block in _blocks(len(rows.y), len(s.logits)):
-        logits = linear.forward(s.logits[: block.stop - block.start], rows.y[block], weight)
-        cross_entropy_forward(rows.losses[block], logits, rows.targets[block])
+    found, numbers = _gathered(s, rows)
+    for block in _blocks(len(found.y), len(s.logits)):
+        logits = linear.forward(s.logits[: block.stop - block.start], found.y[block], weight)
+        cross_entropy_forward(found.losses[block], logits, found.targets[block])
+    if numbers is not None:
+        rows.losses[...] = 0
+        rows.losses[numbers] = found.losses
 
 
 def backward(
@@ -61,12 +79,17 @@ def backward(
 
     dweight (V, C) += if `deferred.add`, else it is overwritten.
     """
-    add = deferred.add
-    for block in _blocks(len(rows.y), len(s.logits)):
-        y = rows.y[block]
+    add, (found, numbers) = deferred.add, _gathered(s, rows)
+    if not add and not len(found.y):
+        dweight[...] = 0
+    for block in _blocks(len(found.y), len(s.logits)):
+        y = found.y[block]
         logits = linear.forward(s.logits[: block.stop - block.start], y, weight)
-        cross_entropy_backward(rows.losses[block], logits, rows.targets[block], scale)
+        cross_entropy_backward(found.losses[block], logits, found.targets[block], scale)
         # At once: every block adds to the same gradient, and the next one needs the room of these logits.
         linear.backward_weight(dweight, logits, y, deferred.products[deferred.rank] if add else None)
-        linear.backward_input(rows.dy[block], logits, weight)
+        linear.backward_input(found.dy[block], logits, weight)
         add = True
+    if numbers is not None:
+        rows.losses[...] = rows.dy[...] = 0
+        rows.losses[numbers], rows.dy[numbers] = found.losses, found.dy

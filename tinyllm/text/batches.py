@@ -6,7 +6,8 @@ documents; `starts` keeps them apart. How texts become windows:
 - a document (JSON entry, or paragraph with --documents) is end_of_text, its tokens, end_of_text. It is cut
   into pieces of at most block_size targets, and pieces are packed whole into windows, once; pieces without
   loss are dropped. The held-out part are whole documents, at least one, chosen by a hash of their tokens:
-  documents that are added to a corpus change the side of no other.
+  documents that are added to a corpus change the side of no other, and one that both phases read is on the
+  same side in both.
 - a stream (.txt) is one document per file, but its windows begin at an offset drawn in each epoch, and its
   held-out part is its end. A stream shorter than a window is packed like a document.
 
@@ -167,6 +168,12 @@ class Dataset:
             windows = range(first, min(first + batch_size, len(self._held_out)))
             yield self._fill(out, windows, self._held_out.copy_spans)
 
+    @property
+    def held_out_documents(self) -> frozenset[int]:
+        """The numbers, from 0, of the documents that are held out whole; a group counts as one."""
+        starts = self.corpus.starts[:-1][self.corpus.kinds & ALTERNATIVE == 0]
+        return frozenset(np.flatnonzero(np.isin(starts, self.held_out[:, 0])).tolist())
+
     def _drawn(self, seed: int, epoch: int) -> Epoch:
         """Return what is drawn for the epoch; the latest is cached."""
         latest = self._epoch
@@ -218,10 +225,11 @@ class Dataset:
         held_out = spans[:0]
         if fraction:
             documents = spans[~streams]
-            if config.data.held_out_by == "content":
-                held = chosen(corpus.tokens, documents, fraction, (seed, "split", self.name))
-            else:
+            if config.data.held_out_by == "place":
                 held = drawn(len(documents), fraction, generator(seed, "split", self.name))
+            else:
+                phase = (self.name,) if config.data.held_out_by == "content" else ()
+                held = chosen(corpus.tokens, documents, fraction, (seed, "split", *phase))
             spans, streams, held_out = split(spans, streams, fraction, held)
             if not len(held_out):
                 raise DataError(
@@ -278,7 +286,7 @@ def _fingerprint(config: Config, name: str, made_of: dict[str, str]) -> str:
     """Hash all that decides the batches; the seed matters here only where it chooses what is held out."""
     data, block_size = config.data, config.model.block_size
     split: list[Any] | None = [data.val_fraction, config.train.seed] if data.val_fraction else None
-    if split and data.held_out_by == "content":
+    if split and data.held_out_by != "place":
         split.append(data.held_out_by)
     settings = [FORMAT, name, made_of, block_size, data.train_on_prompts, split]
     content = json.dumps([*settings, "mixed"] if data.mixed_windows else settings)

@@ -13,11 +13,12 @@ from tinyllm.arena import Array
 from tinyllm.rng import key
 
 
-def chosen(tokens: Array, documents: Array, fraction: float, address: tuple[int, str, str]) -> Array:
+def chosen(tokens: Array, documents: Array, fraction: float, address: tuple[int, *tuple[str, ...]]) -> Array:
     """Return which documents (n,) bool are held out: those whose hash is below the fraction.
 
     So equal documents are on one side, and no other document has a say; but at least one is held out, that
-    of the lowest hash, and at least one is not.
+    of the lowest hash, and at least one is not. An address that names no phase holds out the same documents
+    in all of them.
     """
     name = key(*address).to_bytes(8, "little")
     hashes = np.array(

@@ -181,7 +181,7 @@ class Texts:
                 yield self._dialogue(turns)
             elif part:
                 self._found.plain += self.dialogues
-                yield Text((Segment(part),))
+                yield Text((Segment(part),), joins=self.data.join_documents)
 
     def _dialogue(self, turns: Sequence[Turn], *others: Sequence[Turn]) -> Text:
         """Return the document of a dialogue in some forms; settings add others, and join it to more."""

@@ -38,10 +38,10 @@ from tinyllm.training.place import is_of_a_run
 # Changing these would make the checkpoint's cursor, shapes or records meaningless: that is another run.
 FIXED = {
     "model": {"n_layer", "n_head", "n_embd", "block_size"},
-    "train": {"batch_size", "accumulate", "seed", "monitor"},
+    "train": {"batch_size", "accumulate", "seed", "monitor", "all_rows"},
     "data": {
         "tokenizer", "vocab_size", "han_run", "documents", "train_on_prompts", "val_fraction", "held_out_by",
-        "join_dialogues", "vary_questions", "mixed_windows",
+        "join_dialogues", "join_documents", "vary_questions", "mixed_windows",
     },
     "saving": set[str](),
 }  # fmt: skip
