@@ -48,7 +48,8 @@ def before(fields):
         phase: {"paths": source["paths"], "fingerprint": source["fingerprint"]}
         for phase, source in fields["sources"].items()
     }
-    return {**fields, "config": {**fields["config"], "data": data}, "sources": sources}
+    train = {name: value for name, value in fields["config"]["train"].items() if name != "all_rows"}
+    return {**fields, "config": {**fields["config"], "data": data, "train": train}, "sources": sources}
 
 
 def test_a_state_from_before_joins_its_markers_and_a_new_run_does_not():
@@ -74,7 +75,8 @@ def test_the_texts_of_a_run_from_before_have_the_digest_they_had(tmp_path):
 def test_a_run_resumed_from_a_file_with_or_without_the_new_fields_continues_bit_for_bit(
     tmp_path, separate, monkeypatch, dialogues
 ):
-    config = replace(TINY, data=replace(TINY.data, separate_markers=separate, join_dialogues=separate))
+    data = replace(TINY.data, separate_markers=separate, join_dialogues=separate)
+    config = replace(TINY, data=data, train=replace(TINY.train, all_rows=not separate))
     whole, cut = (Run(tmp_path / name, config, phases=CHAT_ONLY) for name in ("whole", "cut"))
     expected = whole.go()
     assert cut.go(cut=3) is None

@@ -20,6 +20,8 @@ from tinyllm import model
 from tinyllm.arena import Array, Layout
 from tinyllm.cli import clock
 from tinyllm.config import Config, ModelConfig, TrainConfig
+from tinyllm.kernels import cross_entropy_backward
+from tinyllm.layers import head
 from tinyllm.network import Purpose
 from tinyllm.parallel import threads
 from tinyllm.parallel.team import Task, Team, WorkQueue
@@ -42,12 +44,13 @@ def a_run(team: Team, workers: int, recompute: bool = False, **shape: float) -> 
     return state, Engine(state, team, workers, Purpose(recompute=recompute))
 
 
-def batch_of(seed: int, T: int = 160) -> Batch:
-    """Return a batch of documents of drawn lengths."""
+def batch_of(seed: int, T: int = 160, without_loss: float = 0.0) -> Batch:
+    """Return a batch of documents of drawn lengths, with a part of the targets left out."""
     rng = np.random.default_rng(seed)
     tokens, targets = rng.integers(0, V, (2, B, T)).astype(np.int32)
     first = rng.random((B, T)) < 0.02
     starts = np.maximum.accumulate(np.where(first, np.arange(T), 0), axis=1).astype(np.int32)
+    targets[rng.random((B, T)) < without_loss] = -1
     return Batch.of(tokens, targets, starts)
 
 
@@ -69,6 +72,31 @@ def test_an_engine_made_for_one_micro_batch_refuses_two_and_trains_the_same_with
         engine.train(state, [batch_of(0)])
         bare.train(other, [batch_of(0)])
     np.testing.assert_array_equal(state.rows, other.rows)
+
+
+@pytest.mark.parametrize("from_before", [False, True])
+def test_the_head_reads_the_rows_with_loss_alone_and_in_runs_from_before_all(from_before, monkeypatch):
+    stored, read = Config().to_dict(), []
+    if from_before:
+        del stored["train"]["all_rows"]
+
+    def counted(losses: Array, *rest: object) -> None:
+        read.append(len(losses))
+        cross_entropy_backward(losses, *rest)
+
+    monkeypatch.setattr(head, "cross_entropy_backward", counted)
+    some = batch_of(0, without_loss=0.4)
+    rows = []
+    with Team(1) as team:
+        for purpose in (Purpose.of(Config.from_dict(stored).train), Purpose(all_rows=True)):
+            state, _ = a_run(team, 1)
+            Engine(state, team, purpose=purpose).train(state, [some])
+            rows.append(state.rows)
+    assert some.loss_tokens < 0.7 * B * 160
+    assert read == [B * 160 if from_before else some.loss_tokens, B * 160]
+    one, other = (row[1] for row in rows)  # Adam's m, a tenth of the gradient
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max())
+    assert not from_before or np.array_equal(*rows)
 
 
 @pytest.mark.parametrize(("bad", "kind"), [(math.nan, "parameter"), (-math.inf, "gradient")])
@@ -121,7 +149,7 @@ def test_the_padding_between_tensors_stays_zero():
 def test_a_step_allocates_no_array():
     with Team(2) as team:
         state, engine = a_run(team, 2, n_embd=128)
-        batches = [batch_of(0), batch_of(1)]
+        batches = [batch_of(0), batch_of(1, without_loss=0.3)]
         stream = B // 2 * 160 * 128 * 4  # of one worker, in bytes
         for _ in range(3):
             engine.train(state, batches)

@@ -82,15 +82,11 @@ def names() -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
-def pairs() -> Iterator[tuple[str, str, str]]:
-    """Yield two things and their language: each name with the next in an order of chance, and numbers."""
-    for language in LANGUAGES:
-        found = [name for name, its_language in names() if its_language == language]
-        found.sort(key=lambda name: key(0, "pair", language, name))
-        for a, b in zip(found, found[1:] + found[:1], strict=True):
-            yield a, b, language
-        for row in rows("products"):
-            yield row["a"], row["b"], language
+def pairs(language: str) -> Iterator[tuple[str, str]]:
+    """Yield each name in the language with the next in an order of chance."""
+    found = [name for name, its_language in names() if its_language == language]
+    found.sort(key=lambda name: key(0, "pair", language, name))
+    yield from zip(found, found[1:] + found[:1], strict=True)
 
 
 def statements() -> Iterator[str]:
@@ -111,8 +107,9 @@ def dialogues() -> Iterator[Any]:
                 yield {"prompt": prompt, "response": fact.answer}
     for name, language in names():
         yield _repeated("repeat", language, name=name)
-    for a, b, language in pairs():
-        yield _repeated("pair", language, a=a, b=b)
+    for language in LANGUAGES:
+        yield from (_repeated("pair", language, a=a, b=b) for a, b in pairs(language))
+        yield from (_repeated("numbers", language, **row) for row in rows("products"))
     for entry in json.loads(_read("dialogues.json")):
         # What people say first, and in many words: an epoch has every form.
         several = isinstance(entry.get("prompt"), list)
