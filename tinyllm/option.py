@@ -66,7 +66,7 @@ def check_field(field: dataclasses.Field[Any], value: Any) -> None:
         if not value.isascii() and value != value.encode("utf-8", "replace").decode():
             raise ConfigError(f"{name}: found {value!r}, expected text in UTF-8")
         return
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:  # isfinite fails for whole numbers beyond float64
         raise ConfigError(f"{name}: found {value}, expected a finite number")
     if rule["above"] is not None and not value > rule["above"]:
         raise ConfigError(f"{name}: found {value}, expected more than {rule['above']}")
