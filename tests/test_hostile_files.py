@@ -104,7 +104,7 @@ HARMFUL = {
     "sources": [["pretraining"], "pretraining", {"pretraining": None}],
     "sources.pretraining.paths": [[5], [b"\0"], ESCAPES],
     "sources.pretraining.fingerprint": [ESCAPES, LONG, "../x"],
-    "sources.pretraining.system": [b"\xff\xff", 5],
+    "sources.pretraining.system": [5],
     "config.data.encoding": [ESCAPES, LONG, "rot13"],
 }  # fmt: skip
 PARAMETER = msgpack.packb([["params/w", "float32", [0], []]])

@@ -52,7 +52,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
         "one",
     )  # fmt: skip
     parser.add_argument(
-        "others", nargs="*", type=_source, metavar="MODEL|TEXT",
+        "others", nargs="*", default=[], type=_source, metavar="MODEL|TEXT",  # else argparse calls it missing
         help="more models (.bin files, folders with any) and texts (everything else), read like --data",
     )  # fmt: skip
     parser.add_argument(
