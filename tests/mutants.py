@@ -54,6 +54,7 @@ HELD_BY = {
     "tinyllm/arena.py": "arena",
     "tinyllm/rng.py": "sampling step",
     "tinyllm/config.py": "config options",
+    "tinyllm/option.py": "config options",
     "tinyllm/inference/sampling.py": "sampling",
     "tinyllm/inference/beam.py": "beam",
     "tinyllm/inference/settings.py": "sampling -k refus",

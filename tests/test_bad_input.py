@@ -20,7 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.models import chain_of
 from tests.runs import CHATS, FACTS
+from tests.standin import metadata
 from tinyllm.checkpoint import CheckpointManager
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,6 +105,30 @@ no tokens wanted | generate {good} --prompt x --max-tokens 0 | 2 | --max-tokens
 no beams | generate {good} --prompt x --beams 0 | 2 | --beams
 chat with a missing model | chat {bad}/missing.bin --prompt x | 1 | missing.bin
 chat asked nothing | chat {good} --prompt= | 2 | --prompt
+evaluate a missing model | evaluate {bad}/missing.bin | 1 | missing.bin
+evaluate a text as a model | evaluate {facts} | 1 | facts.json
+evaluate a torn model | evaluate {bad}/torn.bin | 1 | torn.bin
+evaluate with a rotten second model | evaluate {good} {bad}/rotten.bin {facts} | 1 | rotten.bin, checksum
+evaluate a folder without a model | evaluate {bad}/folder | 1 | folder, no valid checkpoint
+evaluate weights that name no texts | evaluate {bad}/nameless.bin | 2 | nameless.bin, --data
+evaluate on a missing text | evaluate {good} {bad}/missing.txt | 1 | missing.txt, not found
+evaluate on no text | evaluate {good} {bad}/empty.txt | 1 | empty.txt, no text
+evaluate on an empty folder | evaluate {good} {bad}/folder | 1 | folder, no text, .jsonl
+evaluate on a name that is too long | evaluate {good} {long} | 1 | too long
+evaluate on bytes that are no UTF-8 | evaluate {good} {bad}/latin.txt | 1 | latin.txt, 0xe9, offset 3
+evaluate on broken JSON | evaluate {good} --chat-data {bad}/broken.json | 1 | broken.json, line 2
+evaluate facts as chats | evaluate {good} --chat-data {facts} | 1 | no conversation
+evaluate workers zero | evaluate {good} --workers 0 | 2 | --workers, at least 1
+evaluate answers negative | evaluate {good} --answers -1 | 2 | --answers, at least 0
+tokenize with a missing model | tokenize {bad}/missing.bin --prompt x | 1 | missing.bin
+tokenize with a text as a model | tokenize {facts} --prompt x | 1 | facts.json
+tokenize with a torn model | tokenize {bad}/torn.bin --prompt x | 1 | torn.bin
+tokenize in an empty folder | tokenize {bad}/folder --prompt x | 1 | folder, no checkpoint
+tokenize a word as an id | tokenize {good} --decode x | 2 | --decode, x, ids
+tokenize an id beyond the vocabulary | tokenize {good} --decode 99999 | 1 | id 99999, expected 0 to
+tokenize both ways | tokenize {good} --decode 1 --prompt x | 2 | --decode, --prompt, one of them
+seed beyond float64 | generate {good} --prompt x --seed {huge} --top-k -{huge} | 2 | --top-k, at least 0
+steps beyond float64 | train --max-steps {huge} | 2 | --max-steps, at most
 report of nothing | report {bad}/folder | 1 | metrics.jsonl
 report without a place | report {good} --out {bad}/missing/report.html | 1 | missing/report.html, cannot be
 show a torn file | checkpoint show {bad}/torn.bin | 1 | torn.bin
@@ -158,6 +184,8 @@ def world(tmp_path_factory) -> dict[str, Path]:
     whole[-10] ^= 1
     (bad / "rotten.bin").write_bytes(whole)
     assert call(["checkpoint", "export", str(good / "model_final.bin"), str(bad / "weights.bin")]) == 0
+    with CheckpointManager(bad / "nothing") as manager:  # a model that no run has made
+        manager.save_final(chain_of("abc"), metadata(), bad / "nameless.bin")
     (bad / "only").mkdir()
     (bad / "only" / "checkpoint_last.bin").write_bytes((good / "model_final.bin").read_bytes())
     return world
@@ -169,7 +197,8 @@ def test_bad_input_gets_a_message_and_loses_nothing(name, command, code, words, 
         command = command.replace(short, long)
     before = contents(world["base"])
     capsys.readouterr()
-    found = call(command.format(**world, new=tmp_path / "new").split())
+    long = {"long": "x" * 5000, "huge": "9" * 400}
+    found = call(command.format(**world, **long, new=tmp_path / "new").split())
     message = capsys.readouterr().err
     assert found == int(code), message
     for word in words.split(","):
@@ -377,6 +406,8 @@ def test_a_signal_is_noted_even_where_nobody_can_be_told(name):
         (["tinyllm.chat", "none.bin"], "numba"),
         (["tinyllm.explain", "none.bin", "--prompt=a"], "numba"),
         (["tinyllm.report", "none"], "tinyllm.page.history"),
+        (["tinyllm.evaluate", "none.bin"], "numba"),
+        (["tinyllm.encode", "none.bin"], "numpy"),
         (["tinyllm", "chat", "none.bin"], "tinyllm.chat"),
         (["tinyllm", "checkpoint", "ls", "none"], "numpy"),
     ],

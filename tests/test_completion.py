@@ -17,6 +17,7 @@ DOORS = [
     "train",
     "generate",
     "chat",
+    "evaluate",
     "report",
     "explain",
     "encode",

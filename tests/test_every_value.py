@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.models import chain_of, saved
-from tinyllm import chat, explain, generate, train
+from tinyllm import chat, encode, evaluate, explain, generate, train
 from tinyllm.cli import options, summary
 from tinyllm.config import SECTIONS
 from tinyllm.option import LARGEST, flag, is_option
@@ -137,9 +137,10 @@ def test_every_option_of_training_is_drawn():
     assert names | set(FIELDS) <= set(FIELDS) | set(SMALL) | ELSEWHERE
 
 
+COUNT = extreme(int, 0, None) | st.just(10**400)  # what has no limit need not be a float64
 WRITING = {
-    "temperature": extreme(float, 0, None), "top_k": extreme(int, 0, None), "top_p": extreme(float, None, 1),
-    "repetition_penalty": extreme(float, None, None), "seed": extreme(int, 0, None) | st.just(10**40),
+    "temperature": extreme(float, 0, None), "top_k": COUNT, "top_p": extreme(float, None, 1),
+    "repetition_penalty": extreme(float, None, None), "seed": COUNT,
     "max_tokens": SMALL["max_tokens"], "blas_threads": SMALL["blas_threads"],
 }  # fmt: skip
 PROGRAMS: dict[str, tuple[Any, dict[str, st.SearchStrategy[Any]]]] = {
@@ -149,14 +150,21 @@ PROGRAMS: dict[str, tuple[Any, dict[str, st.SearchStrategy[Any]]]] = {
         {name: SMALL[name] for name in ("max_tokens", "blas_threads", "beams")}
         | {"length_penalty": extreme(float, 0, None)},
     ),
-    "chat": (chat.main, {**WRITING, "memory": extreme(int, 0, None)}),
+    "chat": (chat.main, {**WRITING, "memory": COUNT}),
     "explain": (explain.main, {"top": SMALL["top"]}),
+    "evaluate": (
+        evaluate.main,
+        {"answers": COUNT, "worst": COUNT, "workers": SMALL["workers"], "json": st.just(True)},
+    ),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return saved(chain_of("abcdefg", more="x\nUser: Asitn：用户助手"), tmp_path_factory.mktemp("model"))
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "t.txt").write_text("abcdefg\n" * 9)
+    (folder / "t.json").write_text('["User: ab Assistant: cd", "User: x Assistant: a"]')
+    return saved(chain_of("abcdefg", more="x\nUser: Asitn：用户助手"), folder)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -164,18 +172,38 @@ def model(tmp_path_factory) -> Path:
 @given(data=st.data())
 def test_the_other_programs_take_every_value_or_say_why_not(model, name, data):
     main, of = PROGRAMS[name]
-    argv = [str(model), "--prompt", "ab", *arguments(data.draw(some(of)))]
+    read = [f"--data={model.parent / 't.txt'}", f"--chat-data={model.parent / 't.json'}"]
+    given = read if main is evaluate.main else ["--prompt", "ab"]
+    argv = [str(model), *given, *arguments(data.draw(some(of)))]
     streams = [io.StringIO() for _ in range(3)]
     assert ended(main, argv, *streams) == 0, streams[2].getvalue()
+
+
+ANYTHING = st.text(st.characters(exclude_categories=()), max_size=9)  # surrogates too
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=ANYTHING, ids=st.lists(st.integers(0, 40) | st.integers() | ANYTHING, max_size=3).map(str))
+def test_tokenize_takes_every_text_and_every_id_or_says_why_not(model, text, ids):
+    for argv in ([f"--prompt={text}"], ["--ids"], [f"--decode={ids.strip('[]')}"], ["--decode", "-"]):
+        out, err = io.StringIO(), io.StringIO()
+        code = ended(encode.main, [str(model), *argv], io.StringIO(text), out, err)
+        said = err.getvalue()
+        assert said == "" if code == 0 else said.startswith("error: ") and said[:-1].isprintable()
 
 
 def test_a_model_that_diverged_is_an_error_line_and_no_warning(tmp_path):
     state = chain_of("abcdefg", more="x\n")
     state.rows[0] *= 1e30
-    path = saved(state, tmp_path)
-    for main, more in ((generate.main, []), (generate.main, ["--beams", "2"]), (explain.main, [])):
+    path, text = saved(state, tmp_path), tmp_path / "t.txt"
+    text.write_text("abcdefg")
+    prompt = ["--prompt", "abcdefg"]
+    for main, more in (
+        (generate.main, prompt), (generate.main, [*prompt, "--beams", "2"]), (explain.main, prompt),
+        (evaluate.main, [str(text)]), (evaluate.main, [str(text), "--json", "--workers=2"]),
+    ):  # fmt: skip
         out, err = io.StringIO(), io.StringIO()
-        code = ended(main, [str(path), "--prompt", "abcdefg", *more], io.StringIO(), out, err)
+        code = ended(main, [str(path), *more], io.StringIO(), out, err)
         assert code in (0, 1) and (code == 0 or "error: " in err.getvalue())
 
 

@@ -16,12 +16,13 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 
-from tests.bombs import changed
+from tests.bombs import changed, forge, whole_map
 from tests.runs import CHATS, FACTS, Run
-from tinyllm import chat, report
+from tinyllm import chat, encode, evaluate, report
 from tinyllm.checkpoint import plain
 from tinyllm.cli import summary
 from tinyllm.cli.command import Streams
@@ -66,7 +67,7 @@ WRONG = {
     "environment.numpy": [HOSTILE, "x" * 300, {}, 1.5],
     "environment": [[], None, {"\x1b[2J": "x"}],
     "sources.pretraining.paths": [[5], [], "x", [None], ["\0"], ["x" * 5000], [["x"]]],
-    "sources.pretraining.fingerprint": [HOSTILE, 7],
+    "sources.pretraining.fingerprint": [HOSTILE, 7, "/tmp/x", "../x", "", "A" * 64, "0" * 64 + "\n"],
     "sources.pretraining.questions": [[5], "x", [HOSTILE], ["x" * 257]],
     "sources": [{"elsewhere": {"paths": ["x"], "fingerprint": "y"}}, []],
     "phases": [["pretraining", "pretraining"], [["pretraining"]], [], "pretraining", None],
@@ -90,6 +91,37 @@ def test_every_field_that_is_used_later_is_checked_where_it_is_read(fields, path
         with pytest.raises(ConfigError) as error:
             TrainState.from_dict(changed(fields, path, value))
         assert str(error.value).isprintable(), value
+
+
+ESCAPES, LONG = HOSTILE[:-1], "x" * (1 << 20)
+HARMFUL = {
+    "tokenizer": [
+        None, [], {"kind": ESCAPES}, {"kind": LONG}, {"kind": "char"}, {"kind": "char", "characters": [-1]},
+        {"kind": "char", "characters": [ESCAPES]}, {"kind": "bpe", "split": [ESCAPES], "merges": []},
+        {"kind": "bpe", "split": [LONG], "merges": []}, {"kind": "bpe", "split": 1, "merges": [0]},
+        {"kind": "bpe", "split": 1, "merges": [0, 1 << 63]}, {"kind": "bpe", "split": 2, "merges": []},
+    ],
+    "sources": [["pretraining"], "pretraining", {"pretraining": None}],
+    "sources.pretraining.paths": [[5], [b"\0"], ESCAPES],
+    "sources.pretraining.fingerprint": [ESCAPES, LONG, "../x"],
+    "sources.pretraining.system": [5],
+    "config.data.encoding": [ESCAPES, LONG, "rot13"],
+}  # fmt: skip
+PARAMETER = msgpack.packb([["params/w", "float32", [0], []]])
+
+
+@pytest.mark.parametrize("path", HARMFUL)
+def test_a_program_that_reads_a_model_refuses_a_hostile_one_by_name(fields, path, tmp_path):
+    file = tmp_path / "\x1bmodel.bin"
+    for value in HARMFUL[path]:
+        file.write_bytes(forge(whole_map(changed(fields, path, value)), PARAMETER))
+        for program in (evaluate, encode) if path == "tokenizer" else (evaluate,):
+            out, err = io.StringIO(), io.StringIO()
+            code = program.main([str(file)], io.StringIO(), out, err)
+            said = err.getvalue().removesuffix("\n")
+            assert (code, out.getvalue()) == (1, "") and said.isprintable(), said
+            assert said.startswith(f"error: {tmp_path}/\\x1bmodel.bin: document: ") and len(said) < 999, said
+            assert path.rpartition(".")[2] in said.partition("document: ")[2], said
 
 
 def test_a_path_that_is_not_utf_8_is_stored_as_bytes_and_comes_back():
@@ -241,7 +273,8 @@ def test_no_encoding_and_no_lone_surrogate_ends_a_program(encoding, tmp_path, mo
         f"train --data {folder / 't.json'} {where} {small}", f"report {folder / 'run'}",
         f"train {where} --resume --epochs=2", f"checkpoint ls {folder / 'run'}",
         f"generate {folder / 'run'} --prompt a --max-tokens 3", f"explain {folder / 'run'} --prompt a",
-        f"chat {folder / 'run'} --prompt=用户 --max-tokens 3",
+        f"chat {folder / 'run'} --prompt=用户 --max-tokens 3", f"evaluate {folder / 'run'}",
+        f"tokenize {folder / 'run'} --prompt=用户", f"tokenize {folder / 'run'} --decode 0 1 2 3 4 5 6 7 8 9",
     ):  # fmt: skip
         out, err = io.BytesIO(), io.BytesIO()
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding, write_through=True))

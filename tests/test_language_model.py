@@ -85,7 +85,9 @@ def test_a_folder_with_a_damaged_best_gives_the_next_and_says_so(tmp_path):
     ],
 )
 def test_a_prompt_begins_with_end_of_text_unless_training_saw_streams_only(sources, documents, begins):
-    fields = {"sources": {phase: {"paths": paths, "fingerprint": ""} for phase, paths in sources.items()}}
+    fields = {
+        "sources": {phase: {"paths": paths, "fingerprint": "0" * 64} for phase, paths in sources.items()}
+    }
     form = Form.of(fields, DataConfig(documents=documents))
     assert form == Form(begins)
     state = chain_of("ab")

@@ -6,15 +6,17 @@ import argparse
 
 import pytest
 
-from tinyllm import chat, explain, generate, report
+from tinyllm import chat, encode, evaluate, explain, generate, report
 from tinyllm.checkpoint import __main__ as checkpoint
 from tinyllm.cli import main, options, spellings
 from tinyllm.cli.parser import Parser
 from tinyllm.cli.spellings import OTHER_NAMES, REASONS, bare, meant
+from tinyllm.parallel.threads import most_threads
 
 DOORS = {
     "train": options.options, "generate": generate.options, "chat": chat.options, "explain": explain.options,
-    "report": report.main, "checkpoint": checkpoint.main,
+    "evaluate": evaluate.options, "tokenize": encode.options, "report": report.main,
+    "checkpoint": checkpoint.main,
 }  # fmt: skip
 
 
@@ -96,6 +98,22 @@ def said(line, capsys):
         ("chat x --prompt --foo",
          "--prompt: found no value, expected TEXT; a value that begins with - is written --prompt=-..."),
         ("explain", "MODEL, --prompt are missing"),
+        ("evaluate --threads 2", "unknown option --threads: did you mean --workers?"),
+        ("evaluate --json", "MODEL is missing"),
+        ("evaluate x --chat_data=y", "unknown option --chat_data: did you mean --chat-data?"),
+        ("evaluate x --data", "--data: found no value, expected TEXT; a value that begins with - is written "
+         "--data=-..."),
+        ("evaluate x --answers all", "--answers: found 'all', expected a whole number"),
+        ("evaluate x --worst=-1", "--worst: found -1, expected at least 0"),
+        ("evaluate x --workers 0", f"--workers: found 0, expected at least 1 and at most {most_threads()}"),
+        ("tokenize", "MODEL is missing"),
+        ("tokenize x y", "found 'y' where no argument is expected"),
+        ("tokenize x --start=y", "unknown option --start: did you mean --prompt?"),
+        ("tokenize x --decode",
+         "--decode: found no value, expected ID; a value that begins with - is written --decode=-..."),
+        ("tokenize x --ids --decode 1", "--decode: not allowed with argument --ids"),
+        ("tokenize x --decode 1 --prompt=y",
+         "--decode prints ids as text, --prompt a text as tokens: give one of them"),
         ("report --ot x", "unknown option --ot: did you mean --out?"),
         ("checkpoint", "found no command, expected ls, show, diff, verify, export or rm"),
         (

@@ -166,11 +166,15 @@ class DataConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not _is_encoding(self.encoding):
-            raise ConfigError(f"--encoding: found {self.encoding!r}, expected one such as utf-8 or gb18030")
+            raise ConfigError(
+                f"--encoding: found {self.encoding!r:.80}, expected one such as utf-8 or gb18030"
+            )
         if not all(part.startswith(".") and part != "." for part in self.suffixes):
-            raise ConfigError(f"--suffix: found {self.suffix!r}, expected suffixes such as .md,.py")
+            raise ConfigError(f"--suffix: found {self.suffix!r:.80}, expected suffixes such as .md,.py")
         if self.held_out_by not in ("tokens", "content", "place"):
-            raise ConfigError(f"held_out_by: found {self.held_out_by!r}, expected tokens, content or place")
+            raise ConfigError(
+                f"held_out_by: found {self.held_out_by!r:.80}, expected tokens, content or place"
+            )
 
     @property
     def suffixes(self) -> tuple[str, ...]:

@@ -30,12 +30,6 @@ checkpoints --ids < book.txt
 checkpoints --decode 72 105"""
 
 
-EXAMPLES = """\
-checkpoints --prompt "The sun"
-checkpoints --ids < book.txt
-checkpoints --decode 72 105"""
-
-
 def options(argv: list[str] | None) -> argparse.Namespace:
     """Parse and check; any mistake ends the program with exit code 2 and a message."""
     parser = program("tokenize", DESCRIPTION, EXAMPLES)
@@ -47,11 +41,9 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--ids", action="store_true", help="print the ids alone, on one line")
     form.add_argument(
-        "--decode",
-        nargs="+",
-        metavar="ID",
+        "--decode", nargs="+", metavar="ID",
         help="print the text of these ids instead; - reads them from stdin",
-    )
+    )  # fmt: skip
     args = parser.parse_args(argv)
     if args.decode and args.prompt is not None:
         parser.error("--decode prints ids as text, --prompt a text as tokens: give one of them")
@@ -63,10 +55,8 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
         ids = _numbers(streams.stdin.read() if args.decode == ["-"] else " ".join(args.decode))
         streams.write(_tokenizer(args.model).decode(ids) + "\n")
         return 0
-    tokenizer, text = (
-        _tokenizer(args.model),
-        command.text_of("-" if args.prompt is None else args.prompt, streams.stdin),
-    )
+    text = command.text_of("-" if args.prompt is None else args.prompt, streams.stdin)
+    tokenizer = _tokenizer(args.model)
     found: list[int] = tokenizer.encode(text).tolist()
     if args.ids:
         streams.write(" ".join(map(str, found)) + "\n")

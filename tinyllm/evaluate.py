@@ -52,7 +52,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
         "one",
     )  # fmt: skip
     parser.add_argument(
-        "others", nargs="*", type=_source, metavar="MODEL|TEXT",
+        "others", nargs="*", default=[], type=_source, metavar="MODEL|TEXT",  # else argparse calls it missing
         help="more models (.bin files, folders with any) and texts (everything else), read like --data",
     )  # fmt: skip
     parser.add_argument(
@@ -97,7 +97,10 @@ def _source(text: str) -> str:
 
 def _is_model(text: str) -> bool:
     found = Path(text)
-    return found.suffix == ".bin" or (found.is_dir() and any(found.glob("*.bin")))
+    try:
+        return found.suffix == ".bin" or (found.is_dir() and any(found.glob("*.bin")))
+    except OSError:  # a name that is too long, a folder above that may not be searched: reading it says so
+        return False
 
 
 def _run(args: argparse.Namespace, streams: command.Streams) -> int:

@@ -60,13 +60,13 @@ def check_field(field: dataclasses.Field[Any], value: Any) -> None:
     rule, name = field.metadata, flag(field.name)
     if rule["choices"]:
         if value not in rule["choices"]:
-            raise ConfigError(f"{name}: found {value!r}, expected one of {', '.join(rule['choices'])}")
+            raise ConfigError(f"{name}: found {value!r:.80}, expected one of {', '.join(rule['choices'])}")
         return
     if isinstance(value, str):
         if not value.isascii() and value != value.encode("utf-8", "replace").decode():
-            raise ConfigError(f"{name}: found {value!r}, expected text in UTF-8")
+            raise ConfigError(f"{name}: found {value!r:.80}, expected text in UTF-8")
         return
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:  # isfinite fails for whole numbers beyond float64
         raise ConfigError(f"{name}: found {value}, expected a finite number")
     if rule["above"] is not None and not value > rule["above"]:
         raise ConfigError(f"{name}: found {value}, expected more than {rule['above']}")

@@ -1,6 +1,6 @@
 """Numbers and messages as a person reads them: counted nouns, and lines that fit the terminal.
 
-Order: counts, durations, the width of a text, a line that is too wide, lines.
+Order: counts, perplexity, durations, the width of a text, a line that is too wide, lines.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ def counted(count: int, noun: str) -> str:
         return f"1 {noun}"
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {plural}"
+
+
+def perplexity(loss: float) -> float:
+    """Return e to a loss in nats: infinity above 700, where a float64 soon ends, and NaN for NaN."""
+    return math.inf if loss > 700 else math.exp(loss)
 
 
 def duration(seconds: float) -> str:

@@ -31,6 +31,7 @@ from tinyllm.parallel.threads import most_threads
 from tinyllm.run.toml import HARDWARE, TEXTS
 
 MOST_BYTES = 1 << 20
+MOST_BITS = 1000  # of a whole number: more is no float64
 _OWNERS = {field.name: section for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)}
 _LIMITS = {"epochs", "max_steps"}
 _BUNDLED = {text for texts in BUNDLED.values() for text in texts}
@@ -160,6 +161,8 @@ def _paths(value: Any, where: str, folder: Path) -> list[str]:
 def _check_type(value: Any, hint: Any, where: str) -> Any:
     """Return the value as the field's type; ConfigError for one of another type."""
     kinds = [kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,)) if kind in _WORDS]
+    if type(value) is int and value.bit_length() > MOST_BITS:
+        raise ConfigError(f"{where}: found {_found(value)}, expected a smaller one")
     if float in kinds and type(value) is int:
         return float(value)
     if type(value) not in kinds:
@@ -173,4 +176,6 @@ def _found(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return f"the text {value!r:.60}"
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:  # Python refuses to write the longest
+        return "a number of more than 300 digits"
     return _WORDS.get(type(value), type(value).__name__) if isinstance(value, dict | list) else f"{value}"

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from tinyllm.escape import printable
-from tinyllm.words import counted, duration
+from tinyllm.words import counted, duration, perplexity
 
 if TYPE_CHECKING:
     from tinyllm.inference.evaluation import Exchange, Measures
@@ -93,7 +93,7 @@ class Row(NamedTuple):
     @classmethod
     def of_nats(cls, name: str, nats: float, measures: Measures) -> Row:
         """Return the row of a model that loses so many nats on the targets of `measures`."""
-        from tinyllm.inference.evaluation import bits_per_byte, perplexity
+        from tinyllm.inference.evaluation import bits_per_byte
 
         loss = nats / measures.tokens
         bits = bits_per_byte(nats, measures.text_bytes)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from tinyllm.run.state import Progress
 from tinyllm.training.step import Step
-from tinyllm.words import duration, fold
+from tinyllm.words import duration, fold, perplexity
 
 WIDTH = 80
 GAP = 2
@@ -29,11 +29,6 @@ def fitted(value: float, width: int, decimals: int) -> str:
         return NONE
     texts = [f"{value:.{count}f}" for count in range(decimals, -1, -1)]
     return next((text for text in (*texts, f"{value:.1e}") if len(text) <= width), f"{value:.0e}")
-
-
-def perplexity(loss: float) -> float:
-    """Return exp(loss), infinity where it is beyond float64."""
-    return math.exp(loss) if loss < 700 or loss != loss else math.inf
 
 
 def rate(tokens_per_second: float) -> str:

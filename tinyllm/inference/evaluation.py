@@ -27,6 +27,7 @@ from tinyllm.run.state import Workspace
 from tinyllm.text.batches import Batch
 from tinyllm.text.packing import Windows
 from tinyllm.text.passages import Passages
+from tinyllm.words import perplexity
 
 ROWS = 2048  # positions of a batch, about
 TOGETHER = 64  # answers that are written in one go
@@ -85,11 +86,6 @@ class Measures:
             np.argsort(-self.losses[known] / self.counts[known], kind="stable")[:count]
         ].tolist()
         return found
-
-
-def perplexity(loss: float) -> float:
-    """Return e to the loss, infinity where that is no float."""
-    return math.exp(loss) if not loss > 700 else math.inf
 
 
 def bits_per_byte(nats: float, count: int) -> float:
@@ -161,6 +157,7 @@ class _Reader:
             z = weights.network.logits(weights.params, y[rows], memory.logits[: rows.stop - begin])
             np.equal(z.argmax(axis=1), targets[rows], out=hits[rows])
             cross_entropy_forward(losses[rows], z, targets[rows])
+        hits &= losses < np.inf  # of logits that are NaN none is the largest
         borders = self._borders(first)
         return _sums(losses, borders), _sums(targets >= 0, borders), _sums(hits, borders)
 

@@ -21,6 +21,7 @@ from tinyllm.inference.decode import Decoder
 from tinyllm.inference.settings import Sampling
 from tinyllm.inference.weights import Weights
 from tinyllm.inference.writing import Continuation
+from tinyllm.option import ConfigError
 from tinyllm.run.state import Sources, TrainState, layout_of
 from tinyllm.text.dialogue import Turn, encode, joined, prompt_for
 from tinyllm.text.tokenizer import Tokenizer
@@ -43,6 +44,8 @@ class Form(NamedTuple):
         without --documents. If the fields do not name the texts, it did.
         """
         stored = fields.get("sources") or {}
+        if not isinstance(stored, dict):
+            raise ConfigError(f"sources: expected texts by phase, found {stored!r:.80}")
         sources = {
             phase: Sources.from_dict(stored[phase], f"sources.{phase}") for phase in PHASES if phase in stored
         }

@@ -17,7 +17,7 @@ def check(
     """Raise ConfigError, which names the option, unless `value` is finite and within the bounds."""
     lower = f"at least {low}" if low is not None else f"more than {above}"
     expected = lower + (f" and at most {high}" if high < math.inf else "")
-    fits = math.isfinite(value) and value <= high
+    fits = -math.inf < value <= high and value < math.inf  # isfinite fails for whole numbers beyond float64
     if not fits or (low is not None and value < low) or (above is not None and value <= above):
         raise ConfigError(f"{flag(name)}: found {value}, expected {expected}")
 

@@ -17,7 +17,7 @@ from tinyllm.page.heat import css_mask
 from tinyllm.page.shell import Assets, escaped, headline, html_page, table
 from tinyllm.page.style import INSIDE
 from tinyllm.page.tokens import token_html, tokens_html
-from tinyllm.words import counted
+from tinyllm.words import counted, perplexity
 
 KIND = "inside the model"
 QUANTITIES = ("parameter", "gradient", "m", "v")
@@ -50,7 +50,7 @@ def _numbers(trace: Trace) -> list[tuple[str, str, str]]:
         ranks = [each.rank for each in trace.predictions if each.rank is not None]
         found += [
             ("loss", loss(trace.loss), "nats per token"),
-            ("perplexity", figures(math.exp(trace.loss)) if trace.loss < 700 else "–", ""),
+            ("perplexity", figures(perplexity(trace.loss)), ""),
             (
                 "top-1 accuracy",
                 f"{ranks.count(1) / len(ranks):.1%}",

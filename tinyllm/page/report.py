@@ -17,7 +17,7 @@ from tinyllm.page.report_script import SCRIPT
 from tinyllm.page.shell import Assets, escaped, headline, html_page, table
 from tinyllm.page.style import CHARTS
 from tinyllm.page.written import chosen
-from tinyllm.words import counted
+from tinyllm.words import counted, perplexity
 
 KIND = "training report"
 MAX_ROWS = 100  # of each table, all runs together
@@ -56,8 +56,8 @@ def numbers(run: Run) -> list[tuple[str, str, str]]:
     if run.eval_loss is not None:
         latest = run.eval_loss
         found.append(("eval loss", loss(latest), f"at step {run.series['eval/loss'][-1][0]:,}"))
-    if latest < 700:  # beyond, exp overflows; of NaN there is no perplexity either
-        found.append(("perplexity", figures(math.exp(latest)), f"of the {found[-1][0]}"))
+    if math.isfinite(perplexity(latest)):
+        found.append(("perplexity", figures(perplexity(latest)), f"of the {found[-1][0]}"))
     if best and best[-1].metadata:
         about = best[-1].metadata
         found.append(("best checkpoint", loss(about.loss), f"epoch {about.epoch:,}"))

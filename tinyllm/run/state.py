@@ -70,11 +70,9 @@ class Sources:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values; text that is not UTF-8, which no msgpack text is, as bytes."""
-        surrogate = re.compile("[\ud800-\udfff]")  # in a path, what Python makes of a byte that is not UTF-8
-        paths = [os.fsencode(path) if surrogate.search(path) else path for path in self.paths]
-        system = (
-            self.system.encode("utf-8", "surrogatepass") if surrogate.search(self.system) else self.system
-        )
+        lone = re.compile("[\ud800-\udfff]")  # in a path, what Python makes of a byte that is not UTF-8
+        paths = [os.fsencode(path) if lone.search(path) else path for path in self.paths]
+        system = self.system.encode("utf-8", "surrogatepass") if lone.search(self.system) else self.system
         return {**vars(self), "paths": paths, "system": system, "questions": [*self.questions]}
 
     @classmethod
@@ -89,6 +87,8 @@ class Sources:
         found.paths = [os.fsdecode(path) for path in paths]
         if any(len(path) > LONGEST_PATH or "\0" in path for path in found.paths):
             raise ConfigError(f"{name}.paths: expected at most {LONGEST_PATH} characters, none of them NUL")
+        if not re.fullmatch("[0-9a-f]{64}", found.fingerprint):  # files are named after it
+            raise ConfigError(f"{name}.fingerprint: expected a SHA-256, found {found.fingerprint!r:.80}")
         for question in found.questions:
             if not isinstance(question, str):
                 raise ConfigError(f"{name}.questions: expected texts, found {question!r:.80}")

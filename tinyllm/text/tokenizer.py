@@ -120,7 +120,7 @@ class Tokenizer(ABC):
         if kind == "bpe":
             version = fields.get("split", 1)
             if version is True or version not in (1, SPLIT_VERSION):
-                raise TokenizerError(f"tokenizer.split: found {version!r}, expected 1 or {SPLIT_VERSION}")
+                raise TokenizerError(f"tokenizer.split: found {version!r:.80}, expected 1 or {SPLIT_VERSION}")
             names = {"kind", "split", "merges"} | ({"han_run"} if version > 1 else set())
             merges = _integers(fields, "merges", names)
             if len(merges) % 2:
@@ -131,7 +131,7 @@ class Tokenizer(ABC):
             return BPETokenizer(pairs, _checked_run(fields["han_run"]) if version > 1 else None)
         if kind == "char":
             return CharTokenizer(tuple(_integers(fields, "characters", {"kind", "characters"})))
-        raise TokenizerError(f"tokenizer.kind: expected 'bpe' or 'char', found {kind!r}")
+        raise TokenizerError(f"tokenizer.kind: expected 'bpe' or 'char', found {kind!r:.80}")
 
 
 @dataclass(frozen=True)
