@@ -196,6 +196,26 @@ def test_the_columns_are_explained_once():
     assert "\n".join(said(lines)).count("norm of the gradient") == 1
 
 
+def test_that_the_first_step_runs_is_said_once_and_above_the_table():
+    lines = display.Lines(io.StringIO(), io.StringIO())
+    state, step = state_of(0, 580, index=1), Step(7.0, 1.0, 1e-3, 1000)
+    lines.phase(state, 580)
+    waiting = said(lines)
+    assert waiting[-3:-1] == ["instruction_tuning: 580 steps", display.FIRST_STEP]
+    assert waiting[-1] == lines.table.header()
+    state.progress.step = 1
+    lines.step(state, step, 1000.0)
+    assert len(said(lines)) == len(waiting) + 1  # the first row
+    lines.phase(state, 580)
+    assert said(lines).count(display.FIRST_STEP) == 1
+
+
+def test_a_phase_that_a_resume_finds_complete_promises_no_step():
+    lines = display.Lines(io.StringIO(), io.StringIO())
+    lines.phase(state_of(580, 580), 580)
+    assert display.FIRST_STEP not in said(lines)
+
+
 # The live line.
 
 
@@ -225,7 +245,8 @@ def test_a_person_sees_at_once_that_something_happens_and_that_the_first_step_ru
     with a_bar() as bar:
         assert "preparing the data" in screen(bar).lines[-1]
         bar.phase(state_of(0, 580), 580)
-        assert "0/580" in screen(bar).lines[-1] and "the first step" in screen(bar).lines[-1]
+        assert "0/580" in screen(bar).lines[-1] and display.FIRST_STEP in screen(bar).lines[-1]
+        assert display.FIRST_STEP not in screen(bar).lines[:-1]
 
 
 def test_the_live_line_leaves_room_for_the_key_ctrl_c_and_has_no_colour_of_its_own():

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import picture
 from tests.browser import FLAGS, Browser
-from tests.logged_run import PHASES, log_run, save
+from tests.logged_run import PHASES, log_run, save, write_lines
 from tests.timing import PATIENCE
 from tinyllm import report
 
@@ -65,6 +65,24 @@ def test_hostile_text_does_not_run(browser, tmp_path):
     browser.open(report.write_report(tmp_path))
     assert browser.ask("document.title").endswith("training report")
     assert hostile[:59] in browser.ask("document.querySelector('.bands').textContent")
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("cut", [6, 595])
+def test_the_name_of_a_short_phase_is_whole_and_beside_its_neighbour(browser, tmp_path, cut, width):
+    lines = log_run(tmp_path, 600, events=False)
+    write_lines(tmp_path, [line | {"phase": PHASES[line["step"] > cut]} for line in lines])
+    browser.show(width)
+    browser.open(report.write_report(tmp_path))
+    for fragment in ("", f"#{cut - 2}-{cut + 2}"):
+        browser.open(tmp_path / report.FILE_NAME, fragment)
+        plot, *names = browser.ask(
+            "['#loss .plot', ...'12'].map(n => document.querySelector(+n ? `#loss .names b:nth-child(${n})` : n))"
+            ".map(e => [e.getBoundingClientRect().left, e.getBoundingClientRect().right, e.scrollWidth])"
+        )
+        edges = [plot[0], *(edge for left, right, _ in names for edge in (left, right)), plot[1]]
+        assert edges == sorted(edges)
+        assert all(right - left >= text - 1 for left, right, text in names)
 
 
 def test_dragging_zooms_all_charts_to_the_same_steps_and_escape_goes_back(browser, page):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import itertools
 
 import pytest
 
@@ -17,7 +16,7 @@ from tinyllm.cli.display import Lines
 from tinyllm.config import Config, SavingConfig
 from tinyllm.inference.samples import sample_in_training
 from tinyllm.page.history import read_run
-from tinyllm.page.written import MOST, ROWS, Written, chosen, gather_
+from tinyllm.page.written import MILESTONES, MOST, Written, at_milestones, gather_
 from tinyllm.words import shortened
 
 OFTEN = Config(TINY.model, TINY.train, TINY.data, SavingConfig(sample_every=2))
@@ -91,29 +90,61 @@ def test_the_report_shows_what_the_model_wrote_and_events_are_not_swamped(sample
     assert "What the model wrote" in page and page.count("pretraining</td>") >= 2
 
 
-def test_of_many_samples_a_few_are_shown_most_of_them_early():
-    def line(step, phase="pretraining", **others):
-        return {
-            "step": step,
-            "event": "sample",
-            "phase": phase,
-            "epoch": 1,
-            "prompt": "",
-            "text": "x",
-        } | others
+def line(step, phase="pretraining", **others):
+    return {
+        "step": step, "event": "sample", "phase": phase, "epoch": 0, "prompt": "", "text": "x",
+    } | others  # fmt: skip
 
+
+def shown(lines, begun):
+    gather_(found := {}, lines)
+    return [(each.step, each.epoch) for each in at_milestones(found, begun)]
+
+
+def test_of_each_phase_the_samples_at_its_own_epochs_and_the_last_are_shown():
+    # Samples every 25 updates, epochs of 40: the first sample after epoch 1 is at 50, after epoch 5 at 200.
+    first = [line(step, epoch=step // 40) for step in range(25, 1301, 25)]
+    second = [line(step, "instruction_tuning", epoch=step // 40) for step in range(1325, 1601, 25)]
+    begun = {"pretraining": 0, "instruction_tuning": 32}
+    assert shown(first + second, begun) == [
+        (50, 1), (200, 5), (400, 10), (800, 20), (1300, 32), (1325, 33), (1500, 37), (1600, 40),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("epochs", "numbers"),
+    [
+        ([0, 0, 0, 0, 0, 0, 0], [1, 5, 7]),  # no whole epoch: the samples are counted
+        ([0, 0, 0, 0, 0, 1], [1, 5, 6]),  # the end of the only epoch is that of the run
+        ([1, 2, 3], [1, 3]),
+        ([3, 6, 9], [1, 2, 3]),  # fewer samples than epochs
+        ([7, 7, 7], [1, 3]),
+        ([0], [1]),
+    ],
+)
+def test_of_runs_of_few_epochs_or_samples_some_are_shown(epochs, numbers):
+    lines = [line(step, epoch=epoch) for step, epoch in enumerate(epochs, 1)]
+    assert [step for step, _ in shown(lines, {"pretraining": 0})] == numbers
+
+
+def test_the_epochs_before_a_phase_are_read_from_the_log(sampled):
+    run, state = sampled
+    found = read_run(run.directory, "run").begun
+    assert found == {"pretraining": 0, "instruction_tuning": state.progress.epoch - state.progress.phase_epoch}
+
+
+def test_of_very_many_samples_few_are_kept_and_no_malformed_one():
     found = {}
     gather_(found, [line(step) for step in range(1, 3 * MOST)] + [line(3 * MOST, "instruction_tuning")])
     assert len(found) <= MOST + 1
-    steps = [each.step for each in chosen(found)]
-    assert len(steps) == ROWS + 1 and steps[0] == 1 and steps[-1] == 3 * MOST
-    assert all(after > 1.5 * before for before, after in itertools.pairwise(steps[1:-1]))
+    steps = [each.step for each in at_milestones(found, {})]
+    assert len(steps) == len(MILESTONES) + 2 and steps[0] == 1 and steps[-1] == 3 * MOST
     gather_(
         found := {},
         [line(1, text=5), line(2, epoch=-1), line(3, prompt=None), {"step": 4, "event": "resume"}],
     )
     assert found == {2: Written(2, 0, "pretraining", "", "x")}
-    assert chosen({}) == []
+    assert at_milestones({}, {}) == []
 
 
 @pytest.mark.parametrize(

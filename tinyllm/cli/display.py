@@ -23,6 +23,7 @@ from tinyllm.training.step import Step
 from tinyllm.words import counted, duration, fold, shortened
 
 HEARTBEAT = 10.0  # seconds between lines during a long epoch
+FIRST_STEP = "the first step ..."
 BAR = 12  # columns
 HEAVY, LIGHT = "\N{BOX DRAWINGS HEAVY HORIZONTAL}", "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
 AT_LAST = "\r\x1b[2K\x1b[?25h"  # removes the line of the bar and shows the cursor again
@@ -30,6 +31,8 @@ AT_LAST = "\r\x1b[2K\x1b[?25h"  # removes the line of the bar and shows the curs
 
 class Lines:
     """The plain watcher: aligned lines on stdout."""
+
+    patience = f"{FIRST_STEP}\n"  # above a header whose first row may take minutes, as of a large model
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self.out, self.err = out or sys.stdout, err or sys.stderr
@@ -58,7 +61,10 @@ class Lines:
         self.line(description)
 
     def phase(self, state: TrainState, steps: int) -> None:
-        """Write the phase's name and how many steps it has; first of all, what the columns mean."""
+        """Write the phase's name, its number of steps and the header; first of all, what the columns mean.
+
+        Above the first header stands that the first step has begun: below it, the table would be torn.
+        """
         progress, train = state.progress, state.config.train
         if not self.total:
             self.line("\n" + fold(legend(train.monitor or "train"), WIDTH, 0))
@@ -70,7 +76,8 @@ class Lines:
         self.table = Table(self.total if train.max_steps else epochs, self.total)
         done = progress.step - progress.phase_start
         length = f"step {done:,} of {steps:,}" if done else counted(steps, "step")
-        self.line(f"\n{progress.phase}: {length}\n{self.table.header()}")
+        patience = self.patience if self.first_step is None and done < steps else ""
+        self.line(f"\n{progress.phase}: {length}\n{patience}{self.table.header()}")
 
     def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
         """Write a row for the run's first step, and where there was none for HEARTBEAT seconds."""
@@ -150,6 +157,8 @@ class Bar(Lines):
     the terminal writes behind it: a line that overflows could not be removed.
     """
 
+    patience = ""  # the live line says it
+
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import Progress, SpinnerColumn, TextColumn
@@ -184,7 +193,7 @@ class Bar(Lines):
     def phase(self, state: TrainState, steps: int) -> None:
         """Write the phase's lines, and show how far the run is."""
         super().phase(state, steps)
-        self._move(state, "the first step ...")
+        self._move(state, FIRST_STEP)
 
     def step(self, state: TrainState, step: Step, tokens_per_second: float) -> None:
         """Show how far the run is."""

@@ -90,15 +90,16 @@ def _axes(frame: Frame) -> str:
 
 
 def _bands(chart: Chart, frame: Frame) -> str:
-    found, start = [], chart.phases[0].first if chart.phases else 0
+    """Return the phases as bands, and their names in one row above: a name may be wider than its band."""
+    bands, names, start = [], [], chart.phases[0].first if chart.phases else 0
     for phase in chart.phases:
         width = 100 * (phase.last - start) / max(chart.last - chart.first, 1)
-        found.append(
-            f'<i data-x="{start}" data-end="{phase.last}" style="{frame.left(start)};width:{width:.3f}%">'
-            f"<b>{escaped(phase.name, 60) if chart.name == 'loss' else ''}</b></i>"
-        )
+        place = f'data-x="{start}" data-end="{phase.last}" style="{frame.left(start)};width:{width:.3f}%"'
+        bands.append(f"<i {place}></i>")
+        if chart.name == "loss":
+            names.append(f"<b {place}>{escaped(phase.name, 60)}</b>")
         start = phase.last
-    return f'<div class="bands">{"".join(found)}</div>'
+    return f'<div class="bands">{"".join(bands)}<div class="names">{"".join(names)}</div></div>'
 
 
 def _paths(chart: Chart) -> str:

@@ -40,11 +40,12 @@ class Sample(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """Steps `first` to `last` of one phase."""
+    """Steps `first` to `last` of one phase, and how many epochs the run had made before."""
 
     name: str
     first: int
     last: int
+    epochs: int = 0
 
 
 class Epoch(NamedTuple):
@@ -134,6 +135,11 @@ class Run:
         """Median tokens per second."""
         found = [y for _, y in self.samples["train/tokens_per_second"].points if y is not None]
         return statistics.median(found) if found else None
+
+    @property
+    def begun(self) -> dict[str, int]:
+        """How many epochs the run had made when each phase began first."""
+        return {phase.name: phase.epochs for phase in reversed(self.phases)}
 
     def best(self) -> list[Entry]:
         """Return the best checkpoint of each phase."""
@@ -225,7 +231,7 @@ class _Epochs:
         """Begin an epoch at `step`, and a phase, unless they are those of the updates before."""
         run = self.run
         if not run.phases or run.phases[-1].name != phase:
-            run.phases = [*run.phases[-MOST_EVENTS:], Phase(phase, step, step)]
+            run.phases = [*run.phases[-MOST_EVENTS:], Phase(phase, step, step, number - 1)]
         if not run.epochs or (run.epochs[-1].phase, run.epochs[-1].number) != (phase, number):
             run.epochs.append(Epoch(number, phase, step, step, math.nan))
             self.loss, self.tokens = 0.0, 0.0

@@ -16,7 +16,7 @@ from tinyllm.page.history import Run, section
 from tinyllm.page.report_script import SCRIPT
 from tinyllm.page.shell import Assets, escaped, headline, html_page, table
 from tinyllm.page.style import CHARTS
-from tinyllm.page.written import chosen
+from tinyllm.page.written import at_milestones
 from tinyllm.words import counted, perplexity
 
 KIND = "training report"
@@ -139,7 +139,7 @@ def _written(runs: Sequence[Run]) -> str:
             escaped(f"{each.prompt} | {each.text}" if each.prompt else each.text, 400),
         ]
         for run in runs
-        for each in chosen(run.written)[-most:]
+        for each in at_milestones(run.written, run.begun)[-most:]
     ]  # fmt: skip
     head = [*["run"] * many, "epochs", "step", "phase", "text"]
     title = "What the model wrote"

@@ -92,10 +92,11 @@ figcaption small { color: var(--soft); font-size: 0.8rem; }
 .plot i { position: absolute; font-style: normal; pointer-events: none; }
 .plot b { font-weight: 400; font-size: 0.75rem; color: var(--soft); white-space: nowrap; }
 .bands { position: absolute; inset: 0; overflow: hidden; }
-.bands i { top: 0; bottom: 0; overflow: hidden; border-left: 1px solid var(--rule); }
+.bands i { top: 0; bottom: 0; border-left: 1px solid var(--rule); }
 .bands i:nth-child(even) { background: var(--band); }
 .bands i:first-child { border-left: 0; }
-.bands b { padding-left: 0.5em; }
+.names { position: relative; z-index: 1; display: flex; }
+.names b { min-width: max-content; padding: 0 0.5em; }
 .y i { left: 0; right: 0; border-top: 1px solid var(--faint); }
 .y b { position: absolute; right: 100%; top: -0.78rem; padding-right: 0.6em; line-height: 1.5rem; }
 .x i { top: 100%; height: 5px; border-left: 1px solid var(--soft); }
@@ -130,7 +131,7 @@ path.bigram { stroke-dasharray: 2 4; }
 .marks i.event { top: 0; bottom: 0; border-left: 1px dashed var(--soft); }
 .many .marks i.event { border-color: var(--colour); }
 .marks b { position: absolute; left: 0.5em; top: calc(1.5em * (var(--level) + 1)); }
-.marks b { text-shadow: 0 0 2px var(--paper), 0 0 2px var(--paper), 0 0 2px var(--paper); }
+.marks b, .names b { text-shadow: 0 0 2px var(--paper), 0 0 2px var(--paper), 0 0 2px var(--paper); }
 .marks .flip b { left: auto; right: 0.5em; }
 .marks i.level b { top: auto; bottom: 1px; left: auto; right: 0.5em; line-height: 1.2; }
 .marks i.best, .marks i.newest { top: auto; width: 11px; height: 11px; margin: 0 0 -5.5px -5.5px;
