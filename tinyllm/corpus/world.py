@@ -21,7 +21,7 @@ from tinyllm.rng import key
 
 LANGUAGES = ("en", "zh")
 ASKED = 0.8  # the part of the facts that dialogues ask about
-ENTRIES = 2  # of chat.json for each of these: an epoch asks about it so often, each time in one of some forms
+ENTRIES = 2  # of chat.json for a fact: an epoch asks about it so often, each time in one of some forms
 NAMED = ("countries", "elements", "animals", "planets", "calendar", "week", "opposites", "words", "units")
 
 
@@ -34,9 +34,8 @@ class Fact(NamedTuple):
     said: tuple[str, ...]  # statements; the first is the answer to every question
     asked: tuple[str, ...]  # questions of the dialogues, where the fact is one of those they ask about
     otherwise: tuple[str, ...]  # other ways to ask, which occur in no text
-    is_asked: (
-        bool  # whether dialogues ask about it: drawn, once and for all, for all facts of the same things
-    )
+    is_asked: bool  # in dialogues: drawn once and for all, the same for all facts of the same things
+    entries: int  # of chat.json that ask about it
 
     @property
     def answer(self) -> str:
@@ -100,9 +99,9 @@ def dialogues() -> Iterator[Any]:
     """Yield the entries of chat.json: the facts that are asked about, and dialogues.json."""
     for fact in facts():
         if fact.is_asked:
-            for i in range(ENTRIES):
-                asked = fact.asked[i::ENTRIES]
-                around = _forms()["around"][fact.language][i::ENTRIES]
+            for i in range(fact.entries):
+                asked = fact.asked[i :: fact.entries]
+                around = _forms()["around"][fact.language][i :: fact.entries]
                 prompt = [*asked, *(form.format(asked[0]) for form in around)]
                 yield {"prompt": prompt, "response": fact.answer}
     for name, language in names():
@@ -148,9 +147,9 @@ def _fact(relation: dict[str, Any], row: dict[str, str], language: str) -> Fact:
     # A relation that holds both ways is asked about in both directions or in neither.
     things = sorted(filter(None, (blanks.get(blank) for blank in ("name", "other", "whole", "a", "b"))))
     drawn = key(0, "asked", relation["name"], language, *things) < ASKED * 2**64
-    is_asked = relation.get("all_asked", False) or drawn
+    is_asked, entries = relation.get("all_asked", False) or drawn, relation.get("entries", ENTRIES)
     said, asked, otherwise = map(filled, ("said", "asked", "otherwise"))
-    return Fact(relation["name"], language, tuple(things), said, asked, otherwise, is_asked)
+    return Fact(relation["name"], language, tuple(things), said, asked, otherwise, is_asked, entries)
 
 
 def _sentence(text: str) -> str:
