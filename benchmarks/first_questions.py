@@ -44,7 +44,7 @@ def drawn(facts: Sequence[world.Fact], kind: str, forms: str) -> list[Question]:
         text = asked[rng.integers(len(asked))]
         if forms == "around":
             text = AROUND[fact.language][rng.integers(4)].format(text)
-        questions.append(Question((Turn("user", text),), fact.said, exact=True))
+        questions.append(Question((Turn("user", text),), fact.right, exact=True))
     return questions
 
 

@@ -72,6 +72,14 @@ def test_every_form_of_every_fact_is_a_statement_and_names_no_blank() -> None:
         assert not re.search(r"[{}]", "".join(fact.said + fact.asked + fact.otherwise))
 
 
+def test_a_right_answer_beside_a_fact_s_own_is_what_another_fact_of_the_same_things_says() -> None:
+    said = {(fact.relation, fact.language, fact.things, form) for fact in FACTS for form in fact.said}
+    numbers = [fact for fact in FACTS if fact.also]
+    assert {fact.relation for fact in numbers} == {"sum", "product"}
+    assert all((f.relation, f.language, f.things, form) in said for f in numbers for form in f.also)
+    assert all(fact.right == fact.said + fact.also for fact in FACTS)
+
+
 def test_every_other_statement_is_an_answer_so_that_what_is_held_out_is_read_elsewhere() -> None:
     answers = {answer for _, answer in EXCHANGES}
     assert [text for text in json.loads(read("statements.json")) if text not in answers] == []

@@ -73,7 +73,7 @@ def test_questions_about_facts_are_drawn_from_those_facts_in_both_languages():
     by_question = {question: fact for fact in rest for question in fact.asked}
     found = [by_question[question.turns[0].content] for question in questions]
     assert [fact.language for fact in found] == ["en"] * 10 + ["zh"] * 10
-    assert all(question.answers == fact.said for question, fact in zip(questions, found, strict=True))
+    assert all(question.answers == fact.right for question, fact in zip(questions, found, strict=True))
 
 
 def test_an_exam_of_other_texts_has_no_part_about_facts():

@@ -34,6 +34,7 @@ class Fact(NamedTuple):
     said: tuple[str, ...]  # statements; the first is the answer to every question
     asked: tuple[str, ...]  # questions of the dialogues, where the fact is one of those they ask about
     otherwise: tuple[str, ...]  # other ways to ask, which occur in no text
+    also: tuple[str, ...]  # other right answers: a sum with its numbers exchanged
     is_asked: bool  # in dialogues: drawn once and for all, the same for all facts of the same things
     entries: int  # of chat.json that ask about it
 
@@ -41,6 +42,11 @@ class Fact(NamedTuple):
     def answer(self) -> str:
         """The statement that answers the fact's questions."""
         return self.said[0]
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """All answers that are right."""
+        return self.said + self.also
 
 
 def facts() -> list[Fact]:
@@ -142,14 +148,14 @@ def _fact(relation: dict[str, Any], row: dict[str, str], language: str) -> Fact:
     forms = relation[language]
 
     def filled(kind: str) -> tuple[str, ...]:
-        return tuple(_sentence(form.format_map(blanks)) for form in forms[kind])
+        return tuple(_sentence(form.format_map(blanks)) for form in forms.get(kind, ()))
 
     # A relation that holds both ways is asked about in both directions or in neither.
     things = sorted(filter(None, (blanks.get(blank) for blank in ("name", "other", "whole", "a", "b"))))
     drawn = key(0, "asked", relation["name"], language, *things) < ASKED * 2**64
     is_asked, entries = relation.get("all_asked", False) or drawn, relation.get("entries", ENTRIES)
-    said, asked, otherwise = map(filled, ("said", "asked", "otherwise"))
-    return Fact(relation["name"], language, tuple(things), said, asked, otherwise, is_asked, entries)
+    said, asked, otherwise, also = map(filled, ("said", "asked", "otherwise", "also"))
+    return Fact(relation["name"], language, tuple(things), said, asked, otherwise, also, is_asked, entries)
 
 
 def _sentence(text: str) -> str:
