@@ -108,7 +108,7 @@ chat asked nothing | chat {good} --prompt= | 2 | --prompt
 evaluate a missing model | evaluate {bad}/missing.bin | 1 | missing.bin
 evaluate a text as a model | evaluate {facts} | 1 | facts.json
 evaluate a torn model | evaluate {bad}/torn.bin | 1 | torn.bin
-evaluate with a rotten second model | evaluate {good} {bad}/rotten.bin {facts} | 1 | rotten.bin, checksum
+evaluate with a torn second model | evaluate {good} {bad}/torn.bin {facts} | 1 | torn.bin
 evaluate a folder without a model | evaluate {bad}/folder | 1 | folder, no valid checkpoint
 evaluate weights that name no texts | evaluate {bad}/nameless.bin | 2 | nameless.bin, --data
 evaluate on a missing text | evaluate {good} {bad}/missing.txt | 1 | missing.txt, not found

@@ -102,7 +102,7 @@ def test_a_chat_begins_with_questions_of_the_training_if_the_model_knows_any(tmp
     state = chain_of("：你好呀 :hey!", more=KNOWN)
     questions = ["天气", "嗨", "Us", "Asia"]
     for phase, asked in (("pretraining", []), ("instruction_tuning", questions)):
-        state.sources[phase] = Sources(["a.json"], "0", "", asked)
+        state.sources[phase] = Sources(["a.json"], "0" * 64, "", asked)
     file = saved(state, tmp_path)
     assert "questions to try:\n  天气\n  嗨\n  Us\nhelp lists" in run(file, "嗨")[2]
     assert run(file, options=["--prompt=嗨"]) == (0, "你好呀\n", "")

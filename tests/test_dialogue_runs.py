@@ -55,7 +55,7 @@ def before(fields):
 def test_a_state_from_before_joins_its_markers_and_a_new_run_does_not():
     state = chain_of("ab")
     assert state.config.data.separate_markers
-    state.sources = {"instruction_tuning": Sources(["a.json"], "0", SYSTEM)}
+    state.sources = {"instruction_tuning": Sources(["a.json"], "0" * 64, SYSTEM)}
     old = TrainState.from_dict(before(state.to_dict()))
     assert not old.config.data.separate_markers and old.sources["instruction_tuning"].system == ""
     assert TrainState.from_dict(state.to_dict()).config.data.separate_markers
@@ -107,7 +107,7 @@ def test_chat_begins_with_the_system_text_and_the_markers_of_training(tmp_path, 
 def taught(tmp_path):
     """A model that says 你好呀, of a run whose dialogues share a system text."""
     state = chain_of("：你好呀", more=KNOWN + SYSTEM)
-    state.sources = {"instruction_tuning": Sources(["a.json"], "0", SYSTEM)}
+    state.sources = {"instruction_tuning": Sources(["a.json"], "0" * 64, SYSTEM)}
     return saved(state, tmp_path)
 
 
@@ -166,5 +166,5 @@ def test_a_saved_conversation_keeps_its_system_text(taught, tmp_path):
 
 def test_a_hostile_system_text_reaches_the_terminal_as_an_escape_sequence(tmp_path):
     state = chain_of("：你好呀", more=KNOWN + "\x1b[2J")
-    state.sources = {"instruction_tuning": Sources(["a.json"], "0", "\x1b[2J")}
+    state.sources = {"instruction_tuning": Sources(["a.json"], "0" * 64, "\x1b[2J")}
     assert r'"\x1b[2J"' in asked(saved(state, tmp_path), "--prompt=嗨")[2]

@@ -113,6 +113,13 @@ def test_a_hit_is_the_most_probable_token(state, model):
     assert found.hits == expected[0, 2] == 10 and found.accuracy == 0.5
 
 
+def test_a_model_that_diverged_has_no_hits(corpus):
+    state = random_state(SHAPE, TOKENIZER)
+    state.rows[0] *= 1e30
+    found = evaluate(LanguageModel.of(state), Passages.of(corpus))
+    assert found.hits == 0 and math.isnan(found.loss)
+
+
 @pytest.mark.parametrize("workers", [2, 3, 7])
 def test_every_number_of_workers_finds_the_same_bits(corpus, workers, monkeypatch):
     # Of a shape whose last bits depend on how many windows a batch has, at least with OpenBLAS.

@@ -212,7 +212,7 @@ def test_a_new_run_has_made_nothing_yet_and_its_moments_are_zero():
 
 def test_a_stored_state_comes_back_and_an_identity_may_be_missing():
     state = a_state()
-    state.sources["instruction_tuning"] = Sources(["a.txt"], "f")
+    state.sources["instruction_tuning"] = Sources(["a.txt"], "f" * 64)
     stored = state.to_dict()
     found = TrainState.from_dict(stored)
     assert repr(found.to_dict()) == repr(stored)  # NaN is not equal to itself

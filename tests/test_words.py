@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllm.words import columns, counted, duration, fold
+from tinyllm.words import columns, counted, duration, fold, perplexity
 
 ROOT = Path(__file__).resolve().parents[1]
 # What is never 1 before a plural noun, such as a limit, and words that only look like plural nouns.
@@ -36,6 +37,11 @@ NO_PLURALS = {
 )  # fmt: skip
 def test_a_noun_agrees_with_its_number(count, noun, said):
     assert counted(count, noun) == said
+
+
+def test_a_perplexity_is_infinite_only_where_float64_soon_ends():
+    assert [perplexity(loss) for loss in (0, 700, 700.1, math.inf)] == [1, math.exp(700), math.inf, math.inf]
+    assert math.isnan(perplexity(math.nan))
 
 
 def plurals(source: str) -> list[str]:

@@ -38,7 +38,7 @@ class Form(NamedTuple):
 
     @classmethod
     def of(cls, fields: dict[str, Any], data: DataConfig) -> Form:
-        """Return the form of a state's texts, judging by its `to_dict()`; ValueError if that is impossible.
+        """Return the form of a state's texts, judging by its `to_dict()`; ConfigError if that cannot be.
 
         end_of_text stood before all but streams, of which training saw windows from the middle: .txt files
         without --documents. If the fields do not name the texts, it did.
