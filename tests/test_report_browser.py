@@ -77,9 +77,8 @@ def test_the_name_of_a_short_phase_is_whole_and_beside_its_neighbour(browser, tm
     for fragment in ("", f"#{cut - 2}-{cut + 2}"):
         browser.open(tmp_path / report.FILE_NAME, fragment)
         plot, *names = browser.ask(
-            "['#loss .plot', ...'12']"
-            ".map(n => document.querySelector(+n ? `#loss .names b:nth-child(${n})` : n))"
-            ".map(e => [e.getBoundingClientRect().left, e.getBoundingClientRect().right, e.scrollWidth])"
+            "[...document.querySelectorAll('#loss .plot, #loss .names b')].map("
+            "e => [e.getBoundingClientRect().left, e.getBoundingClientRect().right, e.scrollWidth])"
         )
         edges = [plot[0], *(edge for left, right, _ in names for edge in (left, right)), plot[1]]
         assert edges == sorted(edges)

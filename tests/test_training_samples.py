@@ -129,11 +129,9 @@ def test_of_runs_of_few_epochs_or_samples_some_are_shown(epochs, numbers):
 
 def test_the_epochs_before_a_phase_are_read_from_the_log(sampled):
     run, state = sampled
+    before = state.progress.epoch - state.progress.phase_epoch
     found = read_run(run.directory, "run").begun
-    assert found == {
-        "pretraining": 0,
-        "instruction_tuning": state.progress.epoch - state.progress.phase_epoch,
-    }
+    assert before > 0 and found == {"pretraining": 0, "instruction_tuning": before}
 
 
 def test_of_very_many_samples_few_are_kept_and_no_malformed_one():

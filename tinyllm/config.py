@@ -21,7 +21,7 @@ BUNDLED = {
     "instruction_tuning": ["bundled:chat.json"],
 }
 BUNDLED_OPTIONS: dict[str, dict[str, Any]] = {  # defaults where all texts are bundled ones; see docs/log.md
-    "train": {"epochs": 10, "lr": 3e-3, "beta2": 0.99, "tuning_epochs": 1, "tuning_lr": 3e-4},
+    "train": {"epochs": 11, "lr": 3e-3, "beta2": 0.99, "tuning_epochs": 1, "tuning_lr": 3e-4},
     "data": {"vocab_size": 4096, "han_run": 1, "join_documents": True, "vary_questions": True},
 }
 

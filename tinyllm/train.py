@@ -159,10 +159,9 @@ def _compile(decoding: bool = False) -> None:
     from tinyllm import kernels
 
     if not (kernels.is_decoding_warm() if decoding else kernels.is_warm()):
-        started, what = time.monotonic(), "the generation kernels" if decoding else "the kernels"
-        print(f"compiling {what}, once (about {5 if decoding else 10} s) ...", end=" ", flush=True)
+        what, seconds = ("the generation kernels", 5) if decoding else ("the kernels", 10)
+        print(f"compiling {what}, once (about {seconds} s) ...", flush=True)  # whole: a live line may follow
         (kernels.compile_decoding if decoding else kernels.compile_all)()
-        print(f"done in {time.monotonic() - started:.1f} s", flush=True)
     if kernels.CACHE_PROBLEM and not decoding:
         print(f"note: {printable(kernels.CACHE_PROBLEM)}", file=sys.stderr, flush=True)
 

@@ -8,6 +8,11 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Iterator
+
+# A character that Chinese text may be broken after, with the marks that no line begins with; or others.
+_HAN = r"\u2e80-\u9fff\uf900-\ufaff\uff00-\uff60\U00020000-\U0003ffff"
+_PIECE = re.compile(rf"[{_HAN}][、。，！？：；）》」』”’]* *|[^{_HAN} ]+ *")
 
 
 def counted(count: int, noun: str) -> str:
@@ -61,7 +66,8 @@ def fold(text: str, width: int, hang: int = 2) -> str:
     """Return `text`, each line that is too wide broken at spaces, with `hang` more of indent after a break.
 
     What is too wide and must not be broken, such as a path, stays whole: a command, to be copied, extends
-    from `python -m` to the end of its line.
+    from `python -m` to the end of its line. Chinese text without spaces is broken between characters if it
+    would not fit a line of its own.
     """
     return "\n".join(_folded(line, width, hang) for line in text.split("\n"))
 
@@ -71,8 +77,18 @@ def _folded(line: str, width: int, hang: int) -> str:
         return line
     indent = line[: len(line) - len(line.lstrip(" "))]
     lines = [indent]
-    for word in re.findall(r"python -m tinyllm.*|[^ ]+ *", line[len(indent) :]):
-        if columns(lines[-1]) + columns(word.rstrip(" ")) > width and lines[-1].strip(" "):
+    for piece in _pieces(line[len(indent) :], width - len(indent) - hang):
+        if columns(lines[-1]) + columns(piece.rstrip(" ")) > width and lines[-1].strip(" "):
             lines.append(indent + " " * hang)
-        lines[-1] += word
+        lines[-1] += piece
     return "\n".join(each.rstrip(" ") for each in lines)
+
+
+def _pieces(text: str, room: int) -> Iterator[str]:
+    """Yield the parts of a line that stay whole, each with the spaces behind it."""
+    for word in re.findall(r"python -m tinyllm.*|[^ ]+ *", text):
+        too_wide = columns(word.rstrip(" ")) > room
+        if too_wide and "/" not in word and not word.startswith("python -m"):
+            yield from _PIECE.findall(word)
+        else:
+            yield word

@@ -1,8 +1,8 @@
 """What a finished model answers: the questions of its training, in other words, after others, and new ones.
 
 An answer to a fact of the bundled world is right if it is one of the fact's statements, word for word (of a
-sum or product also with the numbers exchanged); to any other question, if most of its characters are those of the
-trained answer. Order: Question, Answer, Part, the parts of an exam, how questions are asked.
+sum or product also with the numbers exchanged); to any other question, if most of its characters are those of
+the trained answer. Order: Question, Answer, Part, the parts of an exam, how questions are asked.
 """
 
 from __future__ import annotations
