@@ -60,13 +60,14 @@ def test_bundled_texts_have_defaults_of_their_own_that_what_is_given_overrides()
     assert for_texts({}, BUNDLED | {"pretraining": ["book.txt"]}) == {}
     assert for_texts({"data": {"han_run": 4}}, BUNDLED)["data"] == {**data, "han_run": 4}
     assert for_texts({"train": {"epochs": 3}}, BUNDLED)["train"] == {
-        "epochs": 3, "lr": train["lr"], "tuning_lr": train["tuning_lr"],
+        **{name: train[name] for name in ("lr", "beta2", "tuning_lr")}, "epochs": 3,
     }  # fmt: skip
     assert "tuning_lr" not in for_texts({"train": {"lr": 0.1}}, BUNDLED)["train"]
     assert "epochs" not in for_texts({"train": {"max_steps": 3}}, BUNDLED)["train"]
-    assert for_texts({}, BUNDLED, trained=True)["data"] == {"vary_questions": True}
+    other = {"join_documents": True, "vary_questions": True}  # than what is the tokenizer's
+    assert for_texts({}, BUNDLED, trained=True)["data"] == other
     characters = for_texts({"data": {"tokenizer": "char"}}, BUNDLED)["data"]
-    assert characters == {"vary_questions": True, "tokenizer": "char"}
+    assert characters == {**other, "tokenizer": "char"}
 
 
 def test_tuning_may_have_epochs_and_a_rate_of_its_own():

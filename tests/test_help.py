@@ -35,7 +35,7 @@ def test_help_ends_with_examples_that_are_accepted(name):
     examples = after.partition("\n\n")[0].splitlines()
     assert examples
     for line in examples:
-        first, second, *words = shlex.split(line)
+        first, second, *words = shlex.split(line.partition(" < ")[0], comments=True)
         assert f"{first} {second}" == name
         PARSERS[name].parse_args(words)
 

@@ -37,10 +37,10 @@ counted on the training texts with the same tokenizer, and xz. Bits per byte can
 tokenizers, the loss per token cannot. Several models make a table. Without texts: the held-out part of the
 first model's own texts, or its training texts if nothing is held out."""
 EXAMPLES = """\
-checkpoints                           # on the run's own texts
-checkpoints book.txt                  # on a text
-small large book.txt --json           # two models, the numbers as JSON
-checkpoints --chat-data chats.jsonl   # on dialogues"""
+checkpoints                           # the run's own texts
+checkpoints book.txt
+small large book.txt --json           # two models, as JSON
+checkpoints --chat-data chats.jsonl"""
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
