@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any, Any]]] = {
         "beta2": (0.999, 0.0, 0.9999999), "epsilon": (1e-8, [0.0], None), "grad_clip": (1.0, 0.0, None),
         "patience": (30, 0, LARGEST), "min_delta": (0.01, 0.0, None),
         "monitor": (None, "train", "val"), "eval_every": (None, 1, LARGEST), "seed": (1337, 0, LARGEST),
-        "recompute": (False, False, True),
+        "recompute": (False, False, True), "products": ("own", "own", "blas"),
         "tuning_epochs": (None, 1, LARGEST), "tuning_lr": (None, [0.0], None),
     },
     "data": {

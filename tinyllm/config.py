@@ -91,6 +91,10 @@ class TrainConfig(Section):
         False, "keep only the residual stream of each block and recompute its other activations in the "
         "backward pass: a fraction of the memory for about 25%% more time", before=False,
     )  # fmt: skip
+    products: str = option(
+        "own", "who multiplies matrices: compiled loops of this program, or NumPy's BLAS",
+        choices=("own", "blas"), before="blas",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

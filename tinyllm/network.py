@@ -22,11 +22,12 @@ class Purpose(NamedTuple):
     recompute: bool = False  # keep only the residual stream of each block, and recompute the rest
     accumulate: bool = True  # several micro-batches per step, hence memory to add their gradients with
     gradient: bool = True  # without: forward and loss alone, over whole batches, as training computes them
+    own: bool = False  # matrix products are the kernels' own, which add without memory
 
     @classmethod
     def of(cls, config: TrainConfig) -> Purpose:
         """Return the purpose of a run's training."""
-        return cls(recompute=config.recompute, accumulate=config.accumulate > 1)
+        return cls(recompute=config.recompute, accumulate=config.accumulate > 1, own=config.products == "own")
 
 
 TRAINING, READING = Purpose(), Purpose(backward=False)
@@ -57,6 +58,10 @@ class Pass(NamedTuple):
 
     drop: dropout.Address = dropout.OFF
     source: attention.Source | None = None  # None: the documents of the inputs, as training attends
+    products: linear.Products = linear.BLAS
+
+
+PLAIN = Pass()
 
 
 class Network(Protocol):
@@ -80,7 +85,7 @@ class Network(Protocol):
     def forward(self, p: Any, m: Memory, how: Pass) -> Array:
         """Return (N, C) from m.inputs, for `logits`; writes m.acts and m.scratch."""
 
-    def loss(self, p: Any, m: Memory) -> None:
+    def loss(self, p: Any, m: Memory, how: Pass = PLAIN) -> None:
         """Write m.losses, after `forward` in memory laid out with backward."""
 
     def backward(

@@ -47,10 +47,10 @@ def _blocks(N: int, rows: int) -> Iterator[slice]:
     return (slice(first, min(first + rows, N)) for first in range(0, N, rows))
 
 
-def forward(weight: Array, s: Scratch, rows: Rows) -> None:
+def forward(weight: Array, s: Scratch, rows: Rows, products: linear.Products = linear.BLAS) -> None:
     """Write the loss of each row into rows.losses; weight (V, C)."""
     for block in _blocks(len(rows.y), len(s.logits)):
-        logits = linear.forward(s.logits[: block.stop - block.start], rows.y[block], weight)
+        logits = linear.forward(s.logits[: block.stop - block.start], rows.y[block], weight, products)
         cross_entropy_forward(rows.losses[block], logits, rows.targets[block])
 
 
@@ -61,12 +61,12 @@ def backward(
 
     dweight (V, C) += if `deferred.add`, else it is overwritten.
     """
-    add = deferred.add
+    add, products = deferred.add, deferred.mine
     for block in _blocks(len(rows.y), len(s.logits)):
         y = rows.y[block]
-        logits = linear.forward(s.logits[: block.stop - block.start], y, weight)
+        logits = linear.forward(s.logits[: block.stop - block.start], y, weight, products)
         cross_entropy_backward(rows.losses[block], logits, rows.targets[block], scale)
         # At once: every block adds to the same gradient, and the next one needs the room of these logits.
-        linear.backward_weight(dweight, logits, y, deferred.products[deferred.rank] if add else None)
-        linear.backward_input(rows.dy[block], logits, weight)
+        linear.backward_weight(dweight, logits, y, products, add)
+        linear.backward_input(rows.dy[block], logits, weight, products)
         add = True
