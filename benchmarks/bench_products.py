@@ -22,7 +22,7 @@ from benchmarks.shapes import CONFIGS, Shape
 from benchmarks.timing import by_turns, clean, processor
 from tinyllm.parallel.threads import cores, set_blas_threads
 
-ROUNDS_OF_PEAK = 1 << 20
+SPINS, TRIES = 1 << 18, 200  # about 1 ms each, so that some are undisturbed
 
 
 class Product(NamedTuple):
@@ -93,8 +93,8 @@ def peak() -> float:
 
     memory = np.full(12 * strips.LANES, 0.5, np.float32)
     run(jit.address(memory), 1)
-    took = min(_seconds(lambda: run(jit.address(memory), ROUNDS_OF_PEAK)) for _ in range(5))
-    return ROUNDS_OF_PEAK * 12 * strips.LANES * 2 / took
+    took = min(_seconds(lambda: run(jit.address(memory), SPINS)) for _ in range(TRIES))
+    return SPINS * 12 * strips.LANES * 2 / took
 
 
 def _seconds(call: Callable[[], Any]) -> float:
@@ -134,7 +134,7 @@ def show_products(config: str, args: argparse.Namespace) -> None:
     flops = 0
     print(f"{config}: one core's peak {best / 1e9:.0f} GFLOP/s")
     print(f"{'':10}{'M':>7}{'K':>7}{'N':>7}{'times':>7}{'own':>9}{'of peak':>9}{'BLAS':>9}{'ratio':>8}")
-    for p in products(CONFIGS[config], cores()):
+    for p in products(CONFIGS[config], args.workers):
         turns = compare(p, args.rounds, args.seconds)
         ratio = median(blas / own for own, blas in zip(turns["own"], turns["blas"], strict=True))
         took = {name: median(times) for name, times in turns.items()}
@@ -169,6 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     top = argparse.ArgumentParser("bench_products", description=(__doc__ or "").partition("\n")[0])
     top.add_argument("--config", action="append", choices=CONFIGS, help="may be given again (default: S)")
     top.add_argument("--steps", action="store_true", help="whole steps in place of products")
+    top.add_argument("--workers", type=int, default=cores(), metavar="N", help="that share the rows")
     top.add_argument("--seconds", type=float, default=0.02, metavar="N", help="of a turn (default: 0.02)")
     top.add_argument("--rounds", type=int, default=15, metavar="N", help="turns of each (default: 15)")
     args = top.parse_args(argv)

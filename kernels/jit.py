@@ -115,7 +115,7 @@ def jit(function: F) -> F:
 
 
 def address(x: Array) -> int:
-    """Return where the data of an array begin, for kernels that read and write memory by themselves."""
+    """Return where the data of x (size,) begin, for kernels that read and write memory by themselves."""
     found: int = x.__array_interface__["data"][0]  # several times faster than x.ctypes.data
     return found
 

@@ -131,12 +131,11 @@ def _block(
                 _fetch_part(b, n + COLUMNS, k, depth, (m - top) // ROWS, (bottom - top + ROWS - 1) // ROWS)
             strip, place = left + 4 * (m - top) * depth, c + m * row + 4 * n
             rows, columns = min(ROWS, a.size - m), min(COLUMNS, b.size - n)
-            if rows == ROWS and columns == COLUMNS:
-                _tile(place, row, strip, right, depth, add)
-            else:  # the part that C has, by way of a whole tile
-                if add:
-                    copy(corner, 4 * COLUMNS, place, row, 4, rows, columns)
-                _tile(corner, 4 * COLUMNS, strip, right, depth, add)
+            whole = rows == ROWS and columns == COLUMNS
+            if add and not whole:  # at an edge: the part that C has, by way of a whole tile
+                copy(corner, 4 * COLUMNS, place, row, 4, rows, columns)
+            _tile(place if whole else corner, row if whole else 4 * COLUMNS, strip, right, depth, add)
+            if not whole:
                 copy(place, row, corner, 4 * COLUMNS, 4, rows, columns)
 
 

@@ -13,7 +13,7 @@ DEPTH = 256
 
 
 def fused(x: Array, y: Array, total: Array) -> Array:
-    """Return x y + total of float32, rounded once.
+    """Return x y + total of float32, each (M, N) or a row or column, rounded once.
 
     In float64 the product is exact. The sum is not, and rounding it to 53 bits and then to 24 may not give
     what one rounding gives: the first may lead into the middle between two neighbours. Rounded to odd, a sum
