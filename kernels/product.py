@@ -65,13 +65,11 @@ def _prefetch(b: Any, place: Any, write: int, level: int) -> None:
     _call(b, "llvm.prefetch.p0", ir.VoidType(), pointer, INDEX(write), INDEX(level), INDEX(1))
 
 
-@intrinsic
-def _fetch(_: Any, place: Any) -> Any:
+def _ask(_: Any, place: Any) -> Any:
     return types.void(types.intp), lambda _, b, __, arguments: _prefetch(b, arguments[0], 0, 2)
 
 
-@intrinsic
-def _tile(_: Any, c: Any, row: Any, left: Any, right: Any, depth: Any, add: Any) -> Any:
+def _sums(_: Any, c: Any, row: Any, left: Any, right: Any, depth: Any, add: Any) -> Any:
     """The tile at address c, of rows `row` bytes apart, is, or is increased by, A's strip times B's."""
 
     def emit(_: Any, b: Any, __: Any, arguments: Any) -> None:
@@ -98,6 +96,11 @@ def _tile(_: Any, c: Any, row: Any, left: Any, right: Any, depth: Any, add: Any)
             store(b, b.load(total), start, offset)
 
     return types.void(*[types.intp] * 5, types.boolean), emit
+
+
+# As Any: Numba supplies their first argument, of which type checkers know nothing.
+_fetch: Any = intrinsic(_ask)
+_tile: Any = intrinsic(_sums)
 
 
 @jit

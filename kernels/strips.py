@@ -57,12 +57,14 @@ def store(b: Any, value: Any, address: Any, offset: int = 0) -> None:
     b.store(value, b.inttoptr(b.add(address, ADDRESS(offset)), value.type.as_pointer()), align=4)
 
 
-@intrinsic
-def _copy_number(_: Any, target: Any, source: Any) -> Any:
+def _one(_: Any, target: Any, source: Any) -> Any:
     def emit(_: Any, b: Any, __: Any, arguments: Any) -> None:
         store(b, load(b, NUMBER, arguments[1]), arguments[0])
 
     return types.void(types.intp, types.intp), emit
+
+
+_copy_number: Any = intrinsic(_one)
 
 
 @jit
@@ -118,7 +120,7 @@ def _packing(width: int, along: bool) -> Callable[..., None]:
 
         return types.void(*[types.intp] * 4), emit
 
-    return pack  # type: ignore[no-any-return]
+    return pack
 
 
 _rows_along, _rows_across = _packing(ROWS, True), _packing(ROWS, False)

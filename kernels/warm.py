@@ -127,7 +127,7 @@ def _call_one_half(dtype: npt.DTypeLike) -> None:
 
 def _call_other_half(dtype: npt.DTypeLike) -> None:
     """Call the others: matrix products, two gradients, and the kernels that read texts and check files."""
-    row, table, index, starts, cube, square, key = _arguments(dtype)
+    _, table, index, starts, cube, square, key = _arguments(dtype)
     attention_backward(square, square, cube, cube, starts, 0, 0, 1.0, key, 0, 0.5)
     cross_entropy_backward(np.zeros(1), table, index, 1.0)
     multiply(table, table, table, np.ones(ROOM, dtype))
