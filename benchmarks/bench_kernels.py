@@ -50,7 +50,7 @@ def candidates(name: str, case: Any, torch: Any) -> dict[str, tuple[Call, tuple[
     source, copy = np.ones(half, np.float32), np.ones(half, np.float32)
     calls: dict[str, tuple[Call, tuple[Any, ...]]] = {
         "kernel": (lambda: getattr(kernels, name)(*case.arguments), case.arguments),
-        "numpy": (lambda: getattr(reference, name)(*case.arguments), case.arguments),
+        "numpy": (case.numpy or (lambda: getattr(reference, name)(*case.arguments)), case.arguments),
         "memcpy": (lambda: np.copyto(copy, source), (source, copy)),
     }
     if torch and case.torch:

@@ -50,7 +50,7 @@ def measure(config: str, peers: list[str], args: argparse.Namespace) -> list[Res
     """Return the figures of one config, ours first."""
     shape = CONFIGS[config]
     with ExitStack() as stack:
-        options = {name: getattr(args, name) for name in ("workers", "blas_threads", "recompute")}
+        options = {name: getattr(args, name) for name in ("workers", "blas_threads", "recompute", "products")}
         own = Process(OURS, shape, cores(), **options)
         processes = {OURS: stack.enter_context(own)}
         processes[PROBE] = stack.enter_context(Process(PROBE, shape, cores()))
@@ -158,6 +158,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--workers", type=int, metavar="N", help=own)
     top.add_argument("--blas-threads", type=int, metavar="N", help=own)
     top.add_argument("--recompute", action="store_true", help="tinyllm makes activations again in backward")
+    top.add_argument("--products", choices=("own", "blas"), default="own", help="tinyllm's (default: own)")
     top.add_argument(
         "--peer-threads",
         type=int,

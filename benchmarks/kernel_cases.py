@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.kernel_cases_around import AROUND
 from benchmarks.kernel_sizes import Case, Sizes, gradient, leaves
+from tinyllm.kernels import ROOM
 
 
 def embedding_forward(s: Sizes) -> Case:
@@ -54,6 +55,16 @@ def layernorm_backward(s: Sizes) -> Case:
         return lambda: dx.add_(backward()[0])
 
     return Case((dx, vectors[0], vectors[1], dy, x, vectors[2], mean, rstd), (dx, dy, x), (dx,), operator)
+
+
+def multiply(s: Sizes) -> Case:
+    y, x, weight = s.normal(s.N, 3 * s.C), s.normal(s.N, s.C), s.normal(3 * s.C, s.C)
+
+    def operator(torch, y, x, weight, *_):
+        return lambda: torch.mm(x, weight, out=y)
+
+    arguments = (y, x, weight.T, s.normal(ROOM))
+    return Case(arguments, (x, weight), (y,), operator, lambda: np.matmul(x, weight.T, out=y))
 
 
 def add_bias_(s: Sizes) -> Case:
@@ -250,7 +261,7 @@ def add_heads_(s: Sizes) -> Case:
 CASES: dict[str, Callable[[Sizes], Case]] = AROUND | {
     f.__name__: f
     for f in (
-        embedding_forward, embedding_backward, layernorm_forward, layernorm_backward, add_bias_,
+        embedding_forward, embedding_backward, layernorm_forward, layernorm_backward, multiply, add_bias_,
         bias_backward, copy_heads, transpose_heads, add_heads_, attention_forward, attention_delta,
         attention_backward, bias_gelu_forward, bias_gelu_backward, residual_norm_forward,
         residual_norm_backward, dropout_forward, dropout_backward, cross_entropy_forward,

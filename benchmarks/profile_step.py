@@ -44,6 +44,7 @@ def watch() -> Calls:
     """Wrap every product and kernel that the layers call; return where their calls will be noted."""
     import numpy as np
 
+    from tinyllm import kernels
     from tinyllm.layers import (
         attention,
         blockwise,
@@ -70,6 +71,15 @@ def watch() -> Calls:
 
         return call
 
+    def multiplied(out: Any, a: Any, b: Any, make: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        make()
+        took = time.perf_counter() - began
+        (*batch, M, K), N = a.shape, b.shape[-1]
+        name = f"{'attention ' if batch else ''}({M}, {K}) x ({K}, {N})"
+        calls[name].append(Call(took, 2 * out.size * K, a.nbytes + b.nbytes + out.nbytes))
+        return out
+
     class Products:
         """Stands in a layer for NumPy, and times its matmul."""
 
@@ -78,16 +88,14 @@ def watch() -> Calls:
 
         @staticmethod
         def matmul(a: Any, b: Any, out: Any) -> Any:
-            began = time.perf_counter()
-            np.matmul(a, b, out=out)
-            took = time.perf_counter() - began
-            (*batch, M, K), N = a.shape, b.shape[-1]
-            name = f"{'attention ' if batch else ''}({M}, {K}) x ({K}, {N})"
-            calls[name].append(Call(took, 2 * out.size * K, a.nbytes + b.nbytes + out.nbytes))
-            return out
+            return multiplied(out, a, b, lambda: np.matmul(a, b, out=out))
+
+    def multiply(out: Any, a: Any, b: Any, *others: Any) -> None:
+        multiplied(out, a, b, lambda: kernels.multiply(out, a, b, *others))
 
     for module in (linear, blockwise):
         vars(module)["np"] = Products()
+    vars(linear)["multiply"] = multiply
     for module in (
         attention,
         blockwise,

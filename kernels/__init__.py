@@ -28,16 +28,19 @@ from .gelu import bias_gelu_backward, bias_gelu_forward
 from .jit import CACHE_DIR, CACHE_PROBLEM
 from .layernorm import layernorm_backward, layernorm_forward
 from .norms import add_and_sum_squares, add_bias_, bias_backward, sum_squares
+from .product import FUSES, ROOM, multiply
 from .residual_norm import residual_norm_backward, residual_norm_forward
 from .warm import compile_all, compile_decoding, is_decoding_warm, is_warm
 
 __all__ = [
     "CACHE_DIR",
     "CACHE_PROBLEM",
+    "FUSES",
     "KINDS",
     "LONGEST_CHUNK",
     "LONGEST_NUMBER",
     "LONGEST_RUN",
+    "ROOM",
     "adam_",
     "add_and_sum_squares",
     "add_bias_",
@@ -68,6 +71,7 @@ __all__ = [
     "layernorm_backward",
     "layernorm_forward",
     "merge_table",
+    "multiply",
     "residual_norm_backward",
     "residual_norm_forward",
     "sum_squares",

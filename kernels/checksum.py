@@ -22,7 +22,7 @@ from numba import types
 from numba.core import cgutils as _cgutils
 from numba.extending import intrinsic
 
-from .jit import Array, config, jit
+from .jit import Array, address, config, jit
 
 LANES = 8  # multiplications take 7 cycles, and one may begin in each
 BLOCK_BYTES = 16 * LANES
@@ -93,11 +93,6 @@ def _fold(lanes: int, blocks: int, count: int) -> None:
     _fold_blocks(lanes, blocks, count)
 
 
-def _address(data: Array) -> int:
-    address: int = data.__array_interface__["data"][0]  # several times faster than data.ctypes.data
-    return address
-
-
 def crc32(data: Array, crc: int) -> int:
     """Return the CRC-32 of `data`, uint8, (size,), continued from `crc`, as zlib.crc32 does."""
     blocks = data.size // BLOCK_BYTES
@@ -108,7 +103,7 @@ def crc32(data: Array, crc: int) -> int:
     lanes = data[:BLOCK_BYTES].copy()
     lanes[:4] ^= np.frombuffer((crc ^ 0xFFFFFFFF).to_bytes(4, "little"), np.uint8)  # zlib keeps complements
     # As addresses: Numba would compile a version each for aligned, unaligned and read-only arrays.
-    _fold(_address(lanes), _address(data) + BLOCK_BYTES, blocks - 1)
+    _fold(address(lanes), address(data) + BLOCK_BYTES, blocks - 1)
     return zlib.crc32(data[blocks * BLOCK_BYTES :].data, zlib.crc32(lanes[:16].data, 0xFFFFFFFF))
 
 

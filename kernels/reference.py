@@ -17,6 +17,7 @@ from .jit import Array
 from .reference_bpe import bpe_encode as bpe_encode
 from .reference_bpe import bpe_merge as bpe_merge
 from .reference_decode import decode_ as decode_
+from .reference_product import multiply as multiply
 
 
 def embedding_forward(

@@ -12,14 +12,13 @@ from tinyllm.checkpoint import CheckpointManager, CheckpointStrategy
 from tinyllm.cli.clock import SystemClock
 from tinyllm.config import Config, DataConfig, ModelConfig, TrainConfig
 from tinyllm.inference.samples import sample_in_training
-from tinyllm.parallel.team import Team
 from tinyllm.run.changes import Changes
 from tinyllm.run.state import TrainState
 from tinyllm.training import metrics, setup
 from tinyllm.training.control import Clock, Control, Outputs, SaveRhythm
 from tinyllm.training.loop import Loop
 from tinyllm.training.metrics import Metrics
-from tinyllm.training.step import Engine
+from tinyllm.training.step import engine_of
 
 KINDS = {
     "月亮": "卫星", "太阳": "恒星", "地球": "行星", "火星": "红色的行星", "水": "液体", "铁": "金属",
@@ -108,9 +107,8 @@ class Run:
             else:
                 state, _ = manager.load_checkpoint(path)
                 datasets = setup.resumed(state, Changes(changes or {}), self.directory, self.watcher)
-            train = state.config.train
-            with Team(min(self.workers, train.batch_size)) as team, Metrics(self.directory) as lines:
-                engine = Engine(state, team)
+            workers = min(self.workers, state.config.train.batch_size)
+            with engine_of(state, workers, 1) as engine, Metrics(self.directory) as lines:
                 for workspace in engine.workspaces:
                     workspace.poison(np.nan)
                 outputs = Outputs(manager, lines, self.watcher, sample_in_training)

@@ -12,8 +12,9 @@ import numpy as np
 
 from tinyllm.arena import Array, Layout, tensor
 from tinyllm.config import ModelConfig
+from tinyllm.kernels import ROOM
 from tinyllm.layers import attention, blockwise, head, linear
-from tinyllm.network import Memory, Pass, Purpose
+from tinyllm.network import PLAIN, Memory, Pass, Purpose
 
 
 class BlockParams(NamedTuple):
@@ -51,7 +52,7 @@ class Scratch(NamedTuple):
     head: head.Scratch
     h: Array
     dy: Array
-    product: Array
+    products: Array
 
 
 def params(config: ModelConfig, V: int) -> Params:
@@ -77,9 +78,9 @@ def share(a: Acts, config: ModelConfig, purpose: Purpose) -> Acts:
 def scratch(config: ModelConfig, V: int, B: int, purpose: Purpose) -> Scratch:
     T, C = config.block_size, config.n_embd
     rows = tensor(B * T, C)
-    product = tensor(C * max(V, 3 * C))
+    products = tensor(ROOM if purpose.own else C * max(V, 3 * C))
     logits = head.scratch(B * T, V, C, purpose.all_rows)
-    return Scratch(attention.scratch(B, T, C, config.n_head), logits, rows, rows, product)
+    return Scratch(attention.scratch(B, T, C, config.n_head), logits, rows, rows, products)
 
 
 def rms(x: Array) -> Array:
@@ -109,15 +110,16 @@ def forward(p: Params, m: Memory, how: Pass) -> Array:
         )
         ba.x1[:] = x + h + bp.attention.out_bias
         ba.norm2[:] = bp.gain2 * ba.x1 / rms(ba.x1)
-        linear.forward(ba.up, ba.norm2, bp.up)
-        ba.x2[:] = ba.x1 + linear.forward(m.scratch.h, np.maximum(ba.up, 0) ** 2, bp.down)
+        linear.forward(ba.up, ba.norm2, bp.up, how.products)
+        h = linear.forward(m.scratch.h, np.maximum(ba.up, 0) ** 2, bp.down, how.products)
+        ba.x2[:] = ba.x1 + h
         x = ba.x2
     a.y[:] = p.gain * x / rms(x)
     return a.y
 
 
-def loss(p: Params, m: Memory) -> None:
-    head.forward(p.head, m.scratch.head, _rows(m))
+def loss(p: Params, m: Memory, how: Pass = PLAIN) -> None:
+    head.forward(p.head, m.scratch.head, _rows(m), how.products)
 
 
 def backward(p: Params, m: Memory, how: Pass, scale: float, deferred: linear.DeferredGradients) -> None:
@@ -149,7 +151,7 @@ def _attending(p: Params, m: Memory, how: Pass) -> Pass:
 
 
 def _site(how: Pass, i: int) -> attention.Site:
-    return attention.Site(how.source, i, how.drop._replace(rate=0.0).mask("attention", i, 1))
+    return attention.Site(how.source, i, how.drop._replace(rate=0.0).mask("attention", i, 1), how.products)
 
 
 def _rows(m: Memory) -> head.Rows:

@@ -252,6 +252,18 @@ def test_bench_kernels_times_every_kernel():
         assert line["seconds"] > 0 and line["share_of_memcpy"] > 0 and line["numpy_ratio"] > 0
 
 
+def test_bench_products_compares_every_product_and_whole_steps():
+    command = [sys.executable, "-m", "benchmarks.bench_products", "--config", "XS", "--rounds", "1"]
+    done = subprocess.run([*command, "--seconds", "0"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert {row[1] for row in rows[3:-1]} == {"y", "dx", "dw"} and len(rows[3:-1]) == 3 * 5
+    assert rows[-1][0] == "all" and float(rows[-1][-1]) > 0
+    done = subprocess.run([*command, "--steps"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^XS: a step: own .* ms, blas .* ms; ratio ", done.stdout, re.MULTILINE)
+
+
 def test_a_profile_names_every_kernel_of_a_step_and_what_is_left_over():
     command = [sys.executable, "-m", "benchmarks.profile_step", "--config", "XS", "--steps", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -109,7 +109,8 @@ def test_the_golden_file_of_version_1_loads_bit_for_bit():
     assert (state.progress.step, state.progress.index, state.stopping.counter) == (37, 2, 1)
     # Fields that are younger than the file have the meaning of their absence.
     assert (state.identity, state.config.saving) == (Identity(), SavingConfig())
-    assert (state.stopping.best_step, state.config.train.recompute) == (0, False)
+    train = state.config.train
+    assert (state.stopping.best_step, train.recompute, train.products) == (0, False, "blas")
     assert not state.config.data.separate_markers
     assert {source.system for source in state.sources.values()} == {""}
     assert state.tokenizer.decode(state.tokenizer.encode("the cat 月亮")) == "the cat 月亮"

@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any, Any]]] = {
         "patience": (30, 0, LARGEST), "min_delta": (0.01, 0.0, None),
         "monitor": (None, "train", "val"), "eval_every": (None, 1, LARGEST), "seed": (1337, 0, LARGEST),
         "recompute": (False, False, True), "all_rows": (False, False, True),
+        "products": ("blas", "own", "blas"),
         "tuning_epochs": (None, 1, LARGEST), "tuning_lr": (None, [0.0], None),
     },
     "data": {

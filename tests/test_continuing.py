@@ -202,7 +202,8 @@ def test_a_stop_at_the_last_step_of_an_epoch_has_had_the_epoch(tmp_path):
 
 def test_a_resume_saves_as_the_run_did(texts, tmp_path, capsys):
     line = (
-        "--strategy best --keep-best-n 10 --save-every-steps 3 --save-every-minutes 0 --no-async --recompute"
+        "--strategy best --keep-best-n 10 --save-every-steps 3 --save-every-minutes 0 --no-async --recompute "
+        "--products own"
     )
     assert begin(tmp_path / "run", texts, line) == 0
     before = state_of(tmp_path / "run" / "model_final.bin").config
@@ -212,9 +213,11 @@ def test_a_resume_saves_as_the_run_did(texts, tmp_path, capsys):
     bests = [path for path in (tmp_path / "run").glob("*best*.bin")]
     assert len(bests) == 10
     capsys.readouterr()
-    assert train(tmp_path / "run", "--resume --epochs 13 --keep-best-n 2 --async --no-recompute") == 0
+    other = "--keep-best-n 2 --async --no-recompute --products blas"
+    assert train(tmp_path / "run", f"--resume --epochs 13 {other}") == 0
     printed = capsys.readouterr().err
-    for change in ("--keep-best-n: 10 -> 2", "--async: False -> True", "--recompute: True -> False"):
+    for change in ("--keep-best-n: 10 -> 2", "--async: False -> True", "--recompute: True -> False",
+                   "--products: own -> blas"):  # fmt: skip
         assert change in printed
     assert len([path for path in (tmp_path / "run").glob("*best*.bin")]) <= 3
 

@@ -28,7 +28,7 @@ from tinyllm.run.state import Workspace, layout_of
 FAST = settings(max_examples=12)
 small = st.integers(1, 5)
 seeds = st.integers(0, 2**32 - 1)
-AT_ONCE = linear.DeferredGradients([])
+AT_ONCE = linear.DeferredGradients()
 
 
 def random_row(layout: Layout, rng: np.random.Generator, scale: float = 0.5) -> np.ndarray:
@@ -57,7 +57,9 @@ def test_linear_backward_is_the_derivative(N, C, O, add, seed):
     x, weight, dy = rng.standard_normal((N, C)), rng.standard_normal((O, C)), rng.standard_normal((N, O))
     y, dx, before = np.empty((N, O)), np.full((N, C), np.nan), rng.standard_normal((O, C)) if add else 0.0
     dweight = np.full((O, C), before if add else np.nan)
-    linear.backward(dx, dweight, dy, x, weight, linear.DeferredGradients([np.empty(O * C)], add))
+    linear.backward(
+        dx, dweight, dy, x, weight, linear.DeferredGradients([linear.Products(np.empty(O * C))], add)
+    )
 
     def loss() -> float:
         return float((linear.forward(y, x, weight) * dy).sum())
@@ -186,7 +188,7 @@ def test_head_backward_is_the_derivative_in_blocks_of_any_size(N, V, C, rows, se
         targets = np.where(rng.random(N) < without_loss, -1, rng.integers(0, V, N)).astype(np.int32)
         losses, dweight = np.full(N, np.nan), np.zeros((V, C))
         held = head.Rows(y, targets, losses, dy)
-        adding = linear.DeferredGradients([np.full(V * C, np.nan)], add=True)
+        adding = linear.DeferredGradients([linear.Products(np.full(V * C, np.nan))], add=True)
 
         def loss() -> float:
             head.forward(weight, s, held)
@@ -240,7 +242,7 @@ def whole_model(config: ModelConfig, V: int, B: int, seed: int, recompute: bool 
 
 
 def go(p: model.Params, work: Workspace, drop: dropout.Address, scale: float, first: bool) -> None:
-    deferred = linear.DeferredGradients([work.memory.scratch.product], add=not first)
+    deferred = linear.DeferredGradients([linear.Products(work.memory.scratch.products)], add=not first)
     model.forward(p, work.memory, Pass(drop))
     model.backward(p, work.memory, Pass(drop), scale, deferred)
 

@@ -19,7 +19,7 @@ from tinyllm.kernels import reference
 NOT_KERNELS = {name for name in kernels.__all__ if name.isupper()} | {
     "compile_all", "compile_decoding", "is_decoding_warm", "is_warm", "merge_table",
 }  # fmt: skip
-SCRATCH = {"decode_": {"y", "wide", "mix", "scores", "counters"}}  # not compared
+SCRATCH = {"decode_": {"y", "wide", "mix", "scores", "counters"}, "multiply": {"room"}}  # not compared
 BIG_KEY = 2**63 + 0x123456789ABCDEF
 
 
@@ -214,6 +214,10 @@ ARGUMENTS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     ),
     "layernorm_forward": lambda d: (
         d.poison(d.N, d.C), d.poison(d.N), d.poison(d.N), d.normal(d.N, d.C), d.normal(d.C), d.normal(d.C)
+    ),
+    "multiply": lambda d: (
+        d.normal(d.N, d.V), d.normal(d.N, d.C), d.normal(d.V, d.C).T, np.zeros(kernels.ROOM, d.dtype),
+        d.rate > 0,
     ),
     "residual_norm_backward": lambda d: d.residual_norm(d.rate),
     "residual_norm_forward": lambda d: (

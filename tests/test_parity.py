@@ -18,13 +18,12 @@ import pytest
 from tinyllm.arena import Array
 from tinyllm.config import Config, ModelConfig, TrainConfig
 from tinyllm.layers import head
-from tinyllm.parallel.team import Team
 from tinyllm.run.schedule import Schedule
 from tinyllm.run.state import TrainState, layout_of
 from tinyllm.text.batches import Batch
 from tinyllm.text.tokenizer import CharTokenizer
 from tinyllm.training import step
-from tinyllm.training.step import Engine, Step
+from tinyllm.training.step import Step, engine_of
 
 with np.load(Path(__file__).parent / "golden" / "parity.npz") as file:
     GOLDEN: dict[str, Array] = dict(file)
@@ -69,8 +68,7 @@ def train(workers: int, accumulate: int, steps: int) -> list[Step]:
     """Make the first `steps` updates of the golden run."""
     state = fresh_state(accumulate)
     count = len(GOLDEN["tokens"])
-    with Team(workers) as team:
-        engine = Engine(state, team)
+    with engine_of(state, workers, 1) as engine:
         return [engine.train(state, micro_batches(i % count, accumulate)) for i in range(steps)]
 
 

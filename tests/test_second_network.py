@@ -51,7 +51,7 @@ def test_its_backward_is_the_derivative_of_every_parameter_tensor():
     work.poison(np.nan)
     work.clear_gradients()
     second_network.forward(p, work.memory, Pass())
-    deferred = linear.DeferredGradients([work.memory.scratch.product])
+    deferred = linear.DeferredGradients([linear.Products(work.memory.scratch.products)])
     second_network.backward(p, work.memory, Pass(), 0.7, deferred)
     check_row(loss, layout, row, work.gradient, rng)
 

@@ -11,17 +11,18 @@ import threading
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.timing import PATIENCE, in_time
-from tinyllm import model
+from tinyllm import kernels, model
 from tinyllm.arena import Array, Layout
 from tinyllm.cli import clock
 from tinyllm.config import Config, ModelConfig, TrainConfig
 from tinyllm.kernels import cross_entropy_backward
-from tinyllm.layers import head
+from tinyllm.layers import head, linear
 from tinyllm.network import Purpose
 from tinyllm.parallel import threads
 from tinyllm.parallel.team import Task, Team, WorkQueue
@@ -36,12 +37,14 @@ ROOT = Path(__file__).resolve().parents[1]
 V, B = 50, 4
 
 
-def a_run(team: Team, workers: int, recompute: bool = False, **shape: float) -> tuple[TrainState, Engine]:
+def a_run(
+    team: Team, workers: int, recompute: bool = False, own: bool = True, **shape: float
+) -> tuple[TrainState, Engine]:
     settings = {"n_layer": 3, "n_head": 2, "n_embd": 32, "block_size": 160, "dropout": 0.1} | shape
     config = Config(ModelConfig(**settings), TrainConfig(batch_size=B, weight_decay=0.1))
     tokenizer = CharTokenizer(tuple(range(V - 1)))
     state = TrainState.fresh(config, tokenizer, Schedule(1e-3, 1e-4, 0, 0, 100), ("pretraining",))
-    return state, Engine(state, team, workers, Purpose(recompute=recompute))
+    return state, Engine(state, team, workers, Purpose(recompute=recompute, own=own))
 
 
 def batch_of(seed: int, T: int = 160, without_loss: float = 0.0) -> Batch:
@@ -54,9 +57,9 @@ def batch_of(seed: int, T: int = 160, without_loss: float = 0.0) -> Batch:
     return Batch.of(tokens, targets, starts)
 
 
-def rows_after(steps: int, ranks: int, workers: int, recompute: bool = False, **shape: float) -> Array:
+def rows_after(steps: int, ranks: int, workers: int, **options: Any) -> Array:
     with Team(ranks) as team:
-        state, engine = a_run(team, workers, recompute, **shape)
+        state, engine = a_run(team, workers, **options)
         for step in range(steps):
             engine.train(state, [batch_of(2 * step), batch_of(2 * step + 1)])
     return state.rows
@@ -65,7 +68,7 @@ def rows_after(steps: int, ranks: int, workers: int, recompute: bool = False, **
 def test_an_engine_made_for_one_micro_batch_refuses_two_and_trains_the_same_with_one():
     with Team(1) as team:
         state, engine = a_run(team, 1)
-        bare = Engine(state, team, purpose=Purpose(accumulate=False))
+        bare = Engine(state, team, purpose=Purpose(accumulate=False, own=True))
         with pytest.raises(ValueError, match="expected 1"):
             bare.train(state, [batch_of(0), batch_of(1)])
         other, _ = a_run(team, 1)
@@ -193,7 +196,7 @@ def test_who_makes_a_gradient_and_when_changes_no_bit(recompute, rate, monkeypat
     """
     helped = []
     monkeypatch.setattr(WorkQueue, "_help", lambda queue, rank: None)
-    alone = rows_after(2, 2, 2, recompute, dropout=rate)
+    alone = rows_after(2, 2, 2, recompute=recompute, dropout=rate)
     monkeypatch.undo()
 
     def slow(queue: WorkQueue, rank: int, task: Task, put=WorkQueue.put) -> None:
@@ -209,7 +212,7 @@ def test_who_makes_a_gradient_and_when_changes_no_bit(recompute, rate, monkeypat
             assert made.wait(PATIENCE)  # so long rank 1 does nothing, and rank 0 comes to its end
 
     monkeypatch.setattr(WorkQueue, "put", slow)
-    np.testing.assert_array_equal(rows_after(2, 2, 2, recompute, dropout=rate), alone)
+    np.testing.assert_array_equal(rows_after(2, 2, 2, recompute=recompute, dropout=rate), alone)
     layers = 2 * 2 * 3 * 4  # steps, micro-batches, blocks, weights
     assert helped.count((1, 0)) == layers and len(helped) == 2 * layers
 
@@ -232,6 +235,27 @@ def test_an_error_at_the_very_beginning_of_a_workers_share_is_raised(rank, monke
 def test_more_workers_change_rounding_and_nothing_else():
     alone, shared = rows_after(3, 1, 1)[0], rows_after(3, 2, 2)[0]
     np.testing.assert_allclose(shared, alone, atol=2e-5)
+
+
+def test_own_products_train_the_same_model_as_blas():
+    own, blas = (rows_after(3, 2, 2, own=own)[0] for own in (True, False))
+    np.testing.assert_allclose(own, blas, atol=2e-5)
+
+
+@pytest.mark.skipif(not kernels.FUSES, reason="no fused multiply-add here: all products are NumPy's")
+@pytest.mark.parametrize("recompute", [False, True])
+def test_no_weight_is_multiplied_by_blas_where_products_are_own(recompute, monkeypatch):
+    with Team(2) as team:
+        state, engine = a_run(team, 2, recompute)
+        monkeypatch.setattr(linear, "np", None)
+        engine.train(state, [batch_of(0), batch_of(1)])
+        engine.evaluate(state, [batch_of(2)])
+
+
+def test_blas_multiplies_where_it_has_threads_of_its_own():
+    with Team(2) as team:
+        assert not a_run(team, 1)[1].purpose.own
+        assert a_run(team, 2)[1].purpose.own == kernels.FUSES
 
 
 def test_recomputation_trains_the_same_model():

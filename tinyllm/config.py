@@ -91,6 +91,10 @@ class TrainConfig(Section):
         False, "keep only the residual stream of each block and recompute its other activations in the "
         "backward pass: a fraction of the memory for about 25%% more time", before=False,
     )  # fmt: skip
+    products: str = option(
+        "blas", "who multiplies matrices: compiled loops of this program, or NumPy's BLAS",
+        choices=("own", "blas"), before="blas",
+    )  # fmt: skip
 
     # No option: the output head also reads positions that carry no loss, for nothing. Earlier runs go on so,
     # because products of other shapes may round their sums in another way.

@@ -18,9 +18,9 @@ import numpy as np
 
 from tinyllm.arena import Array, Layout, tensor
 from tinyllm.config import ModelConfig
-from tinyllm.kernels import embedding_forward
+from tinyllm.kernels import ROOM, embedding_forward
 from tinyllm.layers import attention, blockwise, embedding, head, layernorm, linear, mlp, residual_norm
-from tinyllm.network import Memory, Pass, Purpose
+from tinyllm.network import PLAIN, Memory, Pass, Purpose
 
 
 class BlockParams(NamedTuple):
@@ -64,7 +64,7 @@ class Scratch(NamedTuple):
     mlp: mlp.Scratch
     head: head.Scratch
     stream: residual_norm.Scratch
-    product: Array  # a weight's gradient before it is added, where any is
+    products: Array  # memory for matrix products, see linear.Products
 
 
 def params(config: ModelConfig, V: int) -> Params:
@@ -115,13 +115,15 @@ def scratch(config: ModelConfig, V: int, B: int, purpose: Purpose) -> Scratch:
         unused = attention.Scratch(blockwise.no_scratch(), none, none)
         stream = residual_norm.Scratch(rows, none, none)
         return Scratch(unused, mlp.scratch(N, 4 * C), head.Scratch(none, none), stream, none)
-    # Gradients are added by way of `product`: the token table's over blocks of rows, all over micro-batches.
-    product = C * V if head.block_rows(N, V) < N else 0
-    if purpose.accumulate:
-        product = C * max(V, 4 * C)
+    # BLAS cannot add to a gradient: the token table's is one over blocks of rows, all are over micro-batches.
+    products = C * V if head.block_rows(N, V) < N else 0
+    if purpose.own:
+        products = ROOM
+    elif purpose.accumulate:
+        products = C * max(V, 4 * C)
     return Scratch(
         attention.scratch(B, T, C, H), mlp.scratch(N, 4 * C), head.scratch(N, V, C, purpose.all_rows),
-        residual_norm.Scratch(rows, rows, rows), tensor(product),
+        residual_norm.Scratch(rows, rows, rows), tensor(products),
     )  # fmt: skip
 
 
@@ -136,9 +138,9 @@ def forward(p: Params, m: Memory, how: Pass) -> Array:
     return y
 
 
-def loss(p: Params, m: Memory) -> None:
+def loss(p: Params, m: Memory, how: Pass = PLAIN) -> None:
     """Write each row's loss (nats, 0 where there is no target) into m.losses; after `forward`."""
-    head.forward(p.embedding.token, m.scratch.head, _rows(m))
+    head.forward(p.embedding.token, m.scratch.head, _rows(m), how.products)
 
 
 def backward(p: Params, m: Memory, how: Pass, scale: float, deferred: linear.DeferredGradients) -> None:
@@ -166,7 +168,7 @@ def _block_forward(p: Params, m: Memory, how: Pass, i: int, x: Array, y: Array) 
     """Take the stream x and its norm y through block i; return them as the next block needs them."""
     bp, ba = p.blocks[i], m.acts.blocks[i]
     y = _first_half(p, m, how, i, x, y)
-    h = mlp.forward(bp.mlp, ba.mlp, m.scratch.mlp, y, m.scratch.stream.h)
+    h = mlp.forward(bp.mlp, ba.mlp, m.scratch.mlp, y, m.scratch.stream.h, how.products)
     mask = how.drop.mask("mlp output", i, m.inputs.starts.shape[1])
     y = residual_norm.forward(_next_norm(p, i), ba.end, ba.middle.x, h, bp.mlp.down_bias, mask)
     return ba.end.x, y
@@ -201,13 +203,13 @@ def _recompute(p: Params, m: Memory, how: Pass, i: int) -> None:
     x, norm = _before(m.acts, i)
     y = layernorm.forward(p.blocks[i].norm1, norm, x)
     y = _first_half(p, m, how, i, x, y)
-    mlp.remember(p.blocks[i].mlp, m.acts.blocks[i].mlp, y)
+    mlp.remember(p.blocks[i].mlp, m.acts.blocks[i].mlp, y, how.products)
 
 
 def _site(m: Memory, how: Pass, i: int) -> attention.Site:
     _, H, T = m.acts.blocks[i].attention.lse.shape
     assert how.source is not None
-    return attention.Site(how.source, i, how.drop.mask("attention", i, H * T))
+    return attention.Site(how.source, i, how.drop.mask("attention", i, H * T), how.products)
 
 
 def _attending(how: Pass, m: Memory) -> Pass:

@@ -23,12 +23,14 @@ class Purpose(NamedTuple):
     accumulate: bool = True  # several micro-batches per step, hence memory to add their gradients with
     gradient: bool = True  # without: forward and loss alone, over whole batches, as training computes them
     all_rows: bool = False  # the head reads rows that carry no loss too, as in earlier runs
+    own: bool = False  # matrix products are the kernels' own, which add without memory
 
     @classmethod
     def of(cls, config: TrainConfig) -> Purpose:
         """Return the purpose of a run's training."""
         return cls(
-            recompute=config.recompute, accumulate=config.accumulate > 1, all_rows=config.all_rows
+            recompute=config.recompute, accumulate=config.accumulate > 1, all_rows=config.all_rows,
+            own=config.products == "own",
         )  # fmt: skip
 
 
@@ -60,6 +62,10 @@ class Pass(NamedTuple):
 
     drop: dropout.Address = dropout.OFF
     source: attention.Source | None = None  # None: the documents of the inputs, as training attends
+    products: linear.Products = linear.BLAS
+
+
+PLAIN = Pass()
 
 
 class Network(Protocol):
@@ -83,7 +89,7 @@ class Network(Protocol):
     def forward(self, p: Any, m: Memory, how: Pass) -> Array:
         """Return (N, C) from m.inputs, for `logits`; writes m.acts and m.scratch."""
 
-    def loss(self, p: Any, m: Memory) -> None:
+    def loss(self, p: Any, m: Memory, how: Pass = PLAIN) -> None:
         """Write m.losses, after `forward` in memory laid out with backward."""
 
     def backward(

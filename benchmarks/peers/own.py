@@ -23,7 +23,7 @@ def choose_threads(
 
 def build(
     shape: Shape, threads: int, workers: int | None = None, blas_threads: int | None = None,
-    recompute: bool = False,
+    recompute: bool = False, products: str = "own",
 ) -> tuple[Callable[[], float], str]:  # fmt: skip
     """Return a step that trains and returns the loss, and what makes it; `threads` counts the cores."""
     workers, blas_threads = choose_threads(shape, threads, workers, blas_threads)
@@ -57,7 +57,8 @@ def build(
         Config(model, train), CharTokenizer((ord("a"),)), rows, layout, schedule, ("pretraining",)
     )
     team = Team(workers * blas_threads)
-    engine = Engine(state, team, workers, Purpose(recompute=recompute, accumulate=False))
+    purpose = Purpose(recompute=recompute, accumulate=False, own=products == "own")
+    engine = Engine(state, team, workers, purpose)
     draws = np.random.default_rng(0).integers(0, shape.V, (BATCHES, shape.B, shape.T + 1)).astype(np.int32)
     starts = np.zeros((shape.B, shape.T), np.int32)
     batches = [Batch.of(draw[:, :-1].copy(), draw[:, 1:].copy(), starts) for draw in draws]
@@ -65,5 +66,6 @@ def build(
     def step() -> float:
         return engine.train(state, [batches[state.progress.step % BATCHES]]).loss
 
-    threading = f"{workers} workers x {blas_threads} BLAS threads"
+    by = "own products" if engine.purpose.own else "BLAS"
+    threading = f"{by}, {workers} workers x {blas_threads} BLAS threads"
     return step, f"NumPy {np.__version__}, Numba {numba.__version__}, {threading}, {kernels}"

@@ -86,7 +86,7 @@ def trace(weights: Weights, prompt: Array, k: int, file: Path | None = None) -> 
     predictions = tuple(_predict(logits[t], inputs.targets[t], k) for t in range(n))
     if len(following):
         work.clear_gradients()
-        deferred = linear.DeferredGradients([work.memory.scratch.product])
+        deferred = linear.DeferredGradients([linear.Products(work.memory.scratch.products)])
         weights.network.backward(weights.params, work.memory, Pass(), 1 / len(following), deferred)
     # Of the position table there are gradients for n rows; those of all others are zero.
     gradient = layout_of(config, weights.vocabulary).named(work.gradient) if len(following) else None

@@ -82,6 +82,7 @@ class Site(NamedTuple):
     source: Source
     layer: int
     mask: dropout.Mask
+    products: linear.Products = linear.BLAS  # of forward
 
 
 class Within(NamedTuple):
@@ -97,10 +98,10 @@ class Within(NamedTuple):
 
 def forward(p: Params, a: Acts, s: Scratch, x: Array, y: Array, site: Site) -> Array:
     """Map x (N, C) to y (N, C), without its last bias, and return it."""
-    linear.forward(a.qkv, x, p.qkv_weight)
+    linear.forward(a.qkv, x, p.qkv_weight, site.products)
     add_bias_(a.qkv, p.qkv_bias)
     site.source.attend(a, s, site)
-    return linear.forward(y, a.mix, p.out_weight)
+    return linear.forward(y, a.mix, p.out_weight, site.products)
 
 
 def backward(p: Params, g: Params, a: Acts, s: Scratch, flow: linear.Flow, site: Site) -> None:

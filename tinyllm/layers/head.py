@@ -61,11 +61,11 @@ def _gathered(s: Scratch, rows: Rows) -> tuple[Rows, Array | None]:
     return Rows(y, rows.targets[numbers], np.empty(len(numbers)), y), numbers
 
 
-def forward(weight: Array, s: Scratch, rows: Rows) -> None:
+def forward(weight: Array, s: Scratch, rows: Rows, products: linear.Products = linear.BLAS) -> None:
     """Write the loss of each row into rows.losses; weight (V, C)."""
     found, numbers = _gathered(s, rows)
     for block in _blocks(len(found.y), len(s.logits)):
-        logits = linear.forward(s.logits[: block.stop - block.start], found.y[block], weight)
+        logits = linear.forward(s.logits[: block.stop - block.start], found.y[block], weight, products)
         cross_entropy_forward(found.losses[block], logits, found.targets[block])
     if numbers is not None:
         rows.losses[...] = 0
@@ -79,16 +79,16 @@ def backward(
 
     dweight (V, C) += if `deferred.add`, else it is overwritten.
     """
-    add, (found, numbers) = deferred.add, _gathered(s, rows)
+    add, products, (found, numbers) = deferred.add, deferred.mine, _gathered(s, rows)
     if not add and not len(found.y):
         dweight[...] = 0
     for block in _blocks(len(found.y), len(s.logits)):
         y = found.y[block]
-        logits = linear.forward(s.logits[: block.stop - block.start], y, weight)
+        logits = linear.forward(s.logits[: block.stop - block.start], y, weight, products)
         cross_entropy_backward(found.losses[block], logits, found.targets[block], scale)
         # At once: every block adds to the same gradient, and the next one needs the room of these logits.
-        linear.backward_weight(dweight, logits, y, deferred.products[deferred.rank] if add else None)
-        linear.backward_input(found.dy[block], logits, weight)
+        linear.backward_weight(dweight, logits, y, products, add)
+        linear.backward_input(found.dy[block], logits, weight, products)
         add = True
     if numbers is not None:
         rows.losses[...] = rows.dy[...] = 0

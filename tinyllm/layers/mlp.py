@@ -50,22 +50,24 @@ def scratch(N: int, F: int) -> Scratch:
     return Scratch(tensor(N, F), tensor(N, F))
 
 
-def forward(p: Params, a: Acts, s: Scratch, x: Array, y: Array) -> Array:
+def forward(
+    p: Params, a: Acts, s: Scratch, x: Array, y: Array, products: linear.Products = linear.BLAS
+) -> Array:
     """Map x (N, C) to y (N, C), without its last bias, and return it."""
-    remember(p, a, x)
+    remember(p, a, x, products)
     bias_gelu_forward(s.gelu, a.up, p.up_bias)
-    return linear.forward(y, s.gelu, p.down_weight)
+    return linear.forward(y, s.gelu, p.down_weight, products)
 
 
-def remember(p: Params, a: Acts, x: Array) -> None:
+def remember(p: Params, a: Acts, x: Array, products: linear.Products = linear.BLAS) -> None:
     """Write what backward needs of x (N, C), and nothing more."""
-    linear.forward(a.up, x, p.up_weight)
+    linear.forward(a.up, x, p.up_weight, products)
 
 
 def backward(p: Params, g: Params, a: Acts, s: Scratch, flow: linear.Flow) -> None:
     """Undo `forward`: g +=, flow.dx (N, C) =; flow.dy (N, C) is the gradient of y plus its bias."""
     x, dy, dx, deferred = flow
-    linear.backward_input(s.dgelu, dy, p.down_weight)
+    linear.backward_input(s.dgelu, dy, p.down_weight, deferred.mine)
     bias_gelu_backward(s.dgelu, s.gelu, g.up_bias, a.up, p.up_bias)
     deferred.leave(g.down_weight, dy, s.gelu)
     linear.backward(dx, g.up_weight, s.dgelu, x, p.up_weight, deferred)

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from tinyllm.arena import Array
-from tinyllm.kernels import add_and_sum_squares, sum_squares
+from tinyllm.kernels import FUSES, add_and_sum_squares, sum_squares
 from tinyllm.layers import dropout, linear
 from tinyllm.network import TRAINING, Pass, Purpose
 from tinyllm.parallel.team import Team, WorkQueue
@@ -55,20 +55,22 @@ class Engine:
         Without `purpose.accumulate`, a step takes one micro-batch and no memory to add others with.
         """
         config = state.config.model
+        self.workers = workers or team.size
+        # A worker's own products have one thread: where it has several, BLAS shares them out.
+        purpose = purpose._replace(own=purpose.own and FUSES and team.size == self.workers)
         self.network, self.layout, self.team, self.purpose = network_of(config), state.layout, team, purpose
         V = self.network.vocabulary(state.params)
-        self.workers = workers or team.size
         borders = [state.config.train.batch_size * rank // self.workers for rank in range(self.workers + 1)]
         self.shares = [slice(a, b) for a, b in itertools.pairwise(borders)]
         self.parts = slices(self.layout.size, team.size)
         counts = [share.stop - share.start for share in self.shares]
         self.workspaces = self._work(lambda rank: Workspace(config, V, counts[rank], purpose=purpose))
         self.queue = WorkQueue(self.workers)
-        products = [work.memory.scratch.product for work in self.workspaces]
+        self.products = [linear.Products(w.memory.scratch.products, purpose.own) for w in self.workspaces]
         # One worker alone makes each gradient at once, while what it is made of is in the cache.
         shared = self.queue if self.workers > 1 else None
         self.deferred = [
-            linear.DeferredGradients(products, queue=shared, rank=rank) for rank in range(self.workers)
+            linear.DeferredGradients(self.products, queue=shared, rank=rank) for rank in range(self.workers)
         ]
 
     def _work(self, task: Callable[[int], R]) -> list[R]:
@@ -129,7 +131,7 @@ class Engine:
                 work.load(batch, share)
                 first = micro * len(batch.tokens) + share.start  # sequence of the step
                 rate, step = state.config.model.dropout, state.progress.step
-                how = Pass(dropout.Address(rate, train.seed, step, first))
+                how = Pass(dropout.Address(rate, train.seed, step, first), products=self.products[rank])
                 self.network.forward(state.params, work.memory, how)
                 deferred = self.deferred[rank]._replace(add=micro > 0)
                 self.network.backward(state.params, work.memory, how, scale, deferred)
@@ -137,10 +139,10 @@ class Engine:
         return total
 
     def _loss(self, rank: int, state: TrainState, batch: Batch) -> float:
-        work = self.workspaces[rank]
+        work, how = self.workspaces[rank], Pass(products=self.products[rank])
         work.load(batch, self.shares[rank])
-        self.network.forward(state.params, work.memory, Pass())
-        self.network.loss(state.params, work.memory)
+        self.network.forward(state.params, work.memory, how)
+        self.network.loss(state.params, work.memory, how)
         return float(work.memory.losses.sum())
 
     def _sum_slice(self, rank: int) -> float:
