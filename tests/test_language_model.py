@@ -9,7 +9,7 @@ import pytest
 
 from tests.models import chain_of, saved
 from tinyllm.checkpoint import CheckpointManager, CheckpointMetadata, CheckpointStrategy, export_weights
-from tinyllm.config import DataConfig
+from tinyllm.config import BUNDLED, DataConfig
 from tinyllm.inference import writing
 from tinyllm.inference.language_model import Form, LanguageModel, load_model
 from tinyllm.inference.settings import GREEDY
@@ -117,3 +117,11 @@ def test_the_repetition_penalty_counts_prompt_and_text_but_not_their_end(monkeyp
     list(model.generate(model.prompt("ef"), GREEDY, 10, (0,)))
     e, f, g = model.tokenizer.encode("efg")
     assert seen == [{e, f}, {e, f, g}]
+
+
+@pytest.mark.parametrize("join", [False, True])
+def test_a_chat_sees_two_exchanges_where_training_joined_the_bundled_dialogues(join):
+    data = DataConfig(join_dialogues=join)
+    for paths, earlier in ((BUNDLED["instruction_tuning"], 2 if join else None), (["/a.json"], None)):
+        source = {"paths": paths, "fingerprint": "0" * 64}
+        assert Form.of({"sources": {"instruction_tuning": source}}, data).earlier == earlier

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from tinyllm.inference.conversation import Conversation
 
 DESCRIPTION = """\
-Talk to a model. It sees as much of the conversation as fits its context
-window: when that is full, the oldest turns are forgotten. An answer ends
-where the model ends it, or at --max-tokens; Ctrl-C ends it early."""
+Talk to a model. It sees the last questions and answers: --memory of them,
+or as many as fit its context window. An answer ends where the model ends it,
+or at --max-tokens; Ctrl-C ends it early."""
 EXAMPLES = """\
 checkpoints
 checkpoints --prompt "Hello" --temperature 0"""
@@ -59,7 +59,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--memory", type=int, metavar="N",
         help="earlier questions and answers that the model sees; 0 suits a model trained on single questions "
-        "(default: all that fit the context window)",
+        "(default: what training showed: 2 for the bundled texts, else all that fit the context window)",
     )  # fmt: skip
     parser.add_argument(
         "--system", metavar="TEXT",
@@ -84,7 +84,8 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     if question == "":
         raise ConfigError("--prompt: found no text, expected a question")
     model = command.load(args.model, args.blas_threads, streams, "instruction_tuning")
-    conversation = Conversation(model, args.sampling, args.max_tokens, args.seed, args.memory)
+    memory = model.form.earlier if args.memory is None else args.memory
+    conversation = Conversation(model, args.sampling, args.max_tokens, args.seed, memory)
     chat = Chat(conversation, streams)
     if args.system is not None:
         conversation.system = checked_system(conversation, args.system)
@@ -97,7 +98,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
         f"tinyllm {__version__}: {args.model}, context window of {counted(model.config.block_size, 'token')}"
     )
     chat.note_questions()
-    chat.say("help lists the commands, exit ends the chat")
+    chat.say("help lists the commands, :clear forgets the conversation, exit ends the chat")
     try:
         for line in typed.lines(*streams):
             if not chat.respond(line):
@@ -126,7 +127,7 @@ class Chat:
         line = line.encode(errors="replace").decode().strip()  # what was not UTF-8 becomes ?
         if found := re.fullmatch(r"[:：]\s*([A-Za-z]\w*)\s*(.*)", line, re.DOTALL):
             return self._command(found[1].lower(), found[2])
-        if command := BARE.get(line.lower()):
+        if command := BARE.get(line.lower().rstrip("!！.。~～ ")):
             return self._command(command, "")
         if line:
             try:

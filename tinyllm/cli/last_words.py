@@ -18,6 +18,7 @@ from tinyllm.inference.settings import TEXT
 from tinyllm.run.state import TrainState
 from tinyllm.text.questions import spread
 from tinyllm.training import setup
+from tinyllm.words import shortened
 
 SHOWN = 5  # exchanges of each kind, evenly spread, so that both languages are among them
 LONGEST = 100  # characters of an answer
@@ -48,7 +49,7 @@ def last_words(state: TrainState, directory: Path, held_out: Container[int] = ()
         writer = load_model(directory, phase="pretraining")
         for i in range(SHOWN):
             text = samples.continuation(writer, "", TEXT, 80, (state.config.train.seed, i))
-            yield f"  {legible(text.strip())}"
+            yield f"  {shortened(legible(' '.join(text.split())), LONGEST)}"
 
 
 def _exchange(answer: Answer) -> str:

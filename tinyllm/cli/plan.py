@@ -132,7 +132,7 @@ def _rows(state: TrainState, phases: list[Phase]) -> str:
     rows["time"] = f"{duration(sum(phase.seconds for phase in phases))} to the end"
     if state.config.train.patience:
         rows["time"] += "; early stopping may end it sooner"
-    return f"{labelled(rows)}\nnothing was written: without --plan the same command trains"
+    return f"{labelled(rows)}\nnothing was written: it was only a plan"
 
 
 def _step_seconds(state: TrainState, data: Dataset, engine: Engine, seconds: float) -> float:

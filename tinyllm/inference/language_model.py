@@ -15,7 +15,7 @@ import numpy as np
 from tinyllm.arena import Array, aligned_empty
 from tinyllm.checkpoint import CheckpointError, CheckpointManager, load_weights
 from tinyllm.checkpoint.reader import retry_if_gone
-from tinyllm.config import PHASES, Config, DataConfig, ModelConfig
+from tinyllm.config import PHASES, Config, DataConfig, ModelConfig, is_bundled
 from tinyllm.inference import writing
 from tinyllm.inference.decode import Decoder
 from tinyllm.inference.settings import Sampling
@@ -24,6 +24,7 @@ from tinyllm.inference.writing import Continuation
 from tinyllm.option import ConfigError
 from tinyllm.run.state import Sources, TrainState, layout_of
 from tinyllm.text.dialogue import Turn, encode, joined, prompt_for
+from tinyllm.text.drawing import LARGEST
 from tinyllm.text.tokenizer import Tokenizer
 from tinyllm.words import counted
 
@@ -35,6 +36,7 @@ class Form(NamedTuple):
     separate_markers: bool = True  # those of dialogues are encoded apart
     system: str = ""  # the system text of all dialogues, if they share one
     questions: tuple[str, ...] = ()  # some of the dialogues, to be tried
+    earlier: int | None = None  # exchanges that stood before a question at most; None: it is not known
 
     @classmethod
     def of(cls, fields: dict[str, Any], data: DataConfig) -> Form:
@@ -54,7 +56,9 @@ class Form(NamedTuple):
         starts_with_end = not streams or data.documents or "instruction_tuning" in sources
         # Of the last phase: no other has dialogues.
         last = [*sources.values()][-1] if sources else Sources([], "")
-        return cls(starts_with_end, data.separate_markers, last.system, tuple(last.questions))
+        joined = data.join_dialogues and is_bundled("instruction_tuning", last.paths)
+        earlier = LARGEST - 1 if joined else None
+        return cls(starts_with_end, data.separate_markers, last.system, tuple(last.questions), earlier)
 
 
 UNKNOWN = Form()

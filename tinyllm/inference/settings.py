@@ -40,7 +40,7 @@ class Sampling:
 
 GREEDY = Sampling(temperature=0.0)
 TEXT = Sampling(temperature=0.8, top_p=0.95)  # where nothing else is asked for: of a text,
-ANSWER = Sampling(temperature=0.7, top_p=0.9)  # of an answer
+ANSWER = GREEDY  # of an answer: what is sampled is more often wrong
 OPTIONS = {
     "temperature": ("X", "higher is more random; 0 always takes the most probable token"),
     "top_k": ("K", "sample from the K most probable tokens only; 0: from all"),
