@@ -82,7 +82,9 @@ def test_nothing_that_is_typed_ends_the_chat_but_exit(polite):
         assert message in err
 
 
-@pytest.mark.parametrize("word", ["exit", "quit", "bye", "退出", "再见", " Exit ", "BYE!", "quit.", "再见！", ":exit", "：quit"])
+@pytest.mark.parametrize(
+    "word", ["exit", "quit", "bye", "退出", "再见", " Exit ", "BYE!", "quit.", "再见！", ":exit", "：quit"]
+)
 def test_a_person_who_knows_no_command_gets_out(polite, word):
     assert run(polite, "嗨", word, "嗨")[:2] == (0, "你好呀\n")
 
