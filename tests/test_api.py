@@ -85,9 +85,9 @@ def test_a_model_writes_what_generate_prints(wild):
 def test_a_model_answers_what_chat_prints_and_a_chat_remembers(wild):
     model = tinyllm.load(wild)
     assert model.ask("hello") + "\n" == printed(chat, wild, "--prompt=hello")
-    talk = model.chat(seed=3)
+    talk = model.chat(seed=3, temperature=1.0)
     answers = [talk.ask("hello"), talk.ask("hello")]
-    assert answers[0] == model.ask("hello", seed=3) != answers[1]
+    assert answers[0] == model.ask("hello", seed=3, temperature=1.0) != answers[1]
     assert [turn.content for turn in talk.turns] == ["hello", answers[0], "hello", answers[1]]
     talk.clear()
     assert talk.turns == []

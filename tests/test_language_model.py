@@ -119,9 +119,7 @@ def test_the_repetition_penalty_counts_prompt_and_text_but_not_their_end(monkeyp
     assert seen == [{e, f}, {e, f, g}]
 
 
-@pytest.mark.parametrize("join", [False, True])
-def test_a_chat_sees_two_exchanges_where_training_joined_the_bundled_dialogues(join):
-    data = DataConfig(join_dialogues=join)
-    for paths, earlier in ((BUNDLED["instruction_tuning"], 2 if join else None), (["/a.json"], None)):
+def test_a_chat_with_a_model_of_the_bundled_texts_remembers_one_exchange():
+    for paths, earlier in ((BUNDLED["instruction_tuning"], 1), (["/a.json"], None)):
         source = {"paths": paths, "fingerprint": "0" * 64}
-        assert Form.of({"sources": {"instruction_tuning": source}}, data).earlier == earlier
+        assert Form.of({"sources": {"instruction_tuning": source}}, DataConfig()).earlier == earlier

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllm.words import columns, counted, duration, fold, perplexity
+from tinyllm.words import LineBreaks, columns, counted, duration, fold, perplexity
 
 ROOT = Path(__file__).resolve().parents[1]
 # What is never 1 before a plural noun, such as a limit, and words that only look like plural nouns.
@@ -119,3 +119,28 @@ def test_chinese_text_wider_than_a_line_is_broken_and_no_line_begins_with_a_mark
 def test_lines_that_fit_are_left_alone():
     text = "a  b\n\n  c"
     assert fold(text, 4) == text
+
+
+@given(
+    st.lists(st.text(st.sampled_from("ab,. \n你好。")), max_size=12),
+    st.one_of(st.none(), st.integers(2, 12)),
+)
+def test_a_text_in_pieces_is_broken_at_its_words_wherever_it_was_cut(pieces, width):
+    def broken(parts):
+        breaks = LineBreaks(width)
+        return "".join(map(breaks.add, parts)) + breaks.end()
+
+    text, found = "".join(pieces), broken(pieces)
+    assert found == broken([text]) == broken(list(text))
+    assert (found == text) or width
+    assert "".join(found.split()) == "".join(text.split())  # nothing is lost but spaces at a line's end
+    for line in found.split("\n") if width else []:
+        assert columns(line) <= width or (" " not in line.strip() and line.isascii())
+
+
+def test_a_broken_line_ends_before_the_word_that_does_not_fit():
+    breaks = LineBreaks(12)
+    assert [breaks.add(piece) for piece in ("The cap", "ital ", "of 法国是", "Paris")] == [
+        "The ", "capital ", "\nof 法国是", "",
+    ]  # fmt: skip
+    assert breaks.end() == "\nParis"

@@ -76,7 +76,7 @@ class Model:
     def chat(
         self, *, memory: int | None = None, max_tokens: int = 128, seed: int = 1337, **sampling: float
     ) -> Chat:  # fmt: skip
-        """Return a conversation, whose `ask` remembers `memory` earlier questions, or as many as fit."""
+        """Return a conversation, whose `ask` remembers `memory` earlier questions (default: as `chat`)."""
         if memory is not None:
             check("memory", memory, low=0)
         return self._chat(memory, max_tokens, seed, sampling)

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from tinyllm.cli.interrupt import exit_code
 from tinyllm.escape import printable, printable_lines
 from tinyllm.inference.settings import ANSWER, OPTIONS, check
 from tinyllm.option import ConfigError
-from tinyllm.words import counted
+from tinyllm.words import LineBreaks, counted
 
 if TYPE_CHECKING:
     from tinyllm.inference.conversation import Conversation
@@ -59,7 +60,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--memory", type=int, metavar="N",
         help="earlier questions and answers that the model sees; 0 suits a model trained on single questions "
-        "(default: what training showed: 2 for the bundled texts, else all that fit the context window)",
+        "(default: 1 for the bundled texts, else all that fit the context window)",
     )  # fmt: skip
     parser.add_argument(
         "--system", metavar="TEXT",
@@ -84,8 +85,7 @@ def _run(args: argparse.Namespace, streams: command.Streams) -> int:
     if question == "":
         raise ConfigError("--prompt: found no text, expected a question")
     model = command.load(args.model, args.blas_threads, streams, "instruction_tuning")
-    memory = model.form.earlier if args.memory is None else args.memory
-    conversation = Conversation(model, args.sampling, args.max_tokens, args.seed, memory)
+    conversation = Conversation(model, args.sampling, args.max_tokens, args.seed, args.memory)
     chat = Chat(conversation, streams)
     if args.system is not None:
         conversation.system = checked_system(conversation, args.system)
@@ -141,6 +141,7 @@ class Chat:
     def ask(self, question: str) -> None:
         """Answer a question on stdout, piece by piece, and remember what was said, even if interrupted."""
         talk, answer = self.conversation, ""
+        breaks = LineBreaks(shutil.get_terminal_size().columns if self.streams.out.isatty() else None)
         before = talk.first if talk.memory is None else -1  # else forgetting is what was asked for
         prompt = talk.prompt(question)
         if before == 0 < talk.first:
@@ -150,12 +151,12 @@ class Chat:
         try:
             for piece in talk.answer(prompt):
                 answer += piece
-                self.streams.write(piece)
+                self.streams.write(breaks.add(piece))
                 self.streams.out.flush()
         finally:
             talk.remember(question, answer)
             if answer:
-                self.streams.write("\n")
+                self.streams.write(breaks.end() + "\n")
                 self.streams.out.flush()
         if not answer:
             self.say("(no answer: the model wrote only white space or a question of its own; try rephrasing)")

@@ -92,3 +92,42 @@ def _pieces(text: str, room: int) -> Iterator[str]:
             yield from _PIECE.findall(word)
         else:
             yield word
+
+
+class LineBreaks:
+    """Breaks a text that comes in pieces into lines of at most `width` columns, between its words.
+
+    A word is held back until its end is there; a Han character is a word by itself. What is wider than a line
+    has one of its own. Without a width, every piece is left as it is.
+    """
+
+    def __init__(self, width: int | None) -> None:
+        self.width, self.column, self.word = width, 0, ""
+
+    def add(self, piece: str) -> str:
+        """Return what can be written now that `piece` is there."""
+        if self.width is None:
+            return piece
+        written = ""
+        for character in piece:
+            if character.isspace():
+                written += self.end()
+                if character == "\n" or self.column < self.width:  # else the line ends here anyway
+                    written += character
+                    self.column = 0 if character == "\n" else self.column + 1
+            elif columns(character) > 1:
+                written += self.end() + self._placed(character)
+            else:
+                self.word += character
+        return written
+
+    def end(self) -> str:
+        """Return what is still held back: the last word."""
+        word, self.word = self.word, ""
+        return self._placed(word) if word else ""
+
+    def _placed(self, word: str) -> str:
+        taken, width = columns(word), self.width or 0
+        broken = "\n" if self.column and self.column + taken > width else ""
+        self.column = taken if broken else self.column + taken
+        return broken + word

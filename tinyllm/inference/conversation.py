@@ -17,15 +17,15 @@ from tinyllm.text.dialogue import STOP_MARKERS, Turn
 class Conversation:
     """All turns so far; the model sees those from number `first`, behind the `system` text.
 
-    These are `memory` earlier questions with their answers, or as many as fit. Unless it is set, the system
-    text is that of the training dialogues.
+    These are `memory` earlier questions with their answers: by default what suits the model's texts, or else
+    as many as fit. Unless it is set, the system text is that of the training dialogues.
     """
 
     def __init__(
         self, model: LanguageModel, sampling: Sampling, max_tokens: int, seed: int, memory: int | None = None
     ) -> None:
         self.model, self.sampling, self.max_tokens, self.seed = model, sampling, max_tokens, seed
-        self.memory = memory
+        self.memory = model.form.earlier if memory is None else memory
         self.system = model.form.system if self.has_room_for(model.form.system) else ""
         self.decoder = model.decoder()
         self.clear()

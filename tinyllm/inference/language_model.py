@@ -24,7 +24,6 @@ from tinyllm.inference.writing import Continuation
 from tinyllm.option import ConfigError
 from tinyllm.run.state import Sources, TrainState, layout_of
 from tinyllm.text.dialogue import Turn, encode, joined, prompt_for
-from tinyllm.text.drawing import LARGEST
 from tinyllm.text.tokenizer import Tokenizer
 from tinyllm.words import counted
 
@@ -36,7 +35,7 @@ class Form(NamedTuple):
     separate_markers: bool = True  # those of dialogues are encoded apart
     system: str = ""  # the system text of all dialogues, if they share one
     questions: tuple[str, ...] = ()  # some of the dialogues, to be tried
-    earlier: int | None = None  # exchanges that stood before a question at most; None: it is not known
+    earlier: int | None = None  # exchanges before a question that a chat shows; None: as many as fit
 
     @classmethod
     def of(cls, fields: dict[str, Any], data: DataConfig) -> Form:
@@ -56,8 +55,7 @@ class Form(NamedTuple):
         starts_with_end = not streams or data.documents or "instruction_tuning" in sources
         # Of the last phase: no other has dialogues.
         last = [*sources.values()][-1] if sources else Sources([], "")
-        joined = data.join_dialogues and is_bundled("instruction_tuning", last.paths)
-        earlier = LARGEST - 1 if joined else None
+        earlier = 1 if is_bundled("instruction_tuning", last.paths) else None
         return cls(starts_with_end, data.separate_markers, last.system, tuple(last.questions), earlier)
 
 
