@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import os
@@ -156,17 +157,19 @@ def test_a_step_allocates_no_array():
         stream = B // 2 * 160 * 128 * 4  # of one worker, in bytes
         for _ in range(3):
             engine.train(state, batches)
-        tracemalloc.start()
-        try:
-            before = tracemalloc.get_traced_memory()[0]
-            tracemalloc.reset_peak()
-            engine.train(state, batches)
-            after, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
+        peaks, kept = [], []
+        for _ in range(5):  # what every step allocates is in each of them, and what Python does once is not
+            tracemalloc.start()
+            try:
+                engine.train(state, batches)
+                peaks.append(tracemalloc.get_traced_memory()[1])
+                gc.collect()  # small Python objects that refer to each other
+                kept.append(tracemalloc.get_traced_memory()[0])
+            finally:
+                tracemalloc.stop()
     # Views and other small Python objects come and go; an array of the model's would show at once.
-    assert peak - before < stream / 2
-    assert after - before < 4096
+    assert min(peaks) < stream / 2
+    assert min(kept) < 4096
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -34,7 +34,7 @@ or as many as fit its context window. An answer ends where the model ends it,
 or at --max-tokens; Ctrl-C ends it early."""
 EXAMPLES = """\
 checkpoints
-checkpoints --prompt "Hello" --temperature 0"""
+checkpoints --prompt "Hello" --temperature 0.7"""
 COMMANDS = """\
 help             show these commands, as do :help and 帮助
 :set NAME=VALUE  change a sampling option, such as top_p; alone: show them
