@@ -158,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--workers", type=int, metavar="N", help=own)
     top.add_argument("--blas-threads", type=int, metavar="N", help=own)
     top.add_argument("--recompute", action="store_true", help="tinyllm makes activations again in backward")
-    top.add_argument("--products", choices=("own", "blas"), default="own", help="tinyllm's (default: own)")
+    top.add_argument("--products", choices=("own", "blas"), default="blas", help="tinyllm's (default: blas)")
     top.add_argument(
         "--peer-threads",
         type=int,

@@ -23,7 +23,7 @@ def choose_threads(
 
 def build(
     shape: Shape, threads: int, workers: int | None = None, blas_threads: int | None = None,
-    recompute: bool = False, products: str = "own",
+    recompute: bool = False, products: str = "blas",
 ) -> tuple[Callable[[], float], str]:  # fmt: skip
     """Return a step that trains and returns the loss, and what makes it; `threads` counts the cores."""
     workers, blas_threads = choose_threads(shape, threads, workers, blas_threads)

@@ -53,9 +53,9 @@ def _blocks(N: int, rows: int) -> Iterator[slice]:
 
 def _gathered(s: Scratch, rows: Rows) -> tuple[Rows, Array | None]:
     """Return the n rows that carry loss and their numbers (n,); all as they are, and None, if that is all."""
-    if not len(s.y) or (rows.targets >= 0).all():
-        return rows, None
     numbers = np.flatnonzero(rows.targets >= 0)
+    if not len(s.y) or len(numbers) == len(rows.y):
+        return rows, None
     y = np.take(rows.y, numbers, axis=0, out=s.y[: len(numbers)], mode="clip")
     # Their gradients take their place: `backward` reads a block of rows for the last time before it writes.
     return Rows(y, rows.targets[numbers], np.empty(len(numbers)), y), numbers
